@@ -1,0 +1,28 @@
+"""daybreak trains image classifiers in the least time your hardware allows, and shows why they are wrong.
+
+    import daybreak as db
+    run = db.train("cifar10", recipe="sprint")
+
+Names are imported when they are first used, so that `daybreak --help` and worker processes start at once.
+"""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from daybreak.api import Run, inspect, load, open_dataset, recipes, train
+    from daybreak.errors import DaybreakError
+
+__version__ = version("daybreak")
+__all__ = ["DaybreakError", "Run", "__version__", "inspect", "load", "open_dataset", "recipes", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'daybreak' has no attribute {name!r}")
+    return getattr(import_module("daybreak.errors" if name == "DaybreakError" else "daybreak.api"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

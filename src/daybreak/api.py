@@ -1,0 +1,235 @@
+"""What `import daybreak` offers. The command line calls these functions and nothing else."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from daybreak.config import Device, ModelConfig, Recipe, Tta, override
+from daybreak.data import Dataset, open_dataset
+from daybreak.errors import UsageError
+from daybreak.evaluate import Evaluation, evaluate, image_index, run_dataset
+from daybreak.explain import ClassMap, explain, save_maps
+from daybreak.inspect import Inspection
+from daybreak.inspect import inspect as inspect_net
+from daybreak.models import NETS
+from daybreak.predict import find_images, predict, read_images
+from daybreak.recipes import RECIPES, default_recipe, get_recipe
+from daybreak.report import write_report
+from daybreak.run import RunDirectory, default_path
+from daybreak.train import OnEvent
+from daybreak.train import train as train_run
+
+__all__ = ["Run", "inspect", "load", "open_dataset", "recipes", "train"]
+
+
+class Run:
+    """A trained net and all that is known about its training; a thin face over its directory.
+
+    Attributes:
+        path: the run directory.
+        directory: its files, typed.
+    """
+
+    def __init__(self, directory: RunDirectory) -> None:
+        self.directory = directory
+        self.path = directory.path
+
+    @property
+    def summary(self) -> SimpleNamespace:
+        """The keys of summary.json as attributes, e.g. `run.summary.test_acc`."""
+        return SimpleNamespace(**self.directory.summary)
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """One row an epoch: lr, losses in nats, accuracies in [0, 1], seconds; fit for `pandas.DataFrame`."""
+        return self.directory.metrics("epoch")
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.directory.card.classes
+
+    def evaluate(self, data: str | Path | None = None, tta: Tta | None = None) -> Evaluation:
+        """Judge the net on its test images, or on other data with the same classes."""
+        return evaluate(self.directory, data=data, tta=tta)
+
+    def confusion(self) -> np.ndarray:
+        """Counts (K, K) without test-time augmentation: rows true, columns predicted."""
+        return self.evaluate(tta="none").confusion
+
+    def mistakes(self, n: int = 25) -> list[dict[str, Any]]:
+        """The most confident wrong answers: index, file, true and predicted class, confidence."""
+        return _mistakes(self.evaluate(tta="none"), run_dataset(self.directory), n)
+
+    def cam(self, index: int, layer: str, target: str | None = None) -> np.ndarray:
+        """The Grad-CAM map (h, w), float32, of a test image at a stage, for the predicted or the named class.
+
+        Raises:
+            UsageError: there is no such image, stage or class; what there is is listed.
+        """
+        images = run_dataset(self.directory).test.images_NHWC
+        image = np.asarray(images[[image_index(index, len(images))]])
+        classifier = self.directory.classifier()
+        chosen = int(classifier.logits(image).argmax()) if target is None else self._class(target)
+        return explain(classifier, image, np.array([[chosen]]), [layer])[0].values_HW
+
+    def explain(
+        self, images: Sequence[str | Path] = (), layers: Sequence[str] | None = None, n: int = 10
+    ) -> list[dict[str, Any]]:
+        """Write maps as PNG below `figures/maps`; see `ExplainedMap` in docs for the rows returned.
+
+        Args:
+            images: files to explain for the predicted class; without any, the `n` most confident mistakes are
+                explained for the predicted and for the true class.
+            layers: stages by name; all by default.
+        """
+        return _explain_files(self, images, layers) if images else _explain_mistakes(self, layers, n)
+
+    def predict(self, *images: str | Path, top: int = 3, tta: Tta = "none") -> list[dict[str, Any]]:
+        """Class probabilities of image files or of the images in folders."""
+        return predict(self.directory, images, top=top, tta=tta)
+
+    def report(self) -> Path:
+        """Write the report; returns its path."""
+        return write_report(self.directory)
+
+    def _class(self, name: str) -> int:
+        if name not in self.classes:
+            raise UsageError(f"class {name}", "the run has no such class", f"one of {', '.join(self.classes)}")
+        return self.classes.index(name)
+
+    def __repr__(self) -> str:
+        s = self.summary
+        accuracy = "interrupted" if s.test_acc is None else f"test_acc {s.test_acc:.4f}"
+        return f"<Run {self.path}: {s.recipe} on {s.dataset}, {accuracy}, {s.train_seconds:.1f} s>"
+
+
+def train(
+    data: str | Path,
+    *,
+    recipe: str | Recipe | None = None,
+    epochs: int | None = None,
+    target: float | None = None,
+    seed: int = 0,
+    device: Device = "auto",
+    size: int | None = None,
+    settings: Mapping[str, Any] | None = None,
+    out: str | Path | None = None,
+    split_seed: int = 0,
+    report: bool = True,
+    command: Sequence[str] | None = None,
+    on_event: OnEvent = lambda event: None,
+) -> Run:
+    """Train a classifier and write its run directory, report included.
+
+    Args:
+        data: a name (`cifar10`, `digits`, …) or a path: folder of class folders, archive, .npz.
+        recipe: name or object; by default `sprint`, or `small` below 10,000 training images.
+        epochs: instead of the recipe's.
+        size: side in px at which images are decoded and seen by the net; see `open_dataset`.
+        target: test accuracy in [0, 1] that the run should reach; the summary says whether it did.
+        settings: dotted recipe keys to override, e.g. `{"schedule.max_lr": 0.1}`.
+        out: the run directory; by default a new one below `runs/`.
+        split_seed: of the stratified split, for data without a test part.
+        on_event: called with progress; see docs/run-directory.md for the rows.
+
+    Raises:
+        DaybreakError: with the exit code the command line would return; nothing that existed is changed.
+    """
+    if target is not None and not 0 < target <= 1:
+        raise UsageError(f"--target {target}", "not an accuracy", "a number such as 0.94")
+    dataset = open_dataset(data, size=size, split_seed=split_seed)
+    chosen = resolve_recipe(recipe, len(dataset.train.labels_N), epochs, settings)
+    directory = train_run(
+        chosen,
+        dataset,
+        Path(out) if out else default_path(dataset.name, chosen.name, seed),
+        seed=seed,
+        device=device,
+        target=target,
+        command=command
+        or ["python", "-c", f"import daybreak; daybreak.train({str(data)!r}, recipe={chosen.name!r}, seed={seed})"],
+        on_event=on_event,
+    )
+    if report and not directory.summary["interrupted"]:
+        write_report(directory, device=device)
+    return Run(directory)
+
+
+def resolve_recipe(
+    recipe: str | Recipe | None, train_images: int, epochs: int | None, settings: Mapping[str, Any] | None
+) -> Recipe:
+    """The recipe that a call means, with its overrides."""
+    if recipe is None:
+        chosen = default_recipe(train_images)
+    else:
+        chosen = get_recipe(recipe) if isinstance(recipe, str) else recipe
+    return override(chosen, dict(settings or {}) | ({} if epochs is None else {"epochs": epochs}))
+
+
+def load(path: str | Path) -> Run:
+    """A run made earlier, here or on another machine."""
+    return Run(RunDirectory.open(path))
+
+
+def inspect(what: str | Path, image_size: int | None = None) -> Inspection:
+    """The layer table of a recipe's net, of a net by name, or of a run."""
+    if (Path(what) / "config.json").is_file():
+        card = RunDirectory.open(what).card
+        return inspect_net(card.net, len(card.classes), card.decode.channels, image_size or card.size)
+    config = (
+        ModelConfig(name=str(what)) if str(what) in NETS and str(what) not in RECIPES else get_recipe(str(what)).model
+    )
+    return inspect_net(config, image_size=image_size or 32)
+
+
+def recipes() -> dict[str, Recipe]:
+    """The recipes that ship with daybreak, by name."""
+    return dict(RECIPES)
+
+
+def _mistakes(evaluation: Evaluation, dataset: Dataset, n: int) -> list[dict[str, Any]]:
+    from daybreak.metrics import softmax
+
+    probability_NK = softmax(evaluation.logits_NK)
+    return [
+        {
+            "index": int(i),
+            "file": dataset.test.names[i],
+            "true": evaluation.classes[evaluation.labels_N[i]],
+            "predicted": evaluation.classes[probability_NK[i].argmax()],
+            "confidence": float(probability_NK[i].max()),
+        }
+        for i in evaluation.mistakes(n)
+    ]
+
+
+def _explain_mistakes(run: Run, layers: Sequence[str] | None, n: int) -> list[dict[str, Any]]:
+    evaluation, test = run.evaluate(tta="none"), run_dataset(run.directory).test
+    wrong = evaluation.mistakes(n)
+    targets = np.stack([evaluation.logits_NK[wrong].argmax(1), evaluation.labels_N[wrong]], 1)
+    images = np.asarray(test.images_NHWC[wrong])
+    maps = explain(run.directory.classifier(), images, targets, layers)
+    paths = _save(run, maps, images, [f"test-{i}" for i in wrong])
+    keys = [{"index": int(wrong[m.image]), "file": test.names[wrong[m.image]]} for m in maps]
+    return [_row(run, key, m, path) for key, m, path in zip(keys, maps, paths, strict=True)]
+
+
+def _explain_files(run: Run, images: Sequence[str | Path], layers: Sequence[str] | None) -> list[dict[str, Any]]:
+    files = find_images(images)
+    pixels = read_images(files, run.directory.card.decode)
+    classifier = run.directory.classifier()
+    targets = classifier.logits(pixels).argmax(1)[:, None]
+    maps = explain(classifier, pixels, targets, layers)
+    paths = _save(run, maps, pixels, [f"{i}-{Path(file).stem}" for i, file in enumerate(files)])
+    return [_row(run, {"file": files[m.image]}, m, path) for m, path in zip(maps, paths, strict=True)]
+
+
+def _save(run: Run, maps: list[ClassMap], images: np.ndarray, names: list[str]) -> list[Path]:
+    return save_maps(maps, images, names, run.classes, run.directory.folder("figures/maps"))
+
+
+def _row(run: Run, key: dict[str, Any], m: ClassMap, path: Path) -> dict[str, Any]:
+    return key | {"layer": m.layer, "class": run.classes[m.target], "path": str(path)}

@@ -1,0 +1,185 @@
+"""Augmentation: `draw_*` makes the random numbers, everything else uses them and is a pure function.
+
+What happens to sample i in epoch e depends on (seed, e, i) alone: the numbers of a whole epoch are drawn at once
+and indexed by sample, whatever the batch size, the resolution or the number of workers. Images are uint8 NHWC
+until `normalize`, so that moving them stays cheap; sizes in pixels scale with the image (32 px is the reference).
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from daybreak.config import Augment
+
+REFERENCE_SIZE = 32
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The random numbers of one epoch, a row a sample: what they become is decided where they are used."""
+
+    crop_N2: Tensor  # uniform in [0, 1): vertical and horizontal position of the crop
+    flip_N: Tensor  # bool
+    cutout_N2: Tensor  # uniform in [0, 1): centre of the hole
+    angle_N: Tensor  # degrees
+    gain_N2: Tensor  # brightness offset (fraction of the full range) and contrast factor
+
+    def take(self, index_B: Tensor) -> "Draws":
+        """The rows of one batch."""
+        return Draws(*(getattr(self, name)[index_B] for name in self.__dataclass_fields__))
+
+
+def draw_epoch(config: Augment, samples: int, seed: int, epoch: int, device: torch.device) -> Draws:
+    """Draw all random numbers of an epoch, for `samples` images."""
+    rng = np.random.default_rng([seed, epoch])
+    crop = rng.random((samples, 2), dtype=np.float32)
+    flip = draw_flip(config, samples, seed, epoch)
+    cutout = rng.random((samples, 2), dtype=np.float32)
+    signed = rng.uniform(-1, 1, (samples, 3)).astype(np.float32)
+    angle = signed[:, 0] * config.rotation
+    gain = np.stack([signed[:, 1] * config.brightness, 1 + signed[:, 2] * config.contrast], 1)
+    return Draws(*(torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in (crop, flip, cutout, angle, gain)))
+
+
+def draw_flip(config: Augment, samples: int, seed: int, epoch: int) -> np.ndarray:
+    """Which samples are mirrored, bool (N,). `alternating` mirrors in odd epochs what it did not in even ones, so
+    that two epochs show every image both ways (Jordan 2024, section 3.6)."""
+    if config.flip == "none":
+        return np.zeros(samples, dtype=bool)
+    draw_from = 0 if config.flip == "alternating" else epoch
+    flipped = np.random.default_rng([seed, draw_from, 1]).random(samples) < 0.5
+    return ~flipped if config.flip == "alternating" and epoch % 2 else flipped
+
+
+def scaled(pixels: float, size: int) -> int:
+    """A length given for a 32 px image, in pixels of an image of `size`; never rounded away to nothing."""
+    return max(1, round(pixels * size / REFERENCE_SIZE)) if pixels else 0
+
+
+def resize(images_NHWC: Tensor, size: int) -> Tensor:
+    """uint8 images at another size, bilinear with antialiasing; the same tensor where the size is already right."""
+    if images_NHWC.shape[1:3] == (size, size):
+        return images_NHWC
+    images_NCHW = images_NHWC.permute(0, 3, 1, 2)
+    if images_NHWC.device.type != "cpu":  # only the CPU kernel takes uint8
+        images_NCHW = images_NCHW.float()
+    out = F.interpolate(images_NCHW, size=(size, size), mode="bilinear", antialias=True)
+    return out.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def pad_reflect(images_NHWC: Tensor, pad: int) -> Tensor:
+    """Mirror `pad` pixels outwards at every border, the border pixel itself not repeated."""
+    if pad == 0:
+        return images_NHWC
+    rows = _reflected(images_NHWC.shape[1], pad, images_NHWC.device)
+    columns = _reflected(images_NHWC.shape[2], pad, images_NHWC.device)
+    return images_NHWC.index_select(1, rows).index_select(2, columns)
+
+
+def crop(padded_NHWC: Tensor, index_B: Tensor, position_B2: Tensor, size: int) -> Tensor:
+    """Images `index_B` of a padded set, each cut to `size` at its own position in [0, 1)."""
+    shifts = padded_NHWC.shape[1] - size + 1
+    windows = _windows(padded_NHWC, shifts, size)
+    top_B, left_B = (position_B2 * shifts).long().clamp(max=shifts - 1).unbind(1)
+    return windows[index_B, top_B, left_B].unflatten(2, (size, -1))
+
+
+def flip(images_BHWC: Tensor, flip_B: Tensor) -> Tensor:
+    """Mirror the images for which `flip_B` is true, left to right."""
+    return torch.where(flip_B.view(-1, 1, 1, 1), images_BHWC.flip(2), images_BHWC)
+
+
+def cutout(images_BCHW: Tensor, centre_B2: Tensor, hole: int) -> Tensor:
+    """A square of side `hole` set to zero, the mean after `normalize`; wholly inside the image (DeVries 2017)."""
+    size = images_BCHW.shape[2]
+    start_B2 = (centre_B2 * (size - hole + 1)).long().clamp(max=size - hole)  # 0.9999999 * n can round to n
+    at_S = torch.arange(size, device=images_BCHW.device)
+    inside_B2S = (at_S >= start_B2[:, :, None]) & (at_S < start_B2[:, :, None] + hole)
+    hole_BHW = inside_B2S[:, 0, :, None] & inside_B2S[:, 1, None, :]
+    return images_BCHW.masked_fill(hole_BHW[:, None], 0)
+
+
+def rotate(images_BCHW: Tensor, angle_B: Tensor) -> Tensor:
+    """Each image turned counter-clockwise about its centre by `angle_B` degrees, bilinear, borders reflected."""
+    radians = angle_B.float() * (math.pi / 180)
+    cos, sin, zero = radians.cos(), radians.sin(), torch.zeros_like(radians)
+    turn_B23 = torch.stack([cos, -sin, zero, sin, cos, zero], 1).view(-1, 2, 3)
+    grid = F.affine_grid(turn_B23, list(images_BCHW.shape), align_corners=False).to(images_BCHW.dtype)
+    return F.grid_sample(images_BCHW, grid, padding_mode="reflection", align_corners=False)
+
+
+def jitter(images_BHWC: Tensor, gain_B2: Tensor) -> Tensor:
+    """Contrast about each image's own mean, then brightness; uint8 in and out, clipped to the full range."""
+    images = images_BHWC.float()
+    mean = images.mean((1, 2, 3), keepdim=True)
+    brightness, contrast = (g.view(-1, 1, 1, 1) for g in gain_B2.unbind(1))
+    return ((images - mean) * contrast + mean + brightness * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+@dataclass(frozen=True)
+class Normalizer:
+    """uint8 NHWC to floating NCHW (channels last in memory) with zero mean and unit deviation a channel."""
+
+    mean: tuple[float, ...]  # a channel, on the scale of [0, 1]
+    std: tuple[float, ...]
+
+    def __call__(self, images_NHWC: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        scale = torch.tensor(self.std, device=images_NHWC.device).mul(255).reciprocal()
+        shift = -torch.tensor(self.mean, device=images_NHWC.device).mul(255) * scale
+        return torch.addcmul(shift, images_NHWC.float(), scale).to(dtype).permute(0, 3, 1, 2)
+
+    @classmethod
+    def of(cls, images_NHWC: Tensor) -> "Normalizer":
+        """Mean and deviation of each channel over all pixels; exact, from a histogram of the 256 levels."""
+        channels = [images_NHWC[..., c].flatten() for c in range(images_NHWC.shape[3])]
+        counts_CL = torch.stack([torch.bincount(values, minlength=256) for values in channels]).cpu().double()
+        share_CL, level_L = counts_CL / counts_CL.sum(1, keepdim=True), torch.arange(256).double() / 255
+        mean_C = share_CL @ level_L
+        variance_C = share_CL @ level_L.square() - mean_C.square()
+        return cls(tuple(mean_C.tolist()), tuple(variance_C.clamp(min=1e-6).sqrt().tolist()))
+
+
+def augment_batch(
+    config: Augment,
+    padded_NHWC: Tensor,
+    index_B: Tensor,
+    draws: Draws,
+    size: int,
+    normalize: Normalizer,
+    dtype: torch.dtype,
+) -> Tensor:
+    """The training images of one batch: (B, C, size, size) in `dtype`, channels last.
+
+    Args:
+        padded_NHWC: all training images at `size` plus their padding, uint8.
+        index_B: which images; their rows of `draws` are used.
+    """
+    mine = draws.take(index_B)
+    images = flip(crop(padded_NHWC, index_B, mine.crop_N2, size), mine.flip_N)
+    if config.brightness or config.contrast:
+        images = jitter(images, mine.gain_N2)
+    images = normalize(images, dtype)
+    if config.rotation:
+        images = rotate(images, mine.angle_N)
+    if config.cutout:
+        images = cutout(images, mine.cutout_N2, scaled(config.cutout, size))
+    return images
+
+
+def _reflected(size: int, pad: int, device: torch.device) -> Tensor:
+    """Source positions of a line of `size` pixels with `pad` mirrored ones at either end."""
+    period = max(2 * (size - 1), 1)
+    at = torch.arange(-pad, size + pad, device=device) % period
+    return torch.minimum(at, period - at) if size > 1 else torch.zeros_like(at)
+
+
+def _windows(padded_NHWC: Tensor, shifts: int, size: int) -> Tensor:
+    """All crops of all images as a view (N, shifts, shifts, size, size * C): indexing it copies whole pixel rows,
+    which is ten times faster than gathering pixels."""
+    n, _, _, channels = padded_NHWC.shape
+    image, row, column, _ = padded_NHWC.stride()
+    return padded_NHWC.as_strided((n, shifts, shifts, size, size * channels), (image, row, column, row, 1))

@@ -1,0 +1,277 @@
+"""The command line: thin verbs over `daybreak.api`. Results on stdout, everything else on stderr.
+
+With `--json` stdout carries one JSON object and nothing else. Errors are one line on stderr, with the exit codes of
+docs/exit-codes.md; `--debug` shows the traceback.
+"""
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from daybreak import show
+from daybreak.errors import TARGET_MISSED_EXIT_CODE, DaybreakError, UsageError
+
+if TYPE_CHECKING:
+    from daybreak.evaluate import Evaluation
+
+app = typer.Typer(
+    name="daybreak",
+    help="Train image classifiers in the least time your hardware allows, and see why they are wrong.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+stderr = Console(stderr=True, soft_wrap=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")]
+Data = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATA", help="cifar10, cifar100, mnist, fashion-mnist, digits, or a folder, archive or .npz."
+    ),
+]
+RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
+SplitSeed = Annotated[int, typer.Option(help="Seed of the test split, for data that has no test part.")]
+Size = Annotated[
+    int | None, typer.Option(metavar="PX", min=9, help="Side at which the net sees images; the data's own by default.")
+]
+TtaOption = Annotated[
+    str | None, typer.Option("--tta", metavar="none|flip|full", help="Test-time augmentation; the recipe's by default.")
+]
+
+
+@app.command(epilog="Example: daybreak train cifar10 --recipe sprint --seed 0")
+def train(
+    data: Data,
+    recipe: Annotated[
+        str | None, typer.Option(help="See `daybreak recipes`; chosen by the amount of data by default.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.")] = None,
+    target: Annotated[
+        float | None, typer.Option(help="Test accuracy to reach, e.g. 0.94; exit 8 if it is missed.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Decides initial weights, order and augmentation.")] = 0,
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps")] = "auto",
+    size: Size = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe; repeatable.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The run directory; a new one below runs/ by default.")] = None,
+    split_seed: SplitSeed = 0,
+    report: Annotated[bool, typer.Option(help="Write report.html at the end.")] = True,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Train a classifier: a run directory, a report, and one last line with accuracy, seconds and the directory."""
+    from daybreak import api
+    from daybreak.config import parse_settings
+    from daybreak.progress import TrainingProgress
+
+    with TrainingProgress(stderr, quiet) as on_event:
+        run = api.train(
+            data, recipe=recipe, epochs=epochs, target=target, seed=seed, device=_choice("--device", device, _DEVICES),
+            size=size, settings=parse_settings(settings or []), out=out, split_seed=split_seed, report=report,
+            command=["daybreak", *sys.argv[1:]], on_event=on_event,
+        )  # fmt: skip
+    summary = run.directory.summary
+    _print(summary | {"run": str(run.path)}, as_json, lambda: print(show.last_line(summary, run.path)))
+    if summary["interrupted"]:
+        raise typer.Exit(128 + summary["interrupted"])
+    if summary["target_met"] is False:
+        raise typer.Exit(TARGET_MISSED_EXIT_CODE)
+
+
+@app.command(epilog="Example: daybreak evaluate runs/20261122-101502-cifar10-sprint-s0 --tta full")
+def evaluate(
+    run: RunDir,
+    data: Annotated[str | None, typer.Option(help="Other data with the same classes.")] = None,
+    tta: TtaOption = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Accuracy, a table by class, calibration error and confusion matrix."""
+    from daybreak import api
+
+    loaded = api.load(run)
+    chosen = loaded.directory.recipe.tta if tta is None else _choice("--tta", tta, ("none", "flip", "full"))
+    judged = loaded.evaluate(data, chosen)
+    _print(_evaluation_json(judged, loaded, chosen), as_json, lambda: show.evaluation(judged, chosen))
+
+
+@app.command(epilog="Example: daybreak explain runs/RUN --n 5 --layers layer2,layer3")
+def explain(
+    run: RunDir,
+    image: Annotated[
+        list[str] | None, typer.Option(help="Explain this file instead of misclassified test images; repeatable.")
+    ] = None,
+    layers: Annotated[str | None, typer.Option(help="Stages, separated by commas; all by default.")] = None,
+    n: Annotated[int, typer.Option("--n", min=1, help="How many misclassified images.")] = 10,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Class activation maps of misclassified or given images, at any stage, as PNG files."""
+    from daybreak import api
+
+    rows = api.load(run).explain(image or [], layers.split(",") if layers else None, n)
+    _print({"maps": rows}, as_json, lambda: [print(row["path"]) for row in rows])
+
+
+@app.command(epilog="Example: daybreak report runs/20261122-101502-cifar10-sprint-s0")
+def report(run: RunDir, as_json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
+    """Write the run's report again: one self-contained HTML file."""
+    from daybreak import api
+
+    path = api.load(run).report()
+    _print({"report": str(path)}, as_json, lambda: print(path))
+
+
+@app.command(epilog="Example: daybreak predict runs/RUN cat.jpg holiday-photos/ --top 3")
+def predict(
+    run: RunDir,
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Files, folders, or - for standard input.")],
+    top: Annotated[int, typer.Option(min=1, help="How many classes an image.")] = 3,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Class probabilities of image files. With --json one object a line."""
+    from daybreak import api
+
+    for row in api.load(run).predict(*images, top=top):
+        text = "  ".join(f"{t['class']} {t['probability']:.1%}" for t in row["top"])
+        print(json.dumps(row) if as_json else f"{row['file']}  {text}")
+
+
+@app.command(epilog="Example: daybreak inspect page")
+def inspect(
+    what: Annotated[str, typer.Argument(metavar="RECIPE|RUN")],
+    size: Size = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """The layers of a net: shape, parameters, multiply-adds, receptive field, effective stride."""
+    from daybreak import api
+
+    table = api.inspect(what, size)
+    _print(table.as_json(), as_json, lambda: show.inspection(table))
+
+
+@app.command(epilog="Example: daybreak recipes sprint")
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="Print this recipe whole, as JSON.")] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """The recipes, with what they reached when they were last measured."""
+    from daybreak.recipes import RECIPES, get_recipe
+
+    if name:
+        print(get_recipe(name).model_dump_json(indent=2))
+        return
+    listed = {"recipes": [recipe.model_dump(mode="json") for recipe in RECIPES.values()]}
+    _print(listed, as_json, lambda: show.recipes(RECIPES.values()))
+
+
+@app.command(epilog="Example: daybreak data my-photos/ --sheet sheet.png")
+def data(
+    data: Data,
+    sheet: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a contact sheet of every class as PNG.")
+    ] = None,
+    size: Size = None,
+    split_seed: SplitSeed = 0,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Describe and check a data set: counts, sizes, mean and deviation, duplicates across splits."""
+    from daybreak.data import contact_sheet, describe, open_dataset
+
+    opened = open_dataset(data, size=size, split_seed=split_seed)
+    facts = describe(opened) | ({"sheet": str(contact_sheet(opened, sheet))} if sheet else {})
+    _print(facts, as_json, lambda: show.data_set(facts, opened.notes))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with the contract's code."""
+    sys.exit(_run(sys.argv[1:] if arguments is None else arguments))
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        return int(app(args=arguments, standalone_mode=False) or 0)
+    except DaybreakError as error:
+        return _fail(error, arguments)
+    except typer.TyperException as error:
+        if not error.format_message():  # no command at all: the help has been shown
+            return UsageError.exit_code
+        what = "daybreak " + " ".join(a for a in arguments[:1] if not a.startswith("-"))
+        return _fail(UsageError(what.strip(), error.format_message().rstrip("."), f"{what.strip()} --help"), arguments)
+    except (KeyboardInterrupt, typer.Abort):
+        stderr.print("interrupted", highlight=False)
+        return 130
+    except BrokenPipeError:  # the reader of our output has left, as in `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        unexpected = DaybreakError(
+            type(error).__name__, str(error) or "unexpected", "--debug, and report what it shows"
+        )
+        return _fail(unexpected, arguments)
+
+
+def _fail(error: DaybreakError, arguments: list[str]) -> int:
+    if "--debug" in arguments:
+        traceback.print_exc()
+    print(f"error: {error}", file=sys.stderr)
+    if "--json" in arguments:
+        print(json.dumps(error.as_json()))
+    return error.exit_code
+
+
+def _print(values: dict[str, Any], as_json: bool, show: Callable[[], object]) -> None:
+    if as_json:
+        print(json.dumps(values))
+    else:
+        show()
+
+
+_DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def _choice(option: str, value: str, allowed: tuple[str, ...]) -> Any:
+    if value not in allowed:
+        raise UsageError(f"{option} {value}", "not a choice", f"one of {', '.join(allowed)}")
+    return value
+
+
+def _evaluation_json(judged: "Evaluation", run: Any, tta: str) -> dict[str, Any]:
+    return run.directory.summary | {
+        "run": str(run.path),
+        "tta": tta,
+        "test_acc" if tta == "none" else "test_acc_tta": judged.accuracy,
+        "ece": judged.ece,
+        "classes": list(judged.classes),
+        "per_class": [score.__dict__ for score in judged.per_class],
+        "confusion": judged.confusion.tolist(),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""What is timed and what is not: the DAWNBench clock.
+
+`train` starts before the first byte of training data is touched by the recipe (resizing, whitening,
+normalisation and augmentation are inside) and stops for evaluation. Download, decoding and evaluation run on
+clocks of their own. All clocks are monotonic: setting the machine's time does not change a duration.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+class Stopwatch:
+    """Seconds spent in named phases; a phase can be entered many times.
+
+    Args:
+        synchronize: waits for the device, so that queued work counts in the phase that queued it.
+    """
+
+    def __init__(self, synchronize: Callable[[], None] = lambda: None) -> None:
+        self._synchronize = synchronize
+        self._seconds: dict[str, float] = {}
+        self._running: dict[str, float] = {}
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Count the time of the block as `phase`."""
+        self._synchronize()
+        self._running[phase] = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._synchronize()
+            begun = self._running.pop(phase)
+            self._seconds[phase] = self._seconds.get(phase, 0.0) + time.perf_counter() - begun
+
+    def seconds(self, phase: str) -> float:
+        """Seconds spent in `phase` so far, the block that is running included."""
+        running = time.perf_counter() - self._running[phase] if phase in self._running else 0.0
+        return self._seconds.get(phase, 0.0) + running

@@ -1,0 +1,8 @@
+"""Image data sets from a name, a folder, an archive or arrays, decoded once into memory-mapped uint8 files."""
+
+from daybreak.data.dataset import Dataset, DecodeSpec, Split
+from daybreak.data.decode import decode_image
+from daybreak.data.describe import contact_sheet, describe
+from daybreak.data.open import open_dataset
+
+__all__ = ["Dataset", "DecodeSpec", "Split", "contact_sheet", "decode_image", "describe", "open_dataset"]

@@ -1,0 +1,177 @@
+"""The files inside a .zip or .tar.*, read without ever unpacking one to its own name.
+
+Names that would leave the archive, links that do, devices, and archives that swell beyond reason are refused.
+A tar is read once from front to back, compressed or not: its files go to one anonymous temporary file.
+"""
+
+import lzma
+import posixpath
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import IO, BinaryIO, Protocol
+
+from daybreak.errors import DataError, StorageError
+
+SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2")
+MAX_MEMBERS = 5_000_000
+IN_MEMORY = 256 * 2**20
+COPY_BYTES = 2**20
+# What reading a damaged archive raises, besides an unknown compression method.
+BROKEN = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    lzma.LZMAError,
+    zlib.error,
+    EOFError,
+    OSError,
+    ValueError,
+    NotImplementedError,
+)
+
+
+class Container(Protocol):
+    """Files by name, "/" between the parts; `folders` so that an empty one is seen."""
+
+    names: list[str]
+    folders: list[str]
+
+    def open(self, name: str) -> BinaryIO: ...
+
+
+@contextmanager
+def open_archive(path: Path, spool_dir: Path | None = None) -> Iterator[Container]:
+    """The files of an archive, for as long as the block lasts.
+
+    Args:
+        path: a file with one of SUFFIXES.
+        spool_dir: where a large tar keeps its files meanwhile; the system's temporary folder by default.
+
+    Raises:
+        DataError: the archive is broken, encrypted or hostile.
+    """
+    if path.name.lower().endswith(".zip"):
+        with _opened_zip(path) as archive:
+            yield _Zip(archive, path)
+    else:
+        with tempfile.SpooledTemporaryFile(IN_MEMORY, dir=str(spool_dir) if spool_dir else None) as spool:
+            yield _Tar(path, spool)
+
+
+class _Zip:
+    def __init__(self, archive: zipfile.ZipFile, path: Path) -> None:
+        self._archive = archive
+        members = archive.infolist()
+        refuse_swelling(path, len(members), sum(member.file_size for member in members), unpacked_limit(path))
+        if any(member.flag_bits & 1 for member in members):
+            raise DataError(path, "the archive is encrypted", "an archive without a password")
+        self._members = {safe_name(member.filename, path): member for member in members}
+        self.names = [name for name, member in self._members.items() if not member.is_dir()]
+        self.folders = [name for name, member in self._members.items() if member.is_dir() and name != "."]
+
+    def open(self, name: str) -> BinaryIO:
+        return BytesIO(self._archive.read(self._members[name]))
+
+
+class _Tar:
+    def __init__(self, path: Path, spool: IO[bytes]) -> None:
+        self._spool = spool
+        self._extents: dict[str, tuple[int, int]] = {}
+        self.folders: list[str] = []
+        links: dict[str, str] = {}
+        try:
+            with tarfile.open(path, "r|*", encoding="utf-8", errors="surrogateescape") as archive:
+                limit = unpacked_limit(path)
+                for count, member in enumerate(archive):
+                    refuse_swelling(path, count, spool.tell() + member.size, limit)
+                    self._take(archive, member, links, path)
+        except BROKEN as error:
+            raise _broken(path, error) from None
+        self._resolve(links, path)
+        self.names = list(self._extents)
+
+    def _take(self, archive: tarfile.TarFile, member: tarfile.TarInfo, links: dict[str, str], path: Path) -> None:
+        name = safe_name(member.name, path)
+        if member.isdir():
+            self.folders += [name] if name != "." else []
+        elif member.isfile():
+            self._extents[name] = (self._spool.tell(), member.size)
+            self._store(archive.extractfile(member), path)
+        elif member.issym():
+            links[name] = _inside(posixpath.join(posixpath.dirname(name), member.linkname), name, path)
+        elif member.islnk():
+            links[name] = _inside(member.linkname, name, path)
+        else:
+            raise DataError(path, f"{member.name!r} is a device or a pipe", "an archive of image files only")
+
+    def _store(self, content: IO[bytes] | None, path: Path) -> None:
+        while block := content.read(COPY_BYTES) if content else b"":
+            try:
+                self._spool.write(block)
+            except OSError as error:
+                why = f"no room to unpack it ({error.strerror})"
+                raise StorageError(path, why, "free space, or DAYBREAK_CACHE_DIR on another disk") from None
+
+    def _resolve(self, links: dict[str, str], path: Path) -> None:
+        for name, target in links.items():
+            if target not in self._extents:
+                raise DataError(path, f"{name!r} links to {target!r}, which is no file before it", "store plain files")
+            self._extents[name] = self._extents[target]
+
+    def open(self, name: str) -> BinaryIO:
+        offset, length = self._extents[name]
+        self._spool.seek(offset)
+        return BytesIO(self._spool.read(length))
+
+
+def safe_name(name: str, where: object) -> str:
+    """A member's name without "./"; refuses one that leaves the archive.
+
+    Raises:
+        DataError: the name is absolute, climbs with "..", or has a drive letter or a backslash in it.
+    """
+    parts = name.split("/")
+    if name.startswith("/") or ".." in parts or "\\" in name or "\0" in name or ":" in parts[0]:
+        raise DataError(where, f"unsafe name in the archive: {name!r}", "an archive with plain relative names")
+    return posixpath.normpath(name)
+
+
+def _inside(target: str, name: str, where: object) -> str:
+    resolved = posixpath.normpath(target)
+    if resolved.startswith(("/", "../")) or resolved == "..":
+        raise DataError(
+            where, f"link {name!r} leaves the archive (to {target!r})", "store the file instead of the link"
+        )
+    return resolved
+
+
+def unpacked_limit(path: Path) -> int:
+    """Images hardly compress: what holds more than 200 times its own size, and a gigabyte, is a bomb."""
+    return 2**30 + 200 * path.stat().st_size
+
+
+def refuse_swelling(path: Path, members: int, unpacked: int, limit: int) -> None:
+    """Raise DataError where an archive holds too many files or bytes."""
+    if members > MAX_MEMBERS or unpacked > limit:
+        raise DataError(path, f"unpacks to {members} files, {unpacked} bytes: too much for its size", "a plain folder")
+
+
+@contextmanager
+def _opened_zip(path: Path) -> Iterator[zipfile.ZipFile]:
+    try:
+        archive = zipfile.ZipFile(path)
+    except BROKEN as error:
+        raise _broken(path, error) from None
+    with archive:
+        yield archive
+
+
+def _broken(path: Path, error: Exception) -> DataError:
+    if isinstance(error, OSError) and error.errno is not None:
+        return DataError(path, f"cannot be read ({error.strerror})", "check the file and its permissions")
+    return DataError(path, f"broken archive ({error or type(error).__name__})", "make or download it again")

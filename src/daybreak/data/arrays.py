@@ -1,0 +1,140 @@
+"""Data sets that come as arrays: a NumPy .npz file, and the digits that scikit-learn carries."""
+
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from daybreak.data.archives import BROKEN, refuse_swelling, unpacked_limit
+from daybreak.data.dataset import DecodeSpec, Indices, Labels, Pictures, Pixels
+from daybreak.data.decode import fit
+from daybreak.data.files import DEFAULT_SIZE, plural
+from daybreak.errors import DataError
+
+KEYS = ("x_train", "y_train", "x_test", "y_test", "classes")
+Arrays = Mapping[str, npt.NDArray[np.generic]]
+
+
+def from_arrays(
+    classes: tuple[str, ...],
+    train: tuple[Pixels, Labels],
+    test: tuple[Pixels, Labels] | None,
+    size: int | None,
+    names: tuple[str, ...] = (),
+) -> Pictures:
+    """Pictures of uint8 arrays N,H,W,C and int64 labels; resized where they are not small squares already."""
+    parts = [train, test] if test else [train]
+    blocks = [images_NHWC for images_NHWC, _ in parts]
+    height, width, channels = blocks[0].shape[1:]
+    native = height if height == width <= DEFAULT_SIZE else DEFAULT_SIZE
+    spec = DecodeSpec(size or native, channels)
+
+    def images(order: Indices) -> Iterator[Pixels]:
+        for i in order:
+            in_test = i >= len(blocks[0])
+            yield _fitted(blocks[1][i - len(blocks[0])] if in_test else blocks[0][i], spec)
+
+    numbered = [
+        f"{part}/{i}" for part, block in zip(("train", "test"), blocks, strict=False) for i in range(len(block))
+    ]
+    is_test_N = np.repeat([False, True], [len(block) for block in blocks]) if test else None
+    labels_N = np.concatenate([labels for _, labels in parts])
+    resized = sum(map(len, blocks)) if (height, width) != (spec.size, spec.size) else 0
+    notes = (f"{plural(resized, 'image')} resized and cropped to {spec.size} x {spec.size} px",) if resized else ()
+    return Pictures(classes, names or tuple(numbered), labels_N, is_test_N, spec, images, notes)
+
+
+def read_digits(size: int | None) -> Pictures:
+    """The 1,797 handwritten digits of scikit-learn (8 x 8 grey, 0..16 scaled to 0..255); no test part of their own."""
+    from sklearn.datasets import load_digits  # a second of imports that nothing else here needs
+
+    digits = load_digits()
+    images_NHW = np.round(digits.images * 255 / 16).astype(np.uint8)
+    train = (images_NHW[..., None], digits.target.astype(np.int64))
+    return from_arrays(tuple("0123456789"), train, None, size)
+
+
+def read_npz(path: Path, size: int | None) -> Pictures:
+    """Arrays x_train, y_train and optionally x_test, y_test and classes.
+
+    Images are uint8, N,H,W or N,H,W,C with C of 1 or 3; labels are integers from 0; classes are strings.
+
+    Raises:
+        DataError: naming the key that is missing or wrong. Pickled objects are never loaded.
+    """
+    arrays = _load(path)
+    train = _part(arrays, "train", path)
+    test = _part(arrays, "test", path) if {"x_test", "y_test"} & arrays.keys() else None
+    if test and test[0].shape[1:] != train[0].shape[1:]:
+        raise _wrong(path, "x_test", f"images of shape {test[0].shape[1:]}, but {train[0].shape[1:]} in x_train")
+    highest = max(int(labels.max()) for _, labels in ([train, test] if test else [train]))
+    return from_arrays(_classes(arrays, highest, path), train, test, size)
+
+
+def _load(path: Path) -> Arrays:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+        refuse_swelling(path, len(members), sum(member.file_size for member in members), unpacked_limit(path))
+        with np.load(path, allow_pickle=False) as file:
+            return {key: _array(file, key, path) for key in KEYS if key in file}
+    except BROKEN as error:
+        raise DataError(path, f"not a readable .npz ({error})", "write it with numpy.savez") from None
+
+
+def _array(file: Arrays, key: str, path: Path) -> npt.NDArray[np.generic]:
+    try:
+        return file[key]
+    except BROKEN as error:  # objects are pickles, which allow_pickle=False refuses
+        raise _wrong(path, key, str(error)) from None
+
+
+def _part(arrays: Arrays, part: str, path: Path) -> tuple[Pixels, Labels]:
+    for key in (f"x_{part}", f"y_{part}"):
+        if key not in arrays:
+            raise _wrong(path, key, f"missing (found: {', '.join(arrays) or 'none of the known keys'})")
+    images, labels = arrays[f"x_{part}"], arrays[f"y_{part}"]
+    if images.dtype != np.uint8:
+        raise _wrong(path, f"x_{part}", f"{images.dtype}, but must be uint8 (0..255)")
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape:
+        raise _wrong(
+            path, f"x_{part}", f"shape {arrays[f'x_{part}'].shape}, but must be N,H,W or N,H,W,C with C 1 or 3"
+        )
+    return images.astype(np.uint8, copy=False), _labels(labels, len(images), f"y_{part}", path)
+
+
+def _labels(labels: npt.NDArray[np.generic], count: int, key: str, path: Path) -> Labels:
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise _wrong(path, key, f"{labels.dtype}, but must be integers")
+    if labels.shape not in ((count,), (count, 1)):
+        raise _wrong(path, key, f"shape {labels.shape} for {count} images")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high > np.iinfo(np.int32).max:
+        raise _wrong(path, key, f"labels from {low} to {high}, but must count from 0")
+    return labels.reshape(-1).astype(np.int64)
+
+
+def _classes(arrays: Arrays, highest: int, path: Path) -> tuple[str, ...]:
+    if "classes" not in arrays:
+        return tuple(map(str, range(highest + 1)))
+    classes = arrays["classes"]
+    if classes.dtype.kind != "U" or classes.ndim != 1 or len(set(classes.tolist())) != len(classes):
+        raise _wrong(path, "classes", "must be one row of different strings")
+    if highest >= len(classes):
+        raise _wrong(path, "classes", f"{len(classes)} names, but labels go to {highest}")
+    return tuple(classes.tolist())
+
+
+def _wrong(path: Path, key: str, why: str) -> DataError:
+    return DataError(path, f"{key}: {why}", "x_train and y_train, and best x_test and y_test, as described in the docs")
+
+
+def _fitted(image_HWC: Pixels, spec: DecodeSpec) -> Pixels:
+    if image_HWC.shape == (spec.size, spec.size, spec.channels):
+        return image_HWC
+    return fit(Image.fromarray(image_HWC[..., 0] if spec.channels == 1 else image_HWC), spec)

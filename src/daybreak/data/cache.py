@@ -1,0 +1,208 @@
+"""Decoded data sets on disk: written once, whole or not at all, then memory-mapped.
+
+    <cache directory>/decoded/<key>/   train_images.npy  train_labels.npy  test_images.npy  test_labels.npy  meta.json
+    <cache directory>/seen/            which content a path had, so that the next start reads nothing
+
+The key says what the content was and how it was decoded, not where it came from, so a copy elsewhere finds the same
+entry. An entry with a missing file or one of another size is decoded again.
+"""
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import platformdirs
+
+from daybreak.data.dataset import DecodeSpec, Indices, Pictures, Pixels, Split
+from daybreak.errors import StorageError
+
+FORMAT = 1
+PARTS = ("train", "test")
+STALE_SECONDS = 24 * 3600
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A decoded data set as the cache holds it."""
+
+    classes: tuple[str, ...]
+    train: Split
+    test: Split
+    decode: DecodeSpec
+    fingerprint: str
+    notes: tuple[str, ...]
+
+
+def cache_dir() -> Path:
+    """$DAYBREAK_CACHE_DIR, or the user's cache directory."""
+    return Path(os.environ.get("DAYBREAK_CACHE_DIR") or platformdirs.user_cache_dir("daybreak", appauthor=False))
+
+
+def entry_key(content: str, size: int | None, split_seed: int | None) -> str:
+    """The entry's name; `split_seed` is None where the source has a test part of its own."""
+    return hashlib.sha256(json.dumps([FORMAT, content, size, split_seed]).encode()).hexdigest()
+
+
+def recall(where: str, stamp: str) -> str | None:
+    """The content digest that `where` had when its stamp was this one; None if that is not known."""
+    try:
+        seen = json.loads(_seen(where).read_text("utf-8"))
+        return str(seen["content"]) if seen["stamp"] == stamp else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def remember(where: str, stamp: str, content: str) -> None:
+    """Note what was read. Only a shortcut: where it cannot be written, the next start reads again."""
+    path = _seen(where)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{secrets.token_hex(8)}")
+        temporary.write_text(json.dumps({"stamp": stamp, "content": content}), "utf-8")
+        temporary.replace(path)
+    except OSError:
+        return
+
+
+def load(key: str) -> Entry | None:
+    """The entry, memory-mapped; None if there is none or it is damaged."""
+    folder = cache_dir() / "decoded" / key
+    try:
+        meta = json.loads((folder / "meta.json").read_text("utf-8"))
+        for name, size in meta["sizes"].items():
+            if (folder / name).stat().st_size != size:
+                return None
+        train, test = (_load_split(folder, part, tuple(meta["names"][part])) for part in PARTS)
+        spec = DecodeSpec(**meta["decode"])
+        return Entry(tuple(meta["classes"]), train, test, spec, meta["fingerprint"], tuple(meta["notes"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+@contextmanager
+def staging() -> Iterator[Path]:
+    """A temporary directory beside the entries; gone after the block, unless published.
+
+    Raises:
+        StorageError: the cache cannot be written, or the disk is full.
+    """
+    root = cache_dir() / "decoded"
+    with _storage_errors():
+        root.mkdir(parents=True, exist_ok=True)
+        _remove_stale(root)
+        folder = _scratch(root)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def write(folder: Path, pictures: Pictures, train: Indices, test: Indices, notes: tuple[str, ...]) -> None:
+    """Decode into a staging directory, in the order train, test.
+
+    Plain writes, not a writable memory map: on a full disk a write is an error, while a map kills the process.
+
+    Raises:
+        DataError: from `pictures.images`, if any image is broken.
+        StorageError: the disk is full.
+    """
+    images = pictures.images(np.concatenate([train, test]))
+    side, channels = pictures.decode.size, pictures.decode.channels
+    digest = hashlib.sha256(json.dumps(pictures.classes).encode())
+    with _storage_errors():
+        for part, index in zip(PARTS, (train, test), strict=True):
+            shape = (len(index), side, side, channels)
+            labels_N = pictures.labels_N[index]
+            digest.update(f"{part}{shape}".encode() + labels_N.astype("<i8").tobytes())
+            _write_images(folder / f"{part}_images.npy", shape, islice(images, len(index)), digest)
+            np.save(folder / f"{part}_labels.npy", labels_N)
+        meta = {
+            "classes": pictures.classes,
+            "decode": asdict(pictures.decode),
+            "fingerprint": digest.hexdigest(),
+            "names": {"train": [pictures.names[i] for i in train], "test": [pictures.names[i] for i in test]},
+            "notes": notes,
+            "sizes": {path.name: path.stat().st_size for path in folder.iterdir()},
+        }
+        (folder / "meta.json").write_text(json.dumps(meta), "utf-8")
+
+
+def publish(folder: Path, key: str) -> Entry:
+    """Give a staged entry its name. Where another process was faster, its entry is the one; both are the same."""
+    target = folder.parent / key
+    for _ in range(3):
+        try:
+            folder.rename(target)
+        except OSError:
+            if (entry := load(key)) is None:
+                _discard(target)  # damaged, or it would have been used before
+                continue
+            return entry
+        if (entry := load(key)) is not None:
+            return entry
+    raise StorageError(target, "cannot be replaced", "remove it, or set DAYBREAK_CACHE_DIR to another folder")
+
+
+def _load_split(folder: Path, part: str, names: tuple[str, ...]) -> Split:
+    images_NHWC = np.load(folder / f"{part}_images.npy", mmap_mode="r", allow_pickle=False)
+    labels_N = np.load(folder / f"{part}_labels.npy", mmap_mode="r", allow_pickle=False)
+    if not len(images_NHWC) == len(labels_N) == len(names) or images_NHWC.dtype != np.uint8:
+        raise ValueError("parts of different lengths")
+    return Split(images_NHWC, labels_N, names)
+
+
+def _write_images(path: Path, shape: tuple[int, ...], images: Iterator[Pixels], digest: Any) -> None:
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        for image_HWC in images:
+            data = image_HWC.tobytes()
+            digest.update(data)
+            file.write(data)
+
+
+@contextmanager
+def _storage_errors() -> Iterator[None]:
+    """Around the whole of a file's life, because closing writes too and fails again on a full disk."""
+    try:
+        yield
+    except OSError as error:
+        remedy = "set DAYBREAK_CACHE_DIR to a folder that can be written and has space"
+        why = f"the cache cannot be written ({error.strerror or error})"
+        raise StorageError(cache_dir(), why, remedy) from None
+
+
+def _scratch(root: Path) -> Path:
+    """A new hidden directory with the usual permissions, so that a shared cache can be read by others."""
+    folder = root / f".{secrets.token_hex(8)}"
+    folder.mkdir()
+    return folder
+
+
+def _discard(folder: Path) -> None:
+    """Move aside first: what has its name must be whole at any moment."""
+    aside = _scratch(folder.parent)
+    with suppress(OSError):  # another process may have done so
+        folder.rename(aside / folder.name)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _remove_stale(root: Path) -> None:
+    """What killed processes left behind, once it is a day old."""
+    for folder in root.glob(".*"):
+        with suppress(OSError):
+            if time.time() - folder.stat().st_mtime > STALE_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _seen(where: str) -> Path:
+    return cache_dir() / "seen" / f"{hashlib.sha256(where.encode('utf-8', 'surrogatepass')).hexdigest()}.json"

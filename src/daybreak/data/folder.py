@@ -1,0 +1,71 @@
+"""The files of a folder on disk. Links may not lead out of it, and no folder is visited twice."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from io import BufferedReader
+from pathlib import Path
+
+from daybreak.errors import DataError
+
+
+class Folder:
+    """A folder as a container: names relative to it, "/" between the parts.
+
+    Raises:
+        DataError: a folder cannot be listed, a link leaves the folder, or something is neither file nor folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = Path(os.path.realpath(root))
+        self.names: list[str] = []
+        self.folders: list[str] = []
+        stamp = hashlib.sha256()
+        for name, status in sorted(self._walk("")):
+            stamp.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\0".encode("utf-8", "surrogatepass"))
+            self.names.append(name)
+        stamp.update(repr(sorted(self.folders)).encode("utf-8", "surrogatepass"))
+        self.stamp = stamp.hexdigest()
+
+    def open(self, name: str) -> BufferedReader:
+        return (self._root / name).open("rb")
+
+    def digest(self) -> str:
+        """SHA-256 over names and bytes; the same for a copy elsewhere. An unreadable file counts by its name."""
+        digest = hashlib.sha256(repr(sorted(self.folders)).encode("utf-8", "surrogatepass"))
+        for name in self.names:
+            digest.update(f"{name}\0".encode("utf-8", "surrogatepass"))
+            try:
+                with self.open(name) as file:
+                    digest.update(hashlib.file_digest(file, "sha256").digest())
+            except OSError:
+                continue  # decoding lists it among the bad files
+        return digest.hexdigest()
+
+    def _walk(self, folder: str) -> Iterator[tuple[str, os.stat_result]]:
+        path = self._root / folder
+        try:
+            entries = sorted(os.scandir(path), key=lambda entry: entry.name)
+        except OSError as error:
+            raise DataError(path, f"cannot be listed ({error.strerror})", "check its permissions") from None
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            name = f"{folder}{entry.name}"
+            if entry.is_symlink():
+                self._check_link(entry)
+            if entry.is_dir(follow_symlinks=False):
+                self.folders.append(name)
+                yield from self._walk(f"{name}/")
+            elif entry.is_file():
+                yield name, entry.stat()
+            elif not os.path.exists(entry.path):  # a dangling link: decoding lists it among the bad files
+                yield name, entry.stat(follow_symlinks=False)
+            elif not entry.is_dir():
+                raise DataError(entry.path, "neither a file nor a folder", "remove it")
+            # What remains links to a folder inside, which is visited under its own name.
+
+    def _check_link(self, entry: os.DirEntry[str]) -> None:
+        target = os.path.realpath(entry.path)
+        if os.path.commonpath([self._root, target]) != str(self._root):
+            raise DataError(entry.path, f"the link leaves the data folder (to {target})", "copy the file to its place")

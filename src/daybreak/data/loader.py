@@ -1,0 +1,80 @@
+"""Training batches: the order of samples, the resolution of the moment, and the augmented images.
+
+All images live on the training device as uint8 (CIFAR-10: 154 MB). A batch is a pure function of
+(recipe, seed, step): nothing in here advances, so any step can be asked for at any time.
+Epochs are whole batches: the few images left over are others in every epoch.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from daybreak.augment import Draws, Normalizer, augment_batch, draw_epoch, pad_reflect, resize, scaled
+from daybreak.config import Recipe
+from daybreak.schedule import scale_at
+
+MIN_SIZE = 9  # px: below this the nets' pools leave nothing
+
+
+def epoch_order(samples: int, seed: int, epoch: int) -> np.ndarray:
+    """The order in which an epoch visits its samples: int64 (N,)."""
+    return np.random.default_rng([seed, epoch, 2]).permutation(samples)
+
+
+class Loader:
+    """Batches of augmented images.
+
+    Args:
+        images_NHWC: all training images, uint8, square, on the training device.
+        labels_N: int64, on the same device.
+        dtype: of the images handed out.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        images_NHWC: Tensor,
+        labels_N: Tensor,
+        normalize: Normalizer,
+        seed: int,
+        dtype: torch.dtype,
+    ) -> None:
+        self.recipe, self.seed, self.normalize, self.dtype = recipe, seed, normalize, dtype
+        self.images_NHWC, self.labels_N = images_NHWC, labels_N
+        self.batch_size = min(recipe.batch_size, len(labels_N))
+        self.steps_per_epoch = len(labels_N) // self.batch_size
+        self.steps = self.steps_per_epoch * recipe.epochs
+        self._epoch = -1
+        self._order_N: Tensor = labels_N
+        self._draws: Draws | None = None
+        self._size, self._padded_NHWC = 0, images_NHWC
+
+    def size_at(self, step: int) -> int:
+        """The side in pixels of the images of this step."""
+        return max(MIN_SIZE, round(self.images_NHWC.shape[1] * scale_at(self.recipe.resolution, step / self.steps)))
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Images (B, C, H, W) and labels (B,) of a step counted over the whole run."""
+        epoch, at = divmod(step, self.steps_per_epoch)
+        order_N, draws = self._plan(epoch)
+        index_B = order_N[at * self.batch_size : (at + 1) * self.batch_size]
+        size = self.size_at(step)
+        padded_NHWC = self._padded_at(size)
+        images = augment_batch(self.recipe.augment, padded_NHWC, index_B, draws, size, self.normalize, self.dtype)
+        return images, self.labels_N[index_B]
+
+    def _plan(self, epoch: int) -> tuple[Tensor, Draws]:
+        if epoch != self._epoch or self._draws is None:
+            samples, device = len(self.labels_N), self.labels_N.device
+            self._order_N = torch.from_numpy(epoch_order(samples, self.seed, epoch)).to(device)
+            self._draws = draw_epoch(self.recipe.augment, samples, self.seed, epoch, device)
+            self._epoch = epoch
+        return self._order_N, self._draws
+
+    def _padded_at(self, size: int) -> Tensor:
+        """The whole set at one resolution, prepared once when the schedule gets there (0.3 s for CIFAR-10)."""
+        if size != self._size:
+            images_NHWC = resize(self.images_NHWC, size)
+            self._padded_NHWC = pad_reflect(images_NHWC, scaled(self.recipe.augment.crop, size))
+            self._size = size
+        return self._padded_NHWC

@@ -1,0 +1,74 @@
+"""Open a data set: from the cache if its content has been decoded before, else decode it into the cache first."""
+
+import logging
+import time
+from pathlib import Path
+
+from daybreak.data import cache
+from daybreak.data.dataset import Dataset, Request
+from daybreak.data.sources import KNOWN_ARCHIVES, Source, find
+from daybreak.data.split import split_indices
+from daybreak.errors import UsageError
+
+log = logging.getLogger(__name__)
+
+
+def open_dataset(data: str | Path, *, size: int | None = None, split_seed: int = 0) -> Dataset:
+    """Open a data set by its name or path.
+
+    Args:
+        data: cifar10, cifar100, mnist, fashion-mnist, digits; or a folder of class folders, a .zip or .tar.* of one,
+            or an .npz file. A relative path is also looked for in $DAYBREAK_DATA_DIR and in the cache directory.
+        size: side in pixels. By default the images' own where all are the same square of at most 64 px, else 64.
+        split_seed: decides the test part where the source has none.
+
+    Raises:
+        DataError: it cannot be had, or is no usable data set.
+        StorageError: the cache cannot be written.
+        UsageError: the size is not positive.
+    """
+    if size is not None and size < 1:
+        raise UsageError("size", f"{size} is not a number of pixels", "--size 64")
+    started = time.perf_counter()
+    source, download_seconds = find(data)
+    content = _content(source)
+    entry, decode_seconds = cache.load(cache.entry_key(content, size, None)), 0.0
+    entry = entry or cache.load(cache.entry_key(content, size, split_seed))
+    if entry is None:
+        decoding = time.perf_counter()
+        entry = _decode(source, content, size, split_seed)
+        decode_seconds = time.perf_counter() - decoding
+    name, title = KNOWN_ARCHIVES.get(content, (source.name, source.title))
+    open_seconds = time.perf_counter() - started - download_seconds - decode_seconds
+    seconds = {"download": download_seconds, "decode": decode_seconds, "open": open_seconds}
+    notes = (*source.notes, *entry.notes)
+    return Dataset(
+        name=name,
+        title=title,
+        fingerprint=entry.fingerprint,
+        classes=entry.classes,
+        train=entry.train,
+        test=entry.test,
+        decode=entry.decode,
+        notes=notes,
+        seconds=seconds,
+        request=Request(str(data), size, split_seed),
+    )
+
+
+def _content(source: Source) -> str:
+    stamp = source.stamp()
+    content = cache.recall(source.where, stamp)
+    if content is None:
+        content = source.digest()
+        cache.remember(source.where, stamp, content)
+    return content
+
+
+def _decode(source: Source, content: str, size: int | None, split_seed: int) -> cache.Entry:
+    with cache.staging() as folder, source.read(size) as pictures:
+        log.info("decoding %d images of %s", len(pictures.names), source.title)
+        train, test, split_notes = split_indices(pictures, split_seed, source.where)
+        cache.write(folder, pictures, train, test, (*pictures.notes, *split_notes))
+        seed = split_seed if pictures.is_test_N is None else None
+        return cache.publish(folder, cache.entry_key(content, size, seed))

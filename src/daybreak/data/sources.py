@@ -1,0 +1,205 @@
+"""From what a user writes (a name or a path) to a source that can be read."""
+
+import difflib
+import hashlib
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from daybreak.data.archives import SUFFIXES, open_archive
+from daybreak.data.arrays import read_digits, read_npz
+from daybreak.data.cache import cache_dir
+from daybreak.data.canonical import PUBLISHED, Published, verify
+from daybreak.data.dataset import Pictures
+from daybreak.data.download import fetch, sha256_of
+from daybreak.data.files import read_pictures
+from daybreak.data.folder import Folder
+from daybreak.errors import DataError, one_line
+
+NAMES = (*PUBLISHED, "digits")
+FILE_SUFFIXES = (*SUFFIXES, ".npz")
+# Archives that are known by their content, whatever their name: (name, title) by SHA-256.
+KNOWN_ARCHIVES = {
+    "6254f53a1bc70afc08c46178959354e8597763b03706815cc50b5e2cdff16569": ("cifar10-jpeg", "CIFAR-10 (JPEG q75)"),
+}
+
+
+class Source(Protocol):
+    """Something a data set can be read from.
+
+    Attributes:
+        where: what an error names.
+        name, title: see Dataset.
+        notes: what the user should see about the choice of this source.
+    """
+
+    where: str
+    name: str
+    title: str
+    notes: tuple[str, ...]
+
+    def stamp(self) -> str:
+        """Changes when the content may have changed; costs no reading of it."""
+
+    def digest(self) -> str:
+        """SHA-256 over the content (hex)."""
+
+    def read(self, size: int | None) -> AbstractContextManager[Pictures]:
+        """The pictures, for as long as the block lasts."""
+
+
+def find(data: str | Path) -> tuple[Source, float]:
+    """The source, and the seconds that downloading it took.
+
+    A name means the published data set even if a folder is called so: write ./cifar10 for the folder.
+
+    Raises:
+        DataError: there is no such thing, or it cannot be downloaded.
+    """
+    if data == "digits":
+        return DigitsSource(), 0.0
+    if isinstance(data, str) and data in PUBLISHED:
+        return _published(data)
+    path = _locate(os.fspath(data))
+    if path.is_dir():
+        return FolderSource(path), 0.0
+    for name, published in PUBLISHED.items():
+        if path.name == published.files[0].path:  # a CIFAR archive by its path; MNIST's files do not tell the two sets
+            return PublishedSource(name, published, (path,)), 0.0
+    return FileSource(path), 0.0
+
+
+class DigitsSource:
+    where = name = title = "digits"
+    notes: tuple[str, ...] = ()
+
+    def stamp(self) -> str:
+        return "1"
+
+    def digest(self) -> str:
+        return hashlib.sha256(b"scikit-learn digits").hexdigest()
+
+    @contextmanager
+    def read(self, size: int | None) -> Iterator[Pictures]:
+        yield read_digits(size)
+
+
+class PublishedSource:
+    def __init__(self, name: str, published: Published, paths: tuple[Path, ...]) -> None:
+        self.name, self.title, self.where = name, published.title, str(paths[0].resolve())
+        self.notes: tuple[str, ...] = (
+            (f"./{name} is not used: the name means {self.title}",) if os.path.exists(name) else ()
+        )
+        self._published, self._paths = published, paths
+
+    def stamp(self) -> str:
+        return " ".join(_file_stamp(path) for path in self._paths)
+
+    def digest(self) -> str:
+        verify(self._paths, self._published.files)
+        return hashlib.sha256(" ".join(file.sha256 for file in self._published.files).encode()).hexdigest()
+
+    @contextmanager
+    def read(self, size: int | None) -> Iterator[Pictures]:
+        verify(self._paths, self._published.files)  # the digest may have been remembered
+        yield self._published.read(self._paths, size)
+
+
+class FolderSource:
+    notes: tuple[str, ...] = ()
+
+    def __init__(self, path: Path) -> None:
+        self.where = str(path.resolve())
+        self.name, self.title = _name_and_title(Path(self.where).name)
+        self._folder = Folder(path)
+
+    def stamp(self) -> str:
+        return self._folder.stamp
+
+    def digest(self) -> str:
+        return self._folder.digest()
+
+    @contextmanager
+    def read(self, size: int | None) -> Iterator[Pictures]:
+        yield read_pictures(self._folder, size, self.where)
+
+
+class FileSource:
+    """An archive or an .npz file."""
+
+    notes: tuple[str, ...] = ()
+
+    def __init__(self, path: Path) -> None:
+        self.where = str(path.resolve())
+        suffix = next((suffix for suffix in FILE_SUFFIXES if path.name.lower().endswith(suffix)), None)
+        if suffix is None:
+            raise DataError(path, "neither a folder nor a data file", f"a folder, or one of {', '.join(FILE_SUFFIXES)}")
+        self.name, self.title = _name_and_title(path.name[: -len(suffix)])
+        self._path, self._is_npz = path, suffix == ".npz"
+
+    def stamp(self) -> str:
+        return _file_stamp(self._path)
+
+    def digest(self) -> str:
+        try:
+            return sha256_of(self._path)
+        except OSError as error:
+            raise DataError(self._path, f"cannot be read ({error.strerror})", "check its permissions") from None
+
+    @contextmanager
+    def read(self, size: int | None) -> Iterator[Pictures]:
+        if self._is_npz:
+            yield read_npz(self._path, size)
+        else:
+            with open_archive(self._path, spool_dir=cache_dir()) as container:
+                yield read_pictures(container, size, self.where)
+
+
+def _published(name: str) -> tuple[PublishedSource, float]:
+    published = PUBLISHED[name]
+    paths, seconds = [], 0.0
+    for file in published.files:
+        here = [folder / file.path for folder in _search_dirs() if os.path.isfile(folder / file.path)]
+        target = cache_dir() / file.path
+        if not here:
+            started = time.perf_counter()
+            fetch(file, target)
+            seconds += time.perf_counter() - started
+        paths.append(here[0] if here else target)
+    return PublishedSource(name, published, tuple(paths)), seconds
+
+
+def _search_dirs() -> list[Path]:
+    given = os.environ.get("DAYBREAK_DATA_DIR")
+    return [*([Path(given)] if given else []), cache_dir()]
+
+
+def _locate(text: str) -> Path:
+    """The path itself, or a file of this name, with or without its suffix, in a search directory."""
+    if os.path.exists(text):
+        return Path(text)
+    folders = [] if os.path.isabs(text) or not text else _search_dirs()
+    for folder in folders:
+        for suffix in ("", *FILE_SUFFIXES):
+            if os.path.exists(folder / f"{text}{suffix}"):
+                return folder / f"{text}{suffix}"
+    places = "".join(f", and not in {folder} (with or without {', '.join(FILE_SUFFIXES)})" for folder in folders)
+    near = difflib.get_close_matches(text, NAMES, n=1)
+    remedy = f"{near[0]!r}" if near else f"a path, one of {', '.join(NAMES)}, or set DAYBREAK_DATA_DIR"
+    raise DataError(text or "the data set", f"not found as a path{places}", remedy)
+
+
+def _name_and_title(stem: str) -> tuple[str, str]:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip(".-") or "data", one_line(stem) or "data"
+
+
+def _file_stamp(path: Path) -> str:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise DataError(path, f"cannot be read ({error.strerror})", "check the file and its permissions") from None
+    return f"{status.st_size} {status.st_mtime_ns}"

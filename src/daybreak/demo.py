@@ -1,0 +1,59 @@
+"""`make demo`: a trained net and its report, whatever this machine can reach.
+
+CIFAR-10 where it is at hand or can be downloaded, on a short budget; otherwise the handwritten digits that
+scikit-learn carries. The JPEG re-encoding of CIFAR-10 is used where a data directory offers it.
+"""
+
+import sys
+
+from rich.console import Console
+
+from daybreak import api
+from daybreak.data import Dataset
+from daybreak.device import pick_device
+from daybreak.errors import DataError, DaybreakError
+from daybreak.progress import TrainingProgress
+
+CPU_EPOCHS = 3  # two to three minutes on two cores; the whole recipe has five
+
+console = Console(stderr=True, soft_wrap=True)
+
+
+def main() -> None:
+    try:
+        demo()
+    except DaybreakError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def demo() -> None:
+    name = reachable_data()
+    short = name != "digits" and pick_device().type == "cpu"
+    with TrainingProgress(console, quiet=False) as on_event:
+        run = api.train(name, epochs=CPU_EPOCHS if short else None, command=["make", "demo"], on_event=on_event)
+    summary = run.summary
+    print(f"{summary.test_acc_tta:.2%} on {summary.dataset} in {summary.train_seconds:.0f} s of training")
+    print(f"report: {run.path / 'report.html'}")
+    if short:
+        print(f"the full recipe: .venv/bin/daybreak train {name}")
+    print(f"try: .venv/bin/daybreak explain {run.path}")
+
+
+def reachable_data() -> str:
+    """The best data set that can be opened here; opening it also decodes it into the cache."""
+    reasons = []
+    for name in ("cifar10-jpeg", "cifar10"):
+        try:
+            opened: Dataset = api.open_dataset(name)
+        except DataError as error:
+            reasons.append(error)
+        else:
+            console.print(f"{opened.title}: {len(opened.train.labels_N)} training images", highlight=False)
+            return name
+    console.print(f"CIFAR-10 cannot be had here ({reasons[-1].why}); using digits", highlight=False, markup=False)
+    return "digits"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""Which device and number format a run uses, and how the machine describes itself."""
+
+import os
+import platform
+import resource
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from daybreak.config import Device, Precision
+from daybreak.errors import UsageError
+
+
+def pick_device(name: Device = "auto") -> torch.device:
+    """The device of this name; `auto` takes CUDA, then Apple's MPS, then the CPU.
+
+    Raises:
+        UsageError: the device is not there.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(kind for kind, there in available.items() if there))
+    if not available.get(name, False):
+        there = ", ".join(kind for kind, is_there in available.items() if is_there)
+        raise UsageError(f"--device {name}", "not available on this machine", f"--device auto, or one of {there}")
+    return torch.device(name)
+
+
+def compute_dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    """The number format of convolutions; weights stay float32. `auto` is bfloat16 where the processor has it."""
+    if precision == "auto":
+        return torch.bfloat16 if _has_bfloat16(device) else torch.float32
+    return torch.bfloat16 if precision == "bfloat16" else torch.float32
+
+
+def synchronizer(device: torch.device) -> Callable[[], None]:
+    """A function that waits until the device has done all that was queued."""
+    if device.type == "cuda":
+        return lambda: torch.cuda.synchronize(device)
+    if device.type == "mps":
+        return torch.mps.synchronize
+    return lambda: None
+
+
+def describe_hardware(device: torch.device) -> dict[str, object]:
+    """Processor, cores, threads and accelerator, for the record of a run."""
+    facts: dict[str, object] = {
+        "device": device.type,
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "platform": platform.platform(terse=True),
+    }
+    if device.type == "cuda":
+        facts["gpu"] = torch.cuda.get_device_name(device)
+    return facts
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the numbers."""
+    return {"daybreak": version("daybreak"), "python": platform.python_version()} | {
+        name: version(name) for name in ("torch", "numpy", "pillow")
+    }
+
+
+def peak_memory_bytes() -> int:
+    """The most memory this process has held, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    if not info.exists():
+        return platform.processor() or platform.machine()
+    pairs = [line.split(":", 1) for line in info.read_text().splitlines() if ":" in line]
+    fields = {key.strip(): value.strip() for key, value in reversed(pairs)}
+    family = f" (family {fields['cpu family']} model {fields['model']})" if "cpu family" in fields else ""
+    return fields.get("model name", platform.machine()) + family

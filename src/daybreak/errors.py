@@ -1,0 +1,64 @@
+"""The few errors a user can meet: each carries its exit code, its cause and a remedy.
+
+An error prints as one line, ``error: WHAT: WHY; try: REMEDY``. WHAT names the file or the key. The exit codes
+are part of the public contract; a new kind of failure takes the code of the part of the world that failed.
+"""
+
+
+class DaybreakError(Exception):
+    """Base of all errors that a user can mend.
+
+    Args:
+        what: the file, key or command that is at fault.
+        why: what is wrong with it.
+        remedy: what the user can do next.
+    """
+
+    exit_code = 1
+    code = "error"
+
+    def __init__(self, what: object, why: str, remedy: str) -> None:
+        self.what, self.why, self.remedy = one_line(what), one_line(why), one_line(remedy)
+        super().__init__(f"{self.what}: {self.why}; try: {self.remedy}")
+
+    def as_json(self) -> dict[str, dict[str, str]]:
+        return {"error": {"code": self.code, "what": self.what, "why": self.why, "try": self.remedy}}
+
+
+class UsageError(DaybreakError):
+    """The call or the configuration is wrong."""
+
+    exit_code, code = 2, "usage"
+
+
+class DataError(DaybreakError):
+    """The data is wrong or cannot be had."""
+
+    exit_code, code = 3, "data"
+
+
+class RunError(DaybreakError):
+    """A checkpoint or a run cannot be used."""
+
+    exit_code, code = 4, "run"
+
+
+class StorageError(DaybreakError):
+    """The file system failed."""
+
+    exit_code, code = 5, "storage"
+
+
+class NonFiniteError(DaybreakError):
+    """The loss or a gradient stopped being finite."""
+
+    exit_code, code = 6, "non-finite"
+
+
+TARGET_MISSED_EXIT_CODE = 8
+
+
+def one_line(text: object) -> str:
+    """Text with line breaks and control characters escaped, so that a hostile file name stays one line."""
+    printable = str(text).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in printable)

@@ -1,0 +1,51 @@
+"""The nets, by name. Every net is an nn.Module that
+
+- maps images (N, C, H, W) to logits (N, K), with no softmax;
+- names its `stages`, modules that a person can ask to see (`prep`, `layer1` …), in order of depth;
+- works at any image size its strides leave at least one pixel of.
+"""
+
+import difflib
+from collections.abc import Callable
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from daybreak.config import ModelConfig
+from daybreak.errors import UsageError
+from daybreak.models.page import PageNet
+from daybreak.models.sprint import SprintNet
+
+
+class Net(Protocol):
+    """What the rest of daybreak relies on, besides nn.Module."""
+
+    stages: tuple[str, ...]
+
+    def __call__(self, images_NCHW: Tensor) -> Tensor: ...
+
+
+NETS: dict[str, Callable[[ModelConfig, int, int], nn.Module]] = {"page": PageNet, "sprint": SprintNet}
+
+
+def build_net(config: ModelConfig, num_classes: int, in_channels: int) -> nn.Module:
+    """A freshly initialised net in training mode.
+
+    Raises:
+        UsageError: no net has this name; the nearest is shown.
+    """
+    if config.name not in NETS:
+        near = difflib.get_close_matches(config.name, NETS, n=1)
+        raise UsageError(f"model.name {config.name}", "no such net", near[0] if near else f"one of {', '.join(NETS)}")
+    return NETS[config.name](config, num_classes, in_channels)
+
+
+def place(net: nn.Module, device: torch.device) -> nn.Module:
+    """The net on this device, with channels last in memory: the layout that convolutions want."""
+    return net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def stages_of(net: nn.Module) -> dict[str, nn.Module]:
+    """The stages of a net by name, in order of depth."""
+    return {name: net.get_submodule(name) for name in cast(Net, net).stages}

@@ -1,0 +1,89 @@
+"""sprint: the speed net, after airbench94 (Jordan 2024).
+
+Shapes for a 32×32 colour image (at width 1: 1,972,792 parameters, 118 million multiply-adds):
+
+    whiten  fixed 2×2 convolution 3→24, no padding; its bias is trained      24 × 31 × 31
+    prep    activation                                                       24 × 31 × 31
+    layer1  conv→64,  max-pool, BN, act, conv→64,  BN, act                   64 × 15 × 15
+    layer2  conv→256, max-pool, BN, act, conv→256, BN, act                  256 ×  7 ×  7
+    layer3  conv→256, max-pool, BN, act, conv→256, BN, act                  256 ×  3 ×  3
+    pool    max over what is left                                           256
+    head    linear without bias, divided by its input width                  10
+
+The whitening filters are the eigenvectors of 2×2 image patches, each with its negative, scaled to unit variance
+(Page 2019). Batch-norm scales stay at one, convolutions start as the identity as far as they have channels.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from daybreak.config import ModelConfig
+from daybreak.models.layers import ACTIVATIONS, GlobalMaxPool, Scale, conv3x3, named
+
+WHITEN_KERNEL = 2
+WHITEN_IMAGES = 5000  # enough patches (nearly five million) for a 12×12 covariance
+
+
+class SprintNet(nn.Module):
+    """Images (N, C, H, W), H and W at least 9, to logits (N, K)."""
+
+    stages = ("prep", "layer1", "layer2", "layer3")
+
+    def __init__(self, config: ModelConfig, num_classes: int, in_channels: int) -> None:
+        super().__init__()
+        w1, w2, w3 = (max(1, round(config.width * channels)) for channels in (64, 256, 256))
+        act = ACTIVATIONS[config.activation]
+        whitened = 2 * in_channels * WHITEN_KERNEL**2
+        self.whiten = nn.Conv2d(in_channels, whitened, WHITEN_KERNEL)
+        self.whiten.weight.requires_grad_(False)
+        self.prep = act()
+        self.layer1 = group(whitened, w1, act)
+        self.layer2 = group(w1, w2, act)
+        self.layer3 = group(w2, w3, act)
+        self.pool = GlobalMaxPool()
+        linear = nn.Linear(w3, num_classes, bias=False)
+        nn.init.uniform_(linear.weight, -(3**0.5), 3**0.5)  # unit variance: the division by w3 comes after
+        self.head = named(linear=linear, scale=Scale(1 / w3))
+
+    def forward(self, images_NCHW: Tensor) -> Tensor:
+        x = self.prep(self.whiten(images_NCHW))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        logits: Tensor = self.head(self.pool(x))
+        return logits
+
+    @torch.no_grad()
+    def fit_whitening(self, images_NCHW: Tensor) -> None:
+        """Set the first convolution from the patches of normalised training images."""
+        self.whiten.weight.copy_(whitening_filters(images_NCHW.float(), WHITEN_KERNEL))
+
+
+def whitening_filters(images_NCHW: Tensor, kernel: int, eps: float = 5e-4) -> Tensor:
+    """Filters (2 C k², C, k, k) whose responses on these images are uncorrelated with unit variance (up to `eps`,
+    which keeps directions without variance from being blown up), each followed by its negative half."""
+    channels = images_NCHW.shape[1]
+    patches_PD = nn.functional.unfold(images_NCHW, kernel).transpose(1, 2).flatten(0, 1)
+    covariance = patches_PD.T @ patches_PD / len(patches_PD)
+    eigenvalues, eigenvectors = torch.linalg.eigh(covariance)
+    filters = (eigenvectors / (eigenvalues + eps).sqrt()).T.reshape(-1, channels, kernel, kernel)
+    return torch.cat([filters, -filters])
+
+
+def group(c_in: int, c_out: int, act: type[nn.Module]) -> nn.Sequential:
+    return named(
+        conv1=identity_conv(c_in, c_out), pool=nn.MaxPool2d(2), norm1=bias_norm(c_out), act1=act(),
+        conv2=identity_conv(c_out, c_out), norm2=bias_norm(c_out), act2=act(),
+    )  # fmt: skip
+
+
+def identity_conv(c_in: int, c_out: int) -> nn.Conv2d:
+    """A 3×3 convolution whose first output channels copy the input channels at the start of training."""
+    conv = conv3x3(c_in, c_out)
+    nn.init.dirac_(conv.weight.data[:c_in])
+    return conv
+
+
+def bias_norm(channels: int) -> nn.BatchNorm2d:
+    """Batch norm with a trained bias and a scale fixed at one; running statistics forget fast, as training is short."""
+    norm = nn.BatchNorm2d(channels, eps=1e-12, momentum=0.4)
+    norm.weight.requires_grad_(False)
+    return norm

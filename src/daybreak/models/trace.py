@@ -1,0 +1,138 @@
+"""What happens to the image on its way through a net: shapes, parameters, multiply-adds, receptive fields.
+
+The net is traced symbolically (torch.fx) and run once on zeros. A unit's receptive field grows by
+(kernel - 1) · dilation · stride so far at every convolution and pool (Araujo, Norris & Sim 2019, "Computing
+receptive fields of convolutional neural networks"); where branches meet, the largest counts.
+"""
+
+import operator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from daybreak.models.layers import GlobalMaxPool, Scale
+
+_LEAVES = (GlobalMaxPool, Scale)
+_JOINS = (operator.add, torch.add, torch.cat)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One row of the table: `output_shape` without the batch; multiply-adds for one image."""
+
+    name: str
+    kind: str
+    output_shape: tuple[int, ...]
+    params: int
+    macs: int
+    receptive_field: int  # px of the image, in either direction, cut off at no border
+    effective_stride: int  # px of the image between neighbouring units
+
+
+@dataclass(frozen=True)
+class _Field:
+    size: int = 1
+    stride: int = 1
+
+    def after(self, kernel: int, stride: int, dilation: int) -> "_Field":
+        return _Field(self.size + (kernel - 1) * dilation * self.stride, self.stride * stride)
+
+
+def trace(net: nn.Module, image_size: int, in_channels: int) -> list[Layer]:
+    """The layers of a net in the order in which they compute, and every place where branches meet."""
+    training = net.training
+    net.eval()
+    try:
+        tracer = _Tracer(net)
+        with torch.no_grad():
+            tracer.run(torch.zeros(1, in_channels, image_size, image_size))
+    finally:
+        net.train(training)
+    return tracer.layers
+
+
+def count_params(net: nn.Module) -> int:
+    """All parameters, the fixed ones included."""
+    return sum(p.numel() for p in net.parameters())
+
+
+def count_macs(net: nn.Module, image_size: int, in_channels: int) -> int:
+    """Multiply-adds of convolutions and linear layers for one image."""
+    return sum(layer.macs for layer in trace(net, image_size, in_channels))
+
+
+class _LeafTracer(fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, _LEAVES) or super().is_leaf_module(m, module_qualified_name)
+
+
+class _Tracer(fx.Interpreter):
+    """Runs the graph node by node and keeps the receptive field of every value."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__(fx.GraphModule(net, _LeafTracer().trace(net)), garbage_collect_values=False)
+        self.layers: list[Layer] = []
+        self._fields: dict[fx.Node, _Field] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        sources = [self._fields[source] for source in n.all_input_nodes]
+        field = max(sources, key=lambda f: f.size, default=_Field())
+        if n.op == "call_module":
+            module = self.submodules[str(n.target)]
+            field = _through(module, field, self.env[n.all_input_nodes[0]])
+            self._note(str(n.target), kind_of(module), value, module, field)
+        elif n.op == "call_function" and n.target in _JOINS:
+            self._note(self._join_name(n), "add", value, None, field)
+        self._fields[n] = field
+        return value
+
+    def _note(self, name: str, kind: str, value: Tensor, module: nn.Module | None, field: _Field) -> None:
+        params = count_params(module) if module else 0
+        macs = _macs(module, value) if module else 0
+        self.layers.append(Layer(name, kind, tuple(value.shape[1:]), params, macs, field.size, field.stride))
+
+    def _join_name(self, n: fx.Node) -> str:
+        """The module in whose forward the branches meet; fx keeps the innermost one last."""
+        stack = n.meta.get("nn_module_stack", {})
+        names = [path for path, _ in stack.values() if path]
+        return names[-1] if names else n.name
+
+
+def kind_of(module: nn.Module) -> str:
+    """What a person calls this layer, e.g. `conv 3×3`, `conv 3×3 /2`, `max-pool 2×2`."""
+    if isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
+        name = {nn.Conv2d: "conv", nn.MaxPool2d: "max-pool", nn.AvgPool2d: "avg-pool"}[type(module)]
+        kernel, stride, dilation = _geometry(module)
+        step = f" /{stride}" if stride > 1 and isinstance(module, nn.Conv2d) else ""
+        holes = f" dilated {dilation}" if dilation > 1 else ""
+        return f"{name} {kernel}×{kernel}{step}{holes}"
+    names = {"BatchNorm2d": "batch norm", "GlobalMaxPool": "global max-pool"}
+    return names.get(type(module).__name__, type(module).__name__.lower())
+
+
+def _through(module: nn.Module, field: _Field, x_NCHW: Tensor) -> _Field:
+    if isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
+        return field.after(*_geometry(module))
+    if isinstance(module, GlobalMaxPool):
+        return field.after(x_NCHW.shape[2], x_NCHW.shape[2], 1)
+    return field
+
+
+def _geometry(module: nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d) -> tuple[int, int, int]:
+    """Kernel, stride and dilation of a layer whose window is square."""
+    return (_side(module.kernel_size), _side(module.stride), _side(getattr(module, "dilation", 1)))
+
+
+def _side(value: Any) -> int:
+    return int(value[0] if isinstance(value, tuple) else value)
+
+
+def _macs(module: nn.Module, value: Tensor) -> int:
+    if isinstance(module, nn.Conv2d):
+        return value.numel() * module.weight[0].numel()
+    if isinstance(module, nn.Linear):
+        return value.numel() * module.in_features
+    return 0

@@ -1,0 +1,150 @@
+"""Optimizers and how the schedule drives them.
+
+Parameter groups carry their own peak rate; the schedule gives every group the same fraction of its peak.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from daybreak import schedule
+from daybreak.config import Adam, Muon, OneCycle, Recipe, Sgd
+
+# Quintic coefficients with the steepest slope at zero; they do not converge to exactly one, which does no harm
+# (Jordan 2024, "Muon: an optimizer for hidden layers in neural networks").
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+
+
+@torch.no_grad()
+def orthogonalize(matrix: Tensor, steps: int, dtype: torch.dtype) -> Tensor:
+    """The nearest semi-orthogonal matrix, roughly: singular values are pushed towards one by Newton-Schulz steps.
+
+    Args:
+        matrix: (rows, columns).
+        dtype: of the products; bfloat16 is precise enough.
+    """
+    a, b, c = NEWTON_SCHULZ
+    x = matrix.to(dtype)
+    x = x / (x.norm() + 1e-7)
+    tall = x.shape[0] > x.shape[1]
+    x = x.T if tall else x
+    for _ in range(steps):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return (x.T if tall else x).to(matrix.dtype)
+
+
+class MuonOptimizer(torch.optim.Optimizer):
+    """Muon for convolution filters: Nesterov momentum, made orthogonal, applied to filters of fixed norm.
+
+    Every step first rescales the filter bank (out, in, k, k) to the norm sqrt(out), so the rate is an angle and
+    no decay is needed.
+    """
+
+    def __init__(self, params: Iterable[Tensor], momentum: float, steps: int, dtype: torch.dtype) -> None:
+        super().__init__(params, {"lr": 0.0, "momentum": momentum, "steps": steps, "dtype": dtype})
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]
+        """Change the parameters by their gradients once."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                state = self.state[p]
+                if "momentum_buffer" not in state:
+                    state["momentum_buffer"] = torch.zeros_like(p)
+                average = state["momentum_buffer"].mul_(group["momentum"]).add_(p.grad)
+                ahead = p.grad.add(average, alpha=group["momentum"])
+                update = orthogonalize(ahead.flatten(1), group["steps"], group["dtype"]).view_as(p)
+                p.mul_(len(p) ** 0.5 / p.norm()).sub_(update, alpha=group["lr"])
+
+
+class ScheduledOptimizer:
+    """One or two torch optimizers driven by a one-cycle schedule.
+
+    Each parameter group holds `peak` (its rate at the top of the cycle) and `until` (its cycle ends at this
+    progress and the group is frozen from then on).
+    """
+
+    def __init__(self, optimizers: list[torch.optim.Optimizer], cycle: OneCycle) -> None:
+        self.optimizers, self.cycle = optimizers, cycle
+
+    def set_progress(self, progress: float) -> tuple[float, float | None]:
+        """Put every group where the cycle is at this progress; returns (lr, momentum) of the cycle itself."""
+        momentum = schedule.momentum(self.cycle, progress)
+        for group in (g for optimizer in self.optimizers for g in optimizer.param_groups):
+            mine = progress / group["until"]
+            group["lr"] = group["peak"] * schedule.learning_rate(self.cycle, mine) / self.cycle.max_lr
+            if mine >= 1:
+                _freeze(group["params"])
+            if momentum is not None:
+                _set_momentum(group, momentum)
+        return schedule.learning_rate(self.cycle, progress), momentum
+
+    def step(self) -> None:
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+    def zero_grad(self) -> None:
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+
+
+def build_optimizer(net: nn.Module, recipe: Recipe, compute_dtype: torch.dtype) -> ScheduledOptimizer:
+    """The recipe's optimizer over the trainable parameters of the net."""
+    config, peak = recipe.optimizer, recipe.schedule.max_lr
+    trainable = [p for p in net.parameters() if p.requires_grad]
+    optimizers: list[torch.optim.Optimizer]
+    if isinstance(config, Adam):
+        betas = (config.beta1, config.beta2)
+        groups = [_group(trainable, peak)]
+        optimizers = [torch.optim.Adam(groups, betas=betas, eps=config.eps, weight_decay=config.weight_decay)]
+    elif isinstance(config, Sgd):
+        groups = [_group(trainable, peak)]
+        optimizers = [
+            torch.optim.SGD(groups, momentum=config.momentum, nesterov=True, weight_decay=config.weight_decay)
+        ]
+    else:
+        optimizers = _muon_and_sgd(net, config, recipe.batch_size, peak, compute_dtype)
+    return ScheduledOptimizer(optimizers, recipe.schedule)
+
+
+def _muon_and_sgd(
+    net: nn.Module, config: Muon, batch_size: int, peak: float, dtype: torch.dtype
+) -> list[torch.optim.Optimizer]:
+    named = [(name, p) for name, p in net.named_parameters() if p.requires_grad]
+    filters = [p for _, p in named if p.ndim == 4]
+    whiten = [p for name, p in named if name == "whiten.bias"]
+    head = [p for _, p in named if p.ndim == 2]
+    biases = [p for name, p in named if p.ndim == 1 and name != "whiten.bias"]
+    muon = MuonOptimizer(filters, config.momentum, config.newton_schulz_steps, dtype)
+    muon.param_groups[0] |= {"peak": peak, "until": 1.0}
+    groups = [
+        _group(whiten, config.bias_lr * batch_size, config.weight_decay / config.bias_lr, config.whiten_bias_until),
+        _group(biases, config.bias_lr * batch_size, config.weight_decay / config.bias_lr),
+        _group(head, config.head_lr * batch_size, config.weight_decay / config.head_lr),
+    ]
+    sgd = torch.optim.SGD([g for g in groups if g["params"]], momentum=config.sgd_momentum, nesterov=True)
+    return [muon, sgd]
+
+
+def _group(
+    params: list[nn.Parameter], peak: float, weight_decay: float | None = None, until: float = 1.0
+) -> dict[str, Any]:
+    decay = {} if weight_decay is None else {"weight_decay": weight_decay}
+    return {"params": params, "peak": peak, "until": until, "lr": peak, **decay}
+
+
+def _freeze(params: list[nn.Parameter]) -> None:
+    """Without a gradient the optimizers pass a parameter over, and autograd need not go back that far."""
+    for p in params:
+        p.requires_grad_(False)
+        p.grad = None
+
+
+def _set_momentum(group: dict[str, Any], momentum: float) -> None:
+    if "betas" in group:
+        group["betas"] = (momentum, group["betas"][1])
+    else:
+        group["momentum"] = momentum

@@ -1,0 +1,61 @@
+"""Class probabilities for image files."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from daybreak.config import Device, Tta
+from daybreak.data import decode_image
+from daybreak.data.dataset import DecodeSpec
+from daybreak.errors import DataError
+from daybreak.metrics import softmax
+from daybreak.run import RunDirectory
+
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+STDIN = "-"
+
+
+def predict(
+    run: RunDirectory, images: Sequence[str | Path], *, top: int = 3, tta: Tta = "none", device: Device = "auto"
+) -> list[dict[str, Any]]:
+    """The `top` classes of every image with their probabilities.
+
+    Args:
+        images: files, folders (searched for images) or `-` for one image on standard input.
+
+    Raises:
+        DataError: a file is missing or not an image; nothing is predicted then.
+    """
+    files = find_images(images)
+    pixels = read_images(files, run.card.decode)
+    probability_NK = softmax(run.classifier(device).logits(pixels, tta))
+    order_NK = np.argsort(-probability_NK, 1, kind="stable")[:, :top]
+    classes = run.card.classes
+    return [
+        {"file": str(file), "top": [{"class": classes[k], "probability": float(row[k])} for k in order]}
+        for file, row, order in zip(files, probability_NK, order_NK, strict=True)
+    ]
+
+
+def find_images(images: Sequence[str | Path]) -> list[str]:
+    """Image files, folders replaced by the images below them in order of name."""
+    files: list[str] = []
+    for image in images:
+        path = Path(image)
+        if str(image) != STDIN and path.is_dir():
+            files += [str(p) for p in sorted(path.rglob("*")) if p.suffix.lower() in IMAGE_SUFFIXES]
+        else:
+            files.append(str(image))
+    if not files:
+        raise DataError(
+            ", ".join(map(str, images)), "no image in there", f"files ending in {', '.join(sorted(IMAGE_SUFFIXES))}"
+        )
+    return files
+
+
+def read_images(files: Sequence[str], decode: DecodeSpec) -> np.ndarray:
+    """uint8 (N, H, W, C), decoded as the training images were."""
+    return np.stack([decode_image(sys.stdin.buffer.read() if f == STDIN else Path(f), decode) for f in files])

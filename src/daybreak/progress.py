@@ -1,0 +1,69 @@
+"""What training shows while it runs: live on a terminal, plain lines elsewhere, always on stderr."""
+
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from daybreak.train import Event, OnEvent
+
+SECONDS_BETWEEN_LINES = 15.0
+
+
+class TrainingProgress:
+    """Shows training events; use as `on_event` inside a `with` block."""
+
+    def __init__(self, console: Console, quiet: bool) -> None:
+        self.console, self.quiet = console, quiet
+        self._bar = Progress(
+            TextColumn("[bold]epoch {task.fields[epoch]}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %  {task.fields[facts]}"),
+            TimeRemainingColumn(compact=True),
+            console=console,
+            disable=quiet or not console.is_terminal,
+        )
+        self._task = self._bar.add_task("train", epoch=1, facts="", total=None)
+        self._last_line = time.monotonic()
+        self._latest: dict[str, Any] = {}
+
+    def __enter__(self) -> OnEvent:
+        self._bar.start()
+        return self.show
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
+
+    def show(self, event: Event) -> None:
+        """Take one training event."""
+        if event["event"] == "start":
+            self._bar.update(self._task, total=event["steps"])
+        elif event["event"] == "step":
+            self._step(event)
+        elif event["event"] == "epoch":
+            self._epoch(event)
+
+    def _step(self, event: Event) -> None:
+        self._latest = dict(event)
+        self._bar.update(self._task, completed=event["step"], facts=_facts(event))
+        if not self.console.is_terminal and time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
+            left = event["train_seconds"] * (1 / max(event["progress"], 1e-9) - 1)
+            self._line(f"{event['progress']:4.0%}  {_facts(event)}  {left:.0f} s left")
+
+    def _epoch(self, event: Event) -> None:
+        self._bar.update(self._task, epoch=event["epoch"] + 1)
+        self._line(
+            f"epoch {event['epoch']:>3}  train {event['train_acc']:6.2%} loss {event['train_loss']:.3f}"
+            f"  test {event['test_acc']:6.2%} loss {event['test_loss']:.3f}"
+            f"  {event['size']} px  lr {event['lr']:.4g}  {event['train_seconds']:.1f} s"
+        )
+
+    def _line(self, text: str) -> None:
+        self._last_line = time.monotonic()
+        if not self.quiet:
+            self._bar.console.print(text, highlight=False)
+
+
+def _facts(event: Event) -> str:
+    return f"loss {event['batch_loss']:.3f}  lr {event['lr']:.4g}  {event['images_per_second']:.0f} images/s"

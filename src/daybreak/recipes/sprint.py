@@ -1,0 +1,25 @@
+"""sprint: the most accuracy for the least time, on CPUs and GPUs.
+
+Target       89 % on CIFAR-10 (JPEG q75) with six-view TTA in five epochs; those pixels cost three to four points
+             against the published files.
+Command      daybreak train cifar10 --recipe sprint
+Origin       the net, Muon and its rates are those of airbench94_muon (Jordan 2024): 64/256/256 channels, a fixed
+             whitening layer, alternating flip, no warm-up. Smaller batches, SiLU, low label smoothing and
+             training at 20, 24 and then 32 px make it cheaper on a CPU.
+"""
+
+from daybreak.config import Augment, ModelConfig, Muon, OneCycle, Recipe, Stage
+
+RECIPE = Recipe(
+    name="sprint",
+    summary="least time to accuracy: whitening, Muon, 20-24-32 px",
+    model=ModelConfig(name="sprint", activation="silu"),
+    optimizer=Muon(),
+    schedule=OneCycle(max_lr=0.2, initial_lr=0.2, final_lr=0.0, warmup=0.0),
+    epochs=5,
+    batch_size=500,
+    augment=Augment(crop=2, flip="alternating"),
+    resolution=(Stage(until=0.3, scale=0.625), Stage(until=0.6, scale=0.75), Stage(until=1.0, scale=1.0)),
+    label_smoothing=0.1,
+    tta="full",
+)

@@ -1,0 +1,97 @@
+"""Figures of a run, as matplotlib figures without global state; SVG files come out the same for the same run."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+Row = Mapping[str, Any]
+
+TRAIN, TEST = "#b45f06", "#0b5394"
+STYLE: dict[Any, Any] = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "daybreak",
+}
+
+
+def curves(epochs: Sequence[Row]) -> Figure:
+    """Accuracy and loss at the end of every epoch, for train and test."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(9, 3.4), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        _pair(left, epochs, "acc", "accuracy, %", 100)
+        _pair(right, epochs, "loss", "loss, nats", 1)
+        left.legend(loc="lower right")
+    return figure
+
+
+def schedule(steps: Sequence[Row], steps_per_epoch: float) -> Figure:
+    """The learning rate of every recorded step, and the momentum and the resolution where they changed."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(9, 2.8), layout="constrained")
+        series = [("lr", "learning rate"), ("momentum", "momentum"), ("size", "image side, px")]
+        shown = [(key, label) for key, label in series if key == "lr" or len({row[key] for row in steps}) > 1]
+        for axes, (key, label) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+            axes.plot([row["step"] / steps_per_epoch for row in steps], [row[key] for row in steps], color=TEST)
+            axes.set(xlabel="epoch", ylabel=label)
+            axes.set_ylim(0 if key != "momentum" else None, None)
+    return figure
+
+
+def confusion(counts_KK: np.ndarray, classes: Sequence[str]) -> Figure:
+    """The confusion matrix: a cell shows its count and its share of the row's class, in per cent."""
+    k = len(classes)
+    share_KK = 100 * counts_KK / np.maximum(counts_KK.sum(1, keepdims=True), 1)
+    with mpl.rc_context(STYLE | {"axes.grid": False}):
+        side = max(4.5, 0.78 * k) if k <= 20 else 12
+        figure = Figure(figsize=(side + 0.8, side), layout="constrained")
+        axes = figure.subplots()
+        image = axes.imshow(share_KK, cmap="Blues", vmin=0, vmax=100)
+        axes.set(xlabel="predicted", ylabel="true", xticks=range(k), yticks=range(k))
+        axes.set_xticklabels(_plain(classes), rotation=60, ha="right")
+        axes.set_yticklabels(_plain(classes))
+        if k <= 20:
+            _write_cells(axes, counts_KK, share_KK)
+        figure.colorbar(image, ax=axes, shrink=0.7, label="% of the true class")
+    return figure
+
+
+def save(figure: Figure, path: Path) -> str:
+    """Write the figure as SVG; returns the SVG."""
+    with mpl.rc_context(STYLE):
+        figure.savefig(path, format="svg", metadata={"Date": None})
+    return path.read_text()
+
+
+def _pair(axes: Axes, epochs: Sequence[Row], metric: str, label: str, factor: float) -> None:
+    at = [row["epoch"] for row in epochs]
+    for split, color in (("train", TRAIN), ("test", TEST)):
+        values = [factor * row[f"{split}_{metric}"] for row in epochs]
+        axes.plot(at, values, marker="o", markersize=3.5, color=color, label=split)
+    axes.set(xlabel="epoch", ylabel=label)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _write_cells(axes: Axes, counts_KK: np.ndarray, share_KK: np.ndarray) -> None:
+    for (row, column), share in np.ndenumerate(share_KK):
+        if counts_KK[row, column]:
+            text = f"{counts_KK[row, column]}\n{share:.1f}%"
+            color = "white" if share > 55 else "#222222"
+            axes.text(column, row, text, ha="center", va="center", fontsize=6.5, color=color)
+
+
+def _plain(names: Sequence[str]) -> list[str]:
+    """Class names as they are: a dollar sign would start a formula."""
+    return [name.replace("$", r"\$") for name in names]

@@ -1,0 +1,280 @@
+"""The run directory: written and read here only. `design` of its files: docs/run-directory.md.
+
+Every file is written beside its place and renamed, so a reader never sees half a file.
+"""
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import nn
+
+from daybreak.augment import Normalizer
+from daybreak.config import Device, ModelConfig, Precision, Recipe, Tta, validate
+from daybreak.data.dataset import DecodeSpec, Split
+from daybreak.device import compute_dtype, pick_device
+from daybreak.errors import RunError, StorageError, UsageError
+from daybreak.inference import Classifier
+from daybreak.models import build_net, place
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """model.json: how to rebuild the net and how to feed it."""
+
+    net: ModelConfig
+    classes: tuple[str, ...]
+    size: int
+    decode: DecodeSpec
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    precision: Precision
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """predictions.npz: what the net said about every test image."""
+
+    logits: np.ndarray  # (N, K) float32, one view
+    logits_tta: np.ndarray  # (N, K) float32, the recipe's test-time augmentation
+    labels: np.ndarray  # (N,) int64
+    names: np.ndarray  # (N,) str
+
+
+class RunDirectory:
+    """A run on disk. Everything after training sees training only through this class."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    @classmethod
+    def create(cls, path: Path) -> "RunDirectory":
+        """Make the directory.
+
+        Raises:
+            UsageError: it exists and has something in it.
+            StorageError: it cannot be made.
+        """
+        try:
+            if path.exists() and (not path.is_dir() or any(path.iterdir())):
+                raise UsageError(f"--out {path}", "exists and is not empty", "another directory, or remove it first")
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(
+                path, f"cannot make the run directory ({error.strerror})", "--out DIR elsewhere"
+            ) from None
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: Path | str) -> "RunDirectory":
+        """A run made earlier.
+
+        Raises:
+            RunError: there is no run at this path.
+        """
+        run = cls(path)
+        if not (run.path / "config.json").is_file():
+            raise RunError(
+                run.path, "not a run directory (no config.json)", "the directory that daybreak train printed"
+            )
+        return run
+
+    # Reading
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        return self._read_json("config.json")
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        return self._read_json("summary.json")
+
+    @property
+    def recipe(self) -> Recipe:
+        return validate(Recipe, self.config.get("recipe", {}), f"{self.path / 'config.json'}")
+
+    def metrics(self, event: str) -> list[dict[str, Any]]:
+        """The rows of metrics.jsonl of one kind of event."""
+        lines = self._read_text("metrics.jsonl").splitlines()
+        rows = [self._parse("metrics.jsonl", line) for line in lines]
+        return [row for row in rows if row["event"] == event]
+
+    @cached_property
+    def card(self) -> ModelCard:
+        values = self._read_json("model.json")
+        if values.get("format") != FORMAT:
+            raise RunError(self.path / "model.json", "written by another version of daybreak", "upgrade daybreak")
+        try:
+            return ModelCard(
+                net=ModelConfig(**values["net"]),
+                classes=tuple(values["classes"]),
+                size=values["size"],
+                decode=DecodeSpec(**values["decode"]),
+                mean=tuple(values["mean"]),
+                std=tuple(values["std"]),
+                precision=values["precision"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunError(self.path / "model.json", f"cannot be read ({error})", "a whole copy of the run") from None
+
+    def classifier(self, device: Device = "auto") -> Classifier:
+        """The trained net, ready to use, in evaluation mode.
+
+        Raises:
+            RunError: the weights are missing, damaged, or of another net.
+        """
+        card, where = self.card, pick_device(device)
+        net = build_net(card.net, len(card.classes), card.decode.channels)
+        self._load_weights(net)
+        place(net, where).eval()
+        dtype = compute_dtype(card.precision, where)
+        return Classifier(net, card.classes, card.size, Normalizer(card.mean, card.std), where, dtype)
+
+    def predictions(self) -> Predictions | None:
+        """The test predictions, or None where the run ended before it made any."""
+        path = self.path / "predictions.npz"
+        if not path.exists():
+            return None
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return Predictions(arrays["logits"], arrays["logits_tta"], arrays["labels"], arrays["names"])
+        except (OSError, ValueError, KeyError) as error:
+            raise RunError(path, f"cannot be read ({error})", "remove it; daybreak evaluate makes it again") from None
+
+    # Writing
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        self._write("config.json", _json(config))
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        self._write("summary.json", _json(summary))
+
+    def append_metrics(self, row: Mapping[str, Any]) -> None:
+        with self._guard("metrics.jsonl"), (self.path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def write_model(self, net: nn.Module, card: ModelCard) -> None:
+        values = asdict(card) | {"net": card.net.model_dump(), "format": FORMAT}
+        self._write("model.json", _json(values))
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
+        with self._beside("model.safetensors") as temporary:
+            temporary.write_bytes(save(weights))
+
+    def write_predictions(self, predictions: Predictions) -> None:
+        with self._beside("predictions.npz") as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, **asdict(predictions), indices=np.arange(len(predictions.labels)))
+
+    def write_text(self, name: str, text: str) -> Path:
+        """A text file of the run, such as report.html."""
+        return self._write(name, text)
+
+    def folder(self, name: str) -> Path:
+        """A subdirectory of the run, made where it is missing."""
+        with self._guard(name):
+            (self.path / name).mkdir(parents=True, exist_ok=True)
+        return self.path / name
+
+    # How
+
+    def _read_text(self, name: str) -> str:
+        try:
+            return (self.path / name).read_text()
+        except FileNotFoundError:
+            raise RunError(self.path / name, "missing", "a run that daybreak train finished") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise RunError(self.path / name, f"cannot be read ({error})", "a whole copy of the run") from None
+
+    def _read_json(self, name: str) -> dict[str, Any]:
+        return self._parse(name, self._read_text(name))
+
+    def _parse(self, name: str, text: str) -> dict[str, Any]:
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise RunError(self.path / name, f"not JSON ({error})", "a whole copy of the run") from None
+        if not isinstance(values, dict):
+            raise RunError(self.path / name, "not a JSON object", "a whole copy of the run")
+        return values
+
+    def _load_weights(self, net: nn.Module) -> None:
+        path = self.path / "model.safetensors"
+        try:
+            net.load_state_dict(load_file(path))
+        except FileNotFoundError:
+            raise RunError(path, "missing", "a run that daybreak train finished") from None
+        except (SafetensorError, RuntimeError, OSError) as error:
+            raise RunError(path, f"does not fit model.json ({str(error)[:200]})", "a whole copy of the run") from None
+
+    def _write(self, name: str, text: str) -> Path:
+        with self._beside(name) as temporary:
+            temporary.write_text(text)
+        return self.path / name
+
+    def _beside(self, name: str) -> "_Beside":
+        return _Beside(self.path / name)
+
+    def _guard(self, name: str) -> "_Guard":
+        return _Guard(self.path / name)
+
+
+class _Guard:
+    """Turns a failing file system into a StorageError that names the file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if isinstance(error, OSError):
+            raise StorageError(
+                self.path, f"cannot be written ({error.strerror})", "free space or another --out"
+            ) from None
+
+
+class _Beside:
+    """A temporary path beside `path`, renamed into place when the block ends well and removed when it does not."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.temporary = path, path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+    def __enter__(self) -> Path:
+        return self.temporary
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        with _Guard(self.path):
+            if error is None:
+                self.temporary.replace(self.path)
+                return
+            self.temporary.unlink(missing_ok=True)
+            if isinstance(error, OSError):
+                raise error
+
+
+def predict_test(classifier: Classifier, test: Split, tta: Tta) -> Predictions:
+    """What a net says about test images, with and without test-time augmentation."""
+    plain = classifier.logits(test.images_NHWC)
+    averaged = plain if tta == "none" else classifier.logits(test.images_NHWC, tta)
+    return Predictions(plain, averaged, np.asarray(test.labels_N), np.asarray(test.names, dtype=np.str_))
+
+
+def default_path(dataset: str, recipe: str, seed: int) -> Path:
+    """runs/DATE-TIME-DATA-RECIPE-sSEED, with a number behind it where that is taken."""
+    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{dataset}-{recipe}-s{seed}"
+    candidates = (Path("runs") / (stem if n == 1 else f"{stem}-{n}") for n in range(1, 1000))
+    return next(path for path in candidates if not path.exists())
+
+
+def _json(values: Mapping[str, Any]) -> str:
+    return json.dumps(values, indent=2) + "\n"

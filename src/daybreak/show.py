@@ -1,0 +1,97 @@
+"""How results look on a terminal. Names that came from files are never read as markup."""
+
+import shlex
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from daybreak.config import Recipe
+    from daybreak.evaluate import Evaluation
+    from daybreak.inspect import Inspection
+
+# Elsewhere than on a terminal nothing is folded: a line of a table stays one line.
+console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 400)
+
+
+def last_line(summary: dict[str, Any], path: Path) -> str:
+    if summary["interrupted"]:
+        return f"interrupted after {summary['steps']} steps; what there is: {path}"
+    tta = "" if summary["tta"] == "none" else f" ({summary['test_acc_tta']:.2%} with {summary['tta']} TTA)"
+    target = {None: "", True: ", target reached", False: f", below the target of {summary['target'] or 0:.2%}"}
+    return (
+        f"{summary['test_acc']:.2%}{tta} on {summary['dataset']} in {summary['train_seconds']:.1f} s"
+        f"{target[summary['target_met']]}: {shlex.quote(str(path / 'report.html'))}"
+    )
+
+
+def evaluation(judged: "Evaluation", tta: str) -> None:
+    views = {"none": "one view", "flip": "flip TTA", "full": "six-view TTA"}[tta]
+    console.print(
+        f"{judged.accuracy:.2%} of {len(judged.labels_N)} test images ({views}), "
+        f"loss {judged.loss:.3f}, calibration error {judged.ece:.2%}",
+        highlight=False,
+    )
+    table = _table("class", "images:", "precision:", "recall:", "F1:")
+    for c in judged.per_class:
+        table.add_row(escape(c.name), str(c.images), f"{c.precision:.1%}", f"{c.recall:.1%}", f"{c.f1:.1%}")
+    console.print(table)
+    for true, predicted, count in judged.most_confused(5):
+        console.print(f"{count:>5}  {true} taken for {predicted}", highlight=False, markup=False)
+
+
+def inspection(found: "Inspection") -> None:
+    table = _table("layer", "kind", "output:", "params:", "MACs:", "RF:", "stride:")
+    for layer in found.layers:
+        shape = "×".join(map(str, layer.output_shape))
+        numbers = (f"{layer.params:,}", f"{layer.macs:,}", str(layer.receptive_field), str(layer.effective_stride))
+        table.add_row(layer.name, layer.kind, shape, *numbers)
+    console.print(table)
+    console.print(
+        f"{found.name} at {found.image_size} px: "
+        f"{found.params:,} parameters, {found.macs / 1e6:.1f} million multiply-adds (MACs)\n"
+        "RF: receptive field in px of the image; stride: px between neighbouring units",
+        highlight=False,
+    )
+
+
+def recipes(listed: Iterable["Recipe"]) -> None:
+    table = _table("recipe", "what for", "net", "epochs:", "measured")
+    for recipe in listed:
+        e = recipe.expected
+        measured = f"{e.accuracy:.2%} in {e.train_seconds:.0f} s, {e.dataset}, {e.hardware}" if e else "not yet"
+        table.add_row(recipe.name, recipe.summary, recipe.model.name, str(recipe.epochs), measured)
+    console.print(table)
+
+
+def data_set(facts: dict[str, Any], notes: tuple[str, ...]) -> None:
+    table = _table("class", *(f"{split}:" for split in facts["splits"]))
+    for name in facts["classes"]:
+        table.add_row(escape(name), *(str(split["per_class"][name]) for split in facts["splits"].values()))
+    table.add_row("all", *(str(split["images"]) for split in facts["splits"].values()), style="bold")
+    console.print(table)
+    shown = {
+        "data": facts["title"],
+        "fingerprint": facts["fingerprint"][:16],
+        "image side": f"{facts['image_size']} px",
+    }
+    shown |= {key: ", ".join(f"{v:.4f}" for v in facts[key]) for key in ("mean", "std")}
+    shown |= {"test images also in train": facts["duplicates"], "same pixels, two labels": facts["conflicts"]}
+    shown |= {"contact sheet": facts["sheet"]} if "sheet" in facts else {}
+    for key, value in shown.items():
+        console.print(f"{key}: {value}", highlight=False, markup=False)
+    for note in notes:
+        console.print(f"note: {note}", highlight=False, markup=False)
+
+
+def _table(*columns: str) -> Table:
+    """A plain table; a column whose name ends in a colon holds numbers."""
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1))
+    for name in columns:
+        table.add_column(name.removesuffix(":"), justify="right" if name.endswith(":") else "left", overflow="fold")
+    return table

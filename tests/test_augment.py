@@ -1,0 +1,184 @@
+"""Augmentation against numpy written out by hand; sample i of epoch e never depends on the batch."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from daybreak.augment import (
+    Draws,
+    Normalizer,
+    augment_batch,
+    crop,
+    cutout,
+    draw_epoch,
+    draw_flip,
+    flip,
+    jitter,
+    pad_reflect,
+    resize,
+    rotate,
+    scaled,
+)  # fmt: skip
+from daybreak.config import Augment, override
+from daybreak.data.loader import Loader, epoch_order
+from daybreak.recipes import RECIPES
+
+CPU = torch.device("cpu")
+EVERYTHING = Augment(crop=4, flip="random", cutout=8, rotation=15, brightness=0.2, contrast=0.2)
+
+
+def images(n: int = 6, size: int = 8, channels: int = 3) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(0).integers(0, 256, (n, size, size, channels), dtype=np.uint8))
+
+
+def test_pad_and_crop_are_numpys() -> None:
+    x = images()
+    padded = pad_reflect(x, 2)
+    by_numpy = np.pad(x.numpy(), ((0, 0), (2, 2), (2, 2), (0, 0)), mode="reflect")
+    assert np.array_equal(padded.numpy(), by_numpy)
+    index, position = torch.tensor([4, 0, 4]), torch.tensor([[0.0, 0.99], [0.5, 0.3], [0.79, 0.0]])
+    cut = crop(padded, index, position, 8)
+    tops_lefts = [(0, 4), (2, 1), (3, 0)]  # floor(position * 5)
+    for out, i, (top, left) in zip(cut.numpy(), index.tolist(), tops_lefts, strict=True):
+        assert np.array_equal(out, by_numpy[i, top : top + 8, left : left + 8])
+
+
+def test_crop_without_padding_is_the_image() -> None:
+    x = images()
+    assert torch.equal(crop(pad_reflect(x, 0), torch.arange(6), torch.rand(6, 2), 8), x)
+
+
+def test_padding_may_be_wider_than_the_image() -> None:
+    assert pad_reflect(images(size=3), 5).shape == (6, 13, 13, 3)
+
+
+def test_flip_mirrors_only_what_is_asked() -> None:
+    x = images(3)
+    out = flip(x, torch.tensor([True, False, True]))
+    assert torch.equal(out[0], x[0].flip(1))
+    assert torch.equal(out[1], x[1])
+
+
+def test_alternating_flip_shows_both_sides_in_two_epochs() -> None:
+    config = Augment(flip="alternating")
+    even, odd, third = (draw_flip(config, 1000, seed=3, epoch=e) for e in (0, 1, 2))
+    assert np.array_equal(odd, ~even)
+    assert np.array_equal(third, even)
+    assert 400 < even.sum() < 600
+
+
+def test_random_flip_differs_between_epochs_and_seeds() -> None:
+    config = Augment(flip="random")
+    first = draw_flip(config, 1000, 0, 0)
+    assert not np.array_equal(first, draw_flip(config, 1000, 0, 1))
+    assert not np.array_equal(first, draw_flip(config, 1000, 1, 0))
+
+
+@given(st.floats(0, 1, exclude_max=True), st.floats(0, 1, exclude_max=True), st.integers(1, 8))
+def test_cutout_is_a_whole_square_inside(y: float, x: float, hole: int) -> None:
+    out = cutout(torch.ones(1, 3, 8, 8), torch.tensor([[y, x]]), hole)
+    assert (out == 0).sum() == 3 * hole * hole
+    rows, columns = (out[0, 0] == 0).nonzero().unbind(1)
+    assert rows.max() - rows.min() == columns.max() - columns.min() == hole - 1
+
+
+def test_rotation_by_a_right_angle_and_by_nothing() -> None:
+    x = images(2, 8).permute(0, 3, 1, 2).float()
+    assert torch.allclose(rotate(x, torch.zeros(2)), x, atol=1e-3)
+    assert torch.allclose(rotate(x, torch.full((2,), 90.0)), x.rot90(1, (2, 3)), atol=1e-2)
+
+
+def test_jitter_by_hand() -> None:
+    x = torch.tensor([[100, 200]], dtype=torch.uint8).view(1, 1, 2, 1)
+    assert jitter(x, torch.tensor([[0.1, 1.0]])).flatten().tolist() == [126, 226]  # + 25.5, rounded to even
+    assert jitter(x, torch.tensor([[0.0, 0.5]])).flatten().tolist() == [125, 175]
+    assert jitter(x, torch.tensor([[0.0, 9.0]])).flatten().tolist() == [0, 255]
+
+
+def test_normalizer_is_exact() -> None:
+    x = images(50)
+    normalize = Normalizer.of(x)
+    values = x.double().flatten(0, 2) / 255
+    assert normalize.mean == pytest.approx(values.mean(0).tolist(), abs=1e-12)
+    assert normalize.std == pytest.approx(values.std(0, correction=0).tolist(), abs=1e-9)
+    out = normalize(x)
+    assert out.shape == (50, 3, 8, 8)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    assert out.mean((0, 2, 3)).abs().max() < 1e-5
+    assert (out.square().mean((0, 2, 3)) - 1).abs().max() < 1e-5
+
+
+def test_a_constant_channel_stays_finite() -> None:
+    x = torch.full((4, 8, 8, 1), 7, dtype=torch.uint8)
+    assert Normalizer.of(x)(x).abs().max() < 1e-2
+
+
+def test_resize_keeps_the_mean_and_is_the_identity_at_the_same_size() -> None:
+    x = images(20, 32)
+    assert resize(x, 32) is x
+    small = resize(x, 20)
+    assert small.dtype == torch.uint8
+    assert small.shape == (20, 20, 20, 3)
+    assert abs(small.double().mean() - x.double().mean()) < 1
+
+
+def test_lengths_scale_with_the_image() -> None:
+    assert [scaled(4, s) for s in (32, 20, 64, 8)] == [4, 2, 8, 1]
+    assert scaled(0, 32) == 0
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 5), st.integers(0, 3), st.lists(st.integers(0, 11), min_size=1, max_size=12))
+def test_a_sample_is_the_same_in_every_batch(seed: int, epoch: int, asked: list[int]) -> None:
+    x = images(12, 16)
+    padded, normalize = pad_reflect(x, 4), Normalizer.of(x)
+    draws = draw_epoch(EVERYTHING, 12, seed, epoch, CPU)
+
+    def make(index: list[int]) -> torch.Tensor:
+        return augment_batch(EVERYTHING, padded, torch.tensor(index), draws, 16, normalize, torch.float32)
+
+    together, alone = make(asked), torch.cat([make([i]) for i in asked])
+    assert torch.allclose(together, alone, atol=1e-5)
+
+
+def test_another_epoch_or_seed_draws_other_numbers() -> None:
+    def numbers(seed: int, epoch: int) -> Draws:
+        return draw_epoch(EVERYTHING, 20, seed, epoch, CPU)
+
+    assert torch.equal(numbers(0, 0).crop_N2, numbers(0, 0).crop_N2)
+    for name in Draws.__dataclass_fields__:
+        assert not torch.equal(getattr(numbers(0, 0), name), getattr(numbers(0, 1), name)), name
+        assert not torch.equal(getattr(numbers(0, 0), name), getattr(numbers(1, 0), name)), name
+
+
+def loader(batch_size: int) -> Loader:
+    recipe = override(RECIPES["sprint"], {"batch_size": batch_size, "epochs": 2})
+    x, labels = images(100, 32), torch.arange(100) % 10
+    return Loader(recipe, x, labels, Normalizer.of(x), seed=5, dtype=torch.float32)
+
+
+def test_an_epoch_visits_every_sample_once() -> None:
+    assert np.array_equal(np.sort(epoch_order(100, 0, 0)), np.arange(100))
+    assert not np.array_equal(epoch_order(100, 0, 0), epoch_order(100, 0, 1))
+
+
+def test_any_step_can_be_asked_for_at_any_time() -> None:
+    forwards, backwards = loader(10), loader(10)
+    expected = [forwards.batch(step) for step in range(20)]
+    for step in reversed(range(20)):
+        image, label = backwards.batch(step)
+        assert torch.equal(image, expected[step][0])
+        assert torch.equal(label, expected[step][1])
+
+
+def test_the_resolution_follows_progress() -> None:
+    train = loader(10)
+    assert [train.size_at(step) for step in (0, 5, 6, 11, 12, 19)] == [20, 20, 24, 24, 32, 32]
+    assert train.batch(3)[0].shape == (10, 3, 20, 20)
+
+
+def test_a_batch_larger_than_the_data_is_the_data() -> None:
+    train = loader(500)
+    assert (train.batch_size, train.steps) == (100, 2)

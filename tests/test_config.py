@@ -1,0 +1,90 @@
+"""Configuration: typos are named with the nearest key, every key is read, JSON goes both ways."""
+
+import ast
+import math
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+import daybreak
+from daybreak.config import OneCycle, Recipe, leaf_keys, override, parse_settings, validate
+from daybreak.errors import UsageError
+from daybreak.recipes import RECIPES, default_recipe, get_recipe
+
+SOURCE = Path(daybreak.__file__).parent
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_json_round_trip(recipe: Recipe) -> None:
+    assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
+
+
+@pytest.mark.parametrize(
+    ("setting", "nearest"),
+    [
+        ({"schedule.max_lrr": 0.1}, "schedule.max_lr"),
+        ({"epoch": 3}, "epochs"),
+        ({"optimizer.momentun": 0.5}, "optimizer.momentum"),
+        ({"optimiser.momentum": 0.5}, "optimizer"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest(setting: dict[str, float], nearest: str) -> None:
+    with pytest.raises(UsageError, match=r"unknown key|no section") as caught:
+        override(RECIPES["sprint"], setting)
+    assert f"'{nearest}'" in caught.value.remedy
+    assert next(iter(setting)) in caught.value.what
+
+
+@pytest.mark.parametrize(
+    "setting", [{"schedule.max_lr": math.nan}, {"epochs": 0}, {"label_smoothing": 1.5}, {"model.activation": "tanh"}]
+)
+def test_values_out_of_range_name_their_key(setting: dict[str, object]) -> None:
+    with pytest.raises(UsageError) as caught:
+        override(RECIPES["page"], setting)
+    assert caught.value.what == next(iter(setting))
+
+
+def test_overriding_reads_text_as_json_and_forgets_the_expected_result() -> None:
+    changed = override(RECIPES["sprint"], parse_settings(["schedule.max_lr=0.5", "augment.flip=random", "ema=null"]))
+    assert (changed.schedule.max_lr, changed.augment.flip, changed.ema) == (0.5, "random", None)
+    assert changed.expected is None
+    assert override(RECIPES["sprint"], {}) == RECIPES["sprint"]
+
+
+def test_a_setting_needs_an_equals_sign() -> None:
+    with pytest.raises(UsageError, match="key=value"):
+        parse_settings(["epochs"])
+
+
+def test_a_peak_below_the_ends_is_refused() -> None:
+    with pytest.raises(ValidationError, match="max_lr"):
+        OneCycle(max_lr=0.1, initial_lr=0.2, final_lr=0, warmup=0.3)
+
+
+def test_stages_must_cover_the_run() -> None:
+    with pytest.raises(UsageError, match="end at 1"):
+        override(RECIPES["sprint"], {"resolution": [{"until": 0.5, "scale": 1.0}]})
+
+
+def test_validate_names_its_source() -> None:
+    with pytest.raises(UsageError, match=r"my\.json"):
+        validate(Recipe, RECIPES["page"].model_dump() | {"nonsense": 1}, "my.json")
+
+
+def test_a_missing_recipe_names_the_nearest() -> None:
+    with pytest.raises(UsageError, match="try: sprint"):
+        get_recipe("sprnit")
+
+
+def test_the_default_recipe_depends_on_the_amount_of_data() -> None:
+    assert default_recipe(9_999).name == "small"
+    assert default_recipe(10_000).name == "sprint"
+
+
+def test_every_key_of_a_recipe_is_read_somewhere() -> None:
+    config = SOURCE / "config.py"
+    trees = [ast.parse(p.read_text()) for p in SOURCE.rglob("*.py") if p != config and p.parent.name != "recipes"]
+    read = {node.attr for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    unread = {key for key in leaf_keys(Recipe) if key.split(".")[-1] not in read}
+    assert unread <= {"expected.record"}  # a pointer for people: the documentation's test follows it

@@ -1,0 +1,156 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from image_sets import pixels, write_npz
+from PIL import Image
+
+from daybreak.data import DecodeSpec, open_dataset
+from daybreak.data.arrays import read_npz
+from daybreak.data.split import stratified_split
+from daybreak.errors import DataError
+
+pytestmark = pytest.mark.usefixtures("cache")
+
+
+def test_digits_are_scikit_learns_scaled_to_bytes():
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    dataset = open_dataset("digits")
+    assert (dataset.name, dataset.title) == ("digits", "digits")
+    assert dataset.classes == tuple("0123456789")
+    assert dataset.decode == DecodeSpec(8, 1)
+    assert dataset.notes == ("no test part: stratified 80/20 split by seed 0",)
+    assert len(dataset.train.names) + len(dataset.test.names) == 1797
+    for split in (dataset.train, dataset.test):
+        indices = [int(name.removeprefix("train/")) for name in split.names]
+        assert split.labels_N.tolist() == digits.target[indices].tolist()
+        expected = np.round(digits.images[indices] * 255 / 16)
+        np.testing.assert_array_equal(split.images_NHWC[..., 0], expected)
+    assert dataset.train.images_NHWC.max() == 255
+
+
+def test_npz_without_names_or_test_part(tmp_path: Path):
+    images = pixels(20, channels=1)[..., 0]
+    np.savez(tmp_path / "set.npz", x_train=images, y_train=np.arange(20, dtype=np.uint8)[:, None] % 2)
+    dataset = open_dataset(tmp_path / "set.npz")
+    assert dataset.classes == ("0", "1")
+    assert dataset.decode == DecodeSpec(8, 1)
+    for split in (dataset.train, dataset.test):
+        indices = [int(name.removeprefix("train/")) for name in split.names]
+        np.testing.assert_array_equal(split.images_NHWC[..., 0], images[indices])
+        assert split.labels_N.tolist() == [i % 2 for i in indices]
+
+
+def test_npz_keeps_the_numbers_of_its_classes(tmp_path: Path):
+    x, y = pixels(24), np.arange(24) % 12
+    np.savez(tmp_path / "set.npz", x_train=x, y_train=y, x_test=x, y_test=y[::-1])
+    dataset = open_dataset(tmp_path / "set.npz")
+    assert dataset.classes == tuple(map(str, range(12)))
+    assert dataset.train.labels_N.tolist() == y.tolist()
+    assert dataset.test.labels_N.tolist() == y[::-1].tolist()
+
+
+def test_arrays_are_resized_as_files_are(tmp_path: Path):
+    write_npz(tmp_path / "set.npz")
+    dataset = open_dataset(tmp_path / "set.npz", size=16)
+    expected = Image.fromarray(pixels(1)[0]).resize((16, 16), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(dataset.train.images_NHWC[0], np.asarray(expected))
+    assert dataset.notes == ("12 images resized and cropped to 16 x 16 px",)
+
+
+GOOD = {
+    "x_train": pixels(4),
+    "y_train": np.array([0, 1, 0, 1]),
+    "x_test": pixels(2),
+    "y_test": np.array([0, 1]),
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"x_train": None}, "x_train: missing"),
+        ({"y_train": None}, "y_train: missing"),
+        ({"y_test": None}, "y_test: missing"),
+        ({"x_train": GOOD["x_train"] / 255}, "x_train: float64, but must be uint8"),
+        ({"x_train": pixels(4, channels=3)[..., :2]}, r"x_train: shape \(4, 8, 8, 2\)"),
+        ({"x_train": pixels(4)[0, 0]}, "x_train: shape"),
+        ({"x_train": pixels(4)[:0], "y_train": np.zeros(0, int)}, "x_train: shape"),
+        ({"y_train": np.array([0.0, 1, 0, 1])}, "y_train: float64, but must be integers"),
+        ({"y_train": np.array([True, False] * 2)}, "y_train: bool"),
+        ({"y_train": np.array([0, 1, 0])}, r"y_train: shape \(3,\) for 4 images"),
+        ({"y_train": np.array([0, 1, 0, -1])}, "y_train: labels from -1"),
+        ({"y_train": np.array([0, 1, 0, 2**63], np.uint64)}, "y_train: labels from 0 to 9223372036854775808"),
+        ({"y_train": np.array([0, 1, 0, 1], object)}, "y_train: Object arrays cannot be loaded"),
+        ({"x_test": pixels(2, side=9)}, "x_test: images of shape"),
+        ({"classes": np.array(["a"])}, "classes: 1 names, but labels go to 1"),
+        ({"classes": np.array(["a", "a"])}, "classes: must be one row of different strings"),
+        ({"classes": np.array([1, 2])}, "classes: must be"),
+        ({"y_test": np.array([0, 0])}, "no image in test: 1"),
+        ({"y_test": np.array([0, 3])}, "no image in train: 2, 3; no image in test: 1, 2"),
+        ({"y_train": np.zeros(4, int), "y_test": np.zeros(2, int)}, "two classes or more"),
+    ],
+)
+def test_a_wrong_array_is_named(tmp_path: Path, change: dict, match: str):
+    arrays = {key: value for key, value in (GOOD | change).items() if value is not None}
+    np.savez(tmp_path / "set.npz", **arrays)
+    with pytest.raises(DataError, match=match) as caught:
+        open_dataset(tmp_path / "set.npz")
+    assert "set.npz" in caught.value.what
+
+
+def test_what_is_no_npz_is_refused(tmp_path: Path):
+    np.save(tmp_path / "one.npy", pixels(2))
+    (tmp_path / "one.npy").rename(tmp_path / "one.npz")
+    (tmp_path / "text.npz").write_text("hello")
+    for name in ("one.npz", "text.npz"):
+        with pytest.raises(DataError, match="not a readable"):
+            open_dataset(tmp_path / name)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    images=hnp.arrays(np.uint8, hnp.array_shapes(min_dims=3, max_dims=3, min_side=2, max_side=6)),
+    dtype=st.sampled_from([np.uint8, np.int8, np.int16, np.uint32, np.int64]),
+    channels=st.sampled_from([None, 1, 3]),
+)
+def test_npz_reader_returns_what_was_written(tmp_path_factory: pytest.TempPathFactory, images, dtype, channels):
+    x = images if channels is None else np.repeat(images[..., None], channels, axis=3)
+    y = (np.arange(len(x)) % 2).astype(dtype)
+    path = tmp_path_factory.mktemp("npz") / "set.npz"
+    np.savez(path, x_train=x, y_train=y)
+    pictures = read_npz(path, None)
+    order = np.arange(len(x))[::-1]
+    if x.shape[1] == x.shape[2]:
+        np.testing.assert_array_equal(np.stack(list(pictures.images(order))).reshape(x.shape), x[order])
+    assert pictures.labels_N.tolist() == y.tolist()
+    assert pictures.labels_N.dtype == np.int64
+    assert pictures.is_test_N is None
+
+
+@given(counts=st.lists(st.integers(2, 60), min_size=1, max_size=8), seed=st.integers(0, 2**32), shuffle=st.randoms())
+def test_stratified_split_properties(counts: list[int], seed: int, shuffle):
+    labels = [label for label, count in enumerate(counts) for _ in range(count)]
+    shuffle.shuffle(labels)
+    labels_N = np.array(labels)
+    train, test = stratified_split(labels_N, seed)
+    assert sorted([*train, *test]) == list(range(len(labels)))
+    assert train.tolist() == sorted(train)
+    for label, count in enumerate(counts):
+        in_test = int((labels_N[test] == label).sum())
+        assert 1 <= in_test < count
+        assert in_test == max(1, (2 * count + 5) // 10)  # a fifth, halves rounded up
+    again = stratified_split(labels_N, seed)
+    assert train.tolist() == again[0].tolist()
+    assert test.tolist() == again[1].tolist()
+
+
+def test_another_seed_is_another_split():
+    labels_N = np.repeat([0, 1], 50)
+    splits = {tuple(stratified_split(labels_N, seed)[1]) for seed in range(5)}
+    assert len(splits) == 5

@@ -1,0 +1,225 @@
+import json
+import multiprocessing as mp
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from image_sets import encode, pixels, sample_files, write_folder, write_npz, write_tar, write_zip
+
+from daybreak.data import Dataset, open_dataset
+from daybreak.data import cache as cache_module
+from daybreak.errors import StorageError, UsageError
+
+pytestmark = pytest.mark.usefixtures("cache")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_folder(tmp_path / "set", sample_files())
+
+
+def entries(cache: Path) -> list[Path]:
+    return sorted((cache / "decoded").iterdir())
+
+
+def forbid(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    for name in names:
+        monkeypatch.setattr(f"daybreak.data.{name}", lambda *_, name=name: pytest.fail(f"{name} was called"))
+
+
+def same(one: Dataset, other: Dataset) -> None:
+    assert one.fingerprint == other.fingerprint
+    np.testing.assert_array_equal(one.train.images_NHWC, other.train.images_NHWC)
+    np.testing.assert_array_equal(one.test.images_NHWC, other.test.images_NHWC)
+    assert one.train.labels_N.tolist() == other.train.labels_N.tolist()
+    assert (one.train.names, one.test.names, one.classes) == (other.train.names, other.test.names, other.classes)
+    assert (one.decode, one.notes) == (other.decode, other.notes)
+
+
+def test_images_are_mapped_and_cannot_be_changed(folder: Path):
+    dataset = open_dataset(folder)
+    for array in (dataset.train.images_NHWC, dataset.test.images_NHWC, dataset.train.labels_N):
+        assert isinstance(array, np.memmap)
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 0
+
+
+def test_the_second_start_reads_and_decodes_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    first = open_dataset(folder)
+    assert first.seconds["decode"] > 0
+    forbid(monkeypatch, "files.decode", "files.read_header", "folder.Folder.digest", "folder.Folder.open")
+    second = open_dataset(folder)
+    same(first, second)
+    assert second.seconds["decode"] == second.seconds["download"] == 0.0
+    assert second.seconds["open"] > 0
+
+
+def test_negative_control_a_cold_start_decodes(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch):
+    open_dataset(folder)
+    shutil.rmtree(cache)
+    forbid(monkeypatch, "files.decode")
+    with pytest.raises(pytest.fail.Exception, match=r"files\.decode was called"):
+        open_dataset(folder)
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar.gz", "npz"])
+def test_the_second_start_does_not_read_an_archive(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / f"set.{kind}"
+    write_npz(path) if kind == "npz" else (write_zip if kind == "zip" else write_tar)(path, sample_files())
+    first = open_dataset(path)
+    forbid(monkeypatch, "sources.sha256_of", "sources.open_archive", "sources.read_npz")
+    same(first, open_dataset(path))
+
+
+def test_a_copy_elsewhere_finds_the_same_entry(
+    folder: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+):
+    first = open_dataset(folder)
+    copy = shutil.copytree(folder, tmp_path / "elsewhere" / "copy", copy_function=shutil.copyfile)
+    forbid(monkeypatch, "files.decode")
+    same(first, open_dataset(copy))
+    assert len(entries(cache)) == 1
+
+
+def test_a_changed_file_is_seen(folder: Path):
+    before = open_dataset(folder).fingerprint
+    path = folder / "train" / "ant" / "000.png"
+    path.write_bytes(encode(pixels(1, seed=9)[0]))
+    os.utime(path, ns=(0, 0))
+    assert open_dataset(folder).fingerprint != before
+    (folder / "test" / "ant" / "000.png").unlink()
+    assert len(open_dataset(folder).test.names) == 5
+
+
+def test_each_size_and_each_seed_has_its_entry(tmp_path: Path, cache: Path):
+    folder = write_folder(tmp_path / "set", sample_files(per_class=5, parts=("",)))
+    for size, seed in [(None, 0), (None, 1), (4, 0), (None, 0)]:
+        open_dataset(folder, size=size, split_seed=seed)
+    assert len(entries(cache)) == 3
+
+
+def test_the_seed_means_nothing_where_there_is_a_test_part(folder: Path, cache: Path):
+    same(open_dataset(folder, split_seed=0), open_dataset(folder, split_seed=1))
+    assert len(entries(cache)) == 1
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+def shorten(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [remove, shorten, empty])
+@pytest.mark.parametrize(
+    "name", ["train_images.npy", "train_labels.npy", "test_images.npy", "test_labels.npy", "meta.json"]
+)
+def test_a_damaged_entry_is_made_again(folder: Path, cache: Path, name: str, damage):
+    first = open_dataset(folder)
+    images = np.array(first.train.images_NHWC)
+    damage(entries(cache)[0] / name)
+    again = open_dataset(folder)
+    np.testing.assert_array_equal(again.train.images_NHWC, images)
+    assert again.fingerprint == first.fingerprint
+    assert again.seconds["decode"] > 0
+    assert len(entries(cache)) == 1
+    assert open_dataset(folder).seconds["decode"] == 0.0
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "null", '{"sizes": 3}', "\0"])
+def test_nonsense_in_the_cache_is_not_believed(folder: Path, cache: Path, text: str):
+    first = open_dataset(folder)
+    (entries(cache)[0] / "meta.json").write_text(text)
+    for memo in (cache / "seen").iterdir():
+        memo.write_text(text)
+    assert open_dataset(folder).fingerprint == first.fingerprint
+
+
+def test_a_cache_that_cannot_be_written_is_a_storage_error(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("DAYBREAK_CACHE_DIR", str(tmp_path / "file"))
+    with pytest.raises(StorageError, match="DAYBREAK_CACHE_DIR") as caught:
+        open_dataset(folder)
+    assert caught.value.exit_code == 5
+    assert str(tmp_path / "file") in caught.value.what
+
+
+@pytest.mark.parametrize("limit", [0, 500, 5_000, 30_000])
+def test_a_failing_write_is_a_storage_error_and_leaves_nothing(tmp_path: Path, cache: Path, limit: int):
+    """A limit on the size of files fails as a full disk does: in the middle of a write, and again when closing."""
+    import resource
+
+    folder = write_folder(tmp_path / "set", sample_files(per_class=60))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        with pytest.raises(StorageError, match="File too large"):
+            open_dataset(folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert entries(cache) == []
+    assert open_dataset(folder).seconds["decode"] > 0
+
+
+def test_leftovers_of_killed_processes_go_after_a_day(folder: Path, cache: Path):
+    old, young = cache / "decoded" / ".old", cache / "decoded" / ".young"
+    for leftover in (old, young):
+        leftover.mkdir(parents=True)
+    os.utime(old, (time.time() - 90_000,) * 2)
+    open_dataset(folder)
+    assert not old.exists()
+    assert young.exists()
+
+
+def _open(path: Path, ready, results) -> None:
+    ready.wait()
+    results.put(open_dataset(path).fingerprint)
+
+
+def test_two_processes_at_once_both_end_well(folder: Path, cache: Path):
+    context = mp.get_context("fork" if sys.platform == "linux" else "spawn")
+    ready, results = context.Barrier(3), context.Queue()
+    workers = [context.Process(target=_open, args=(folder, ready, results)) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    prints = {results.get(timeout=30) for _ in workers}
+    for worker in workers:
+        worker.join()
+    assert prints == {open_dataset(folder).fingerprint}
+    assert len(entries(cache)) == 1
+
+
+def test_who_loses_the_race_uses_the_winners_entry(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch):
+    """The other process publishes between our decoding and our renaming."""
+    original = cache_module.publish
+
+    def late(staged: Path, key: str) -> object:
+        shutil.copytree(staged, staged.parent / key)
+        return original(staged, key)
+
+    monkeypatch.setattr(cache_module, "publish", late)
+    same(open_dataset(folder), open_dataset(folder))
+    assert len(entries(cache)) == 1
+
+
+def test_meta_tells_what_the_files_are(folder: Path, cache: Path):
+    dataset = open_dataset(folder)
+    meta = json.loads((entries(cache)[0] / "meta.json").read_text())
+    assert meta["fingerprint"] == dataset.fingerprint
+    assert meta["names"]["test"][5] == "test/cow/001.png"
+
+
+def test_a_size_below_one_is_a_usage_error(folder: Path):
+    with pytest.raises(UsageError, match="size: 0"):
+        open_dataset(folder, size=0)

@@ -1,0 +1,272 @@
+"""Downloads against a local server that misbehaves in every way that servers do."""
+
+import hashlib
+import http.server
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from image_sets import idx, pixels
+
+from daybreak.data import download, open_dataset
+from daybreak.data.canonical import PUBLISHED
+from daybreak.data.download import RemoteFile, fetch
+from daybreak.errors import DataError, StorageError
+
+CONTENT = np.random.default_rng(0).bytes(1_000_000)
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves `files`, CONTENT at /good, and mischief elsewhere; `seen` lists (path, Range header)."""
+
+    seen: list[tuple[str, str | None]]
+    files: dict[str, bytes]
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        self.server.seen.append((self.path, self.headers.get("Range")))
+        if self.path in self.server.files:
+            return self.reply(self.server.files[self.path])
+        return getattr(self, self.path.strip("/").replace("-", "_"))()
+
+    def good(self) -> None:
+        start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").rstrip("-"))
+        if start:
+            self.reply(CONTENT[start:], 206, {"Content-Range": f"bytes {start}-{len(CONTENT) - 1}/{len(CONTENT)}"})
+        else:
+            self.reply(CONTENT)
+
+    def cut_once(self) -> None:
+        """The first answer breaks off; later ones are good."""
+        if len([path for path, _ in self.server.seen if path == self.path]) == 1:
+            self.reply(CONTENT[:400_000], length=len(CONTENT))
+        else:
+            self.good()
+
+    def always_cut(self) -> None:
+        self.reply(CONTENT[:10], length=len(CONTENT))
+
+    def no_ranges(self) -> None:
+        self.reply(CONTENT)
+
+    def wrong_range(self) -> None:
+        self.reply(CONTENT[5:], 206, {"Content-Range": f"bytes 5-{len(CONTENT) - 1}/{len(CONTENT)}"}, len(CONTENT) - 5)
+
+    def wrong_bytes(self) -> None:
+        self.reply(bytes(len(CONTENT)))
+
+    def html(self) -> None:
+        self.reply(b"<html>please log in</html>", headers={"Content-Type": "text/html; charset=utf-8"})
+
+    def html_without_length(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+        self.wfile.write(b"<html>please log in</html>")
+
+    def endless(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        try:
+            for _ in range(100):
+                self.wfile.write(CONTENT)
+        except OSError:
+            self.server.seen.append(("hung up", None))
+
+    def to_other_scheme(self) -> None:
+        self.reply(b"", 302, {"Location": "ftp://example.org/file"})
+
+    def to_good(self) -> None:
+        self.reply(b"", 302, {"Location": "/good"})
+
+    def missing(self) -> None:
+        self.send_error(404)
+
+    def reply(
+        self, body: bytes, status: int = 200, headers: dict[str, str] | None = None, length: int | None = None
+    ) -> None:
+        self.send_response(status)
+        for key, value in (headers or {}).items():
+            self.send_header(key, value)
+        self.send_header("Content-Length", str(len(body) if length is None else length))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("NO_PROXY", "*")
+    monkeypatch.setattr(download, "PAUSE_SECONDS", 0.0)
+    with Server(("127.0.0.1", 0), Handler) as instance:
+        instance.seen, instance.files = [], {}
+        threading.Thread(target=instance.serve_forever, args=(0.01,), daemon=True).start()
+        yield instance
+        instance.shutdown()
+
+
+def remote(server: Server, *paths: str) -> RemoteFile:
+    urls = tuple(f"http://127.0.0.1:{server.server_port}/{path}" for path in paths)
+    return RemoteFile("set.bin", len(CONTENT), hashlib.sha256(CONTENT).hexdigest(), urls)
+
+
+def get(server: Server, target: Path, *paths: str) -> None:
+    fetch(remote(server, *paths), target, schemes=("http",))
+    assert target.read_bytes() == CONTENT
+    assert [path.name for path in target.parent.iterdir()] == [target.name]
+
+
+def fails(server: Server, target: Path, *paths: str) -> str:
+    with pytest.raises(DataError) as caught:
+        fetch(remote(server, *paths), target, schemes=("http",))
+    assert not target.exists()
+    return str(caught.value)
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return tmp_path / "cache" / "set.bin"
+
+
+@pytest.mark.parametrize("path", ["good", "to-good", "no-ranges"])
+def test_a_plain_download(server: Server, target: Path, path: str):
+    get(server, target, path)
+
+
+def test_a_cut_download_goes_on_where_it_broke_off(server: Server, target: Path):
+    get(server, target, "cut-once")
+    assert server.seen == [("/cut-once", None), ("/cut-once", "bytes=400000-")]
+
+
+def test_a_download_goes_on_in_another_process_and_on_another_mirror(server: Server, target: Path):
+    message = fails(server, target, "always-cut")
+    assert "broke off" in message
+    assert len(server.seen) == 3
+    target.with_name("set.bin.part").write_bytes(CONTENT[:700_000])
+    server.seen.clear()
+    get(server, target, "missing", "good")
+    assert server.seen == [("/missing", "bytes=700000-"), ("/good", "bytes=700000-")]
+
+
+def test_a_server_without_ranges_starts_anew(server: Server, target: Path):
+    target.parent.mkdir()
+    target.with_name("set.bin.part").write_bytes(CONTENT[:1000])
+    message = fails(server, target, "wrong-range")
+    assert "wrong range" in message
+    get(server, target, "no-ranges")
+
+
+def test_a_complete_part_needs_no_network(target: Path, server: Server):
+    target.parent.mkdir()
+    target.with_name("set.bin.part").write_bytes(CONTENT)
+    get(server, target, "missing")
+    assert server.seen == []
+
+
+@pytest.mark.parametrize("part", [b"x" * 500_000, b"x" * len(CONTENT), b"x" * (len(CONTENT) + 1)])
+def test_a_rotten_part_is_thrown_away(server: Server, target: Path, part: bytes):
+    target.parent.mkdir()
+    target.with_name("set.bin.part").write_bytes(part)
+    get(server, target, "good")
+
+
+def test_wrong_content_is_never_kept(server: Server, target: Path):
+    message = fails(server, target, "wrong-bytes")
+    assert "wrong content" in message
+    assert list(target.parent.iterdir()) == []
+    get(server, target, "wrong-bytes", "good")
+
+
+@pytest.mark.parametrize("path", ["html", "html-without-length"])
+def test_a_log_in_page_is_not_the_file(server: Server, target: Path, path: str):
+    message = fails(server, target, path)
+    assert "text/html" in message
+    assert list(target.parent.iterdir()) == []
+
+
+def test_a_body_without_end_is_cut(server: Server, target: Path):
+    message = fails(server, target, "endless")
+    received = int(message.split("wrong content: ")[1].split()[0])
+    assert len(CONTENT) < received <= len(CONTENT) + download.BLOCK_BYTES
+
+
+def test_a_redirect_may_not_change_the_scheme(server: Server, target: Path):
+    assert "refused to go to ftp://example.org/file" in fails(server, target, "to-other-scheme")
+
+
+def test_by_default_nothing_but_https_is_asked(server: Server, target: Path):
+    with pytest.raises(DataError, match=r"refused to go to http://127\.0\.0\.1"):
+        fetch(remote(server, "good"), target)
+    assert server.seen == []
+
+
+def test_the_error_says_url_hash_and_place(server: Server, target: Path):
+    message = fails(server, target, "missing")
+    file = remote(server, "missing")
+    for expected in (file.urls[0], "HTTP status 404", file.sha256, str(target)):
+        assert expected in message
+    assert len(server.seen) == 3
+
+
+def test_two_at_once_download_once(server: Server, target: Path):
+    file = remote(server, "good")
+    threads = [threading.Thread(target=fetch, args=(file, target, ("http",))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert target.read_bytes() == CONTENT
+    assert len(server.seen) == 1
+
+
+def test_servers_that_never_answer_cost_the_connect_time_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(download, "CONNECT_SECONDS", 0.6)
+    monkeypatch.setattr(download, "ATTEMPT_SECONDS", 0.3)
+    monkeypatch.setenv("NO_PROXY", "*")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/x"
+        started = time.monotonic()
+        with pytest.raises(DataError, match="no answer"):
+            fetch(RemoteFile("x", 1, "0" * 64, (url, url + "2", url + "3")), tmp_path / "x", ("http",))
+        assert 0.5 < time.monotonic() - started < 1.5
+    assert download.TRIES == 3
+
+
+def test_the_promised_ten_seconds():
+    assert download.CONNECT_SECONDS + download.PAUSE_SECONDS < 10
+
+
+def test_a_folder_that_cannot_be_written_is_a_storage_error(server: Server, tmp_path: Path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StorageError, match="DAYBREAK_CACHE_DIR"):
+        fetch(remote(server, "good"), tmp_path / "file" / "set.bin", ("http",))
+
+
+def test_a_named_set_is_downloaded_once_into_the_cache(server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch):
+    labels = np.arange(20) % 10
+    arrays = [pixels(20, side=28, channels=1)[..., 0], labels, pixels(20, side=28, channels=1)[..., 0], labels]
+    server.files = {f"/{i}": idx(array) for i, array in enumerate(arrays)}
+    base = f"http://127.0.0.1:{server.server_port}"
+    files = tuple(
+        replace(file, size=len(data), sha256=hashlib.sha256(data).hexdigest(), urls=(base + path,))
+        for file, (path, data) in zip(PUBLISHED["mnist"].files, server.files.items(), strict=True)
+    )
+    monkeypatch.setitem(PUBLISHED, "mnist", replace(PUBLISHED["mnist"], files=files))
+    monkeypatch.setattr("daybreak.data.sources.fetch", partial(fetch, schemes=("http",)))
+    first = open_dataset("mnist")
+    np.testing.assert_array_equal(first.train.images_NHWC[..., 0], arrays[0])
+    assert first.seconds["download"] > 0
+    assert (cache / "mnist" / "train-images-idx3-ubyte.gz").read_bytes() == server.files["/0"]
+    assert open_dataset("mnist").seconds["download"] == 0.0
+    assert [path for path, _ in server.seen] == ["/0", "/1", "/2", "/3"]
