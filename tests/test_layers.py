@@ -12,7 +12,8 @@ SOURCE = Path(daybreak.__file__).parent
 HOUSE = [
     "errors", "config", "recipes", "clock", "device", "schedule", "data.dataset", "augment", "data", "data.loader",
     "models.layers", "models.page", "models.sprint", "models", "models.trace", "optim", "metrics", "inference", "run",
-    "signals", "train", "evaluate", "explain", "inspect", "predict", "report", "api", "progress", "demo", "show", "cli",
+    "signals", "training", "evaluate", "explain", "inspection", "predict", "report", "api", "progress",
+    "demo", "show", "cli",
 ]  # fmt: skip
 FILES = sorted(SOURCE.rglob("*.py"))
 LONGEST_FILE = 350
@@ -52,9 +53,9 @@ def test_imports_go_up_only(path: Path) -> None:
 
 def test_the_check_can_fail(tmp_path: Path) -> None:
     bad = tmp_path / "bad.py"
-    bad.write_text("from daybreak.train import train\nfrom daybreak import metrics\n")
-    assert imports_of(bad) == {"train", "metrics"}
-    assert floor_of("train") > floor_of("config")
+    bad.write_text("from daybreak.training import train\nfrom daybreak import metrics\n")
+    assert imports_of(bad) == {"training", "metrics"}
+    assert floor_of("training") > floor_of("config")
     assert floor_of("data.cache") == floor_of("data")
 
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from daybreak.config import ModelConfig
 from daybreak.errors import UsageError
-from daybreak.inspect import inspect
+from daybreak.inspection import inspect
 from daybreak.models import NETS, build_net, stages_of
 from daybreak.models.layers import GlobalMaxPool, conv3x3
 from daybreak.models.sprint import whitening_filters

@@ -17,7 +17,7 @@ from daybreak.evaluate import evaluate
 from daybreak.recipes import RECIPES
 from daybreak.report import write_report
 from daybreak.run import RunDirectory
-from daybreak.train import train
+from daybreak.training import train
 
 HOSTILE = '<img src=x onerror="alert(1)">&\n$x$'
 

@@ -3,7 +3,8 @@
     import daybreak as db
     run = db.train("cifar10", recipe="sprint")
 
-Names are imported when they are first used, so that `daybreak --help` and worker processes start at once.
+Names are imported when they are first used, so that `daybreak --help` and worker processes start at once. For the same
+reason no module may be called like a function in here (hence `training`, `inspection`): importing it would hide that.
 """
 
 from importlib import import_module
@@ -11,7 +12,8 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from daybreak.api import Run, inspect, load, open_dataset, recipes, train
+    from daybreak import recipes
+    from daybreak.api import Run, inspect, load, open_dataset, train
     from daybreak.errors import DaybreakError
 
 __version__ = version("daybreak")
@@ -21,6 +23,8 @@ __all__ = ["DaybreakError", "Run", "__version__", "inspect", "load", "open_datas
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'daybreak' has no attribute {name!r}")
+    if name == "recipes":
+        return import_module("daybreak.recipes")
     return getattr(import_module("daybreak.errors" if name == "DaybreakError" else "daybreak.api"), name)
 
 

@@ -12,17 +12,17 @@ from daybreak.data import Dataset, open_dataset
 from daybreak.errors import UsageError
 from daybreak.evaluate import Evaluation, evaluate, image_index, run_dataset
 from daybreak.explain import ClassMap, explain, save_maps
-from daybreak.inspect import Inspection
-from daybreak.inspect import inspect as inspect_net
+from daybreak.inspection import Inspection
+from daybreak.inspection import inspect as inspect_net
 from daybreak.models import NETS
 from daybreak.predict import find_images, predict, read_images
 from daybreak.recipes import RECIPES, default_recipe, get_recipe
 from daybreak.report import write_report
 from daybreak.run import RunDirectory, default_path
-from daybreak.train import OnEvent
-from daybreak.train import train as train_run
+from daybreak.training import OnEvent
+from daybreak.training import train as train_run
 
-__all__ = ["Run", "inspect", "load", "open_dataset", "recipes", "train"]
+__all__ = ["Run", "inspect", "load", "open_dataset", "train"]
 
 
 class Run:
@@ -166,7 +166,7 @@ def resolve_recipe(
         chosen = default_recipe(train_images)
     else:
         chosen = get_recipe(recipe) if isinstance(recipe, str) else recipe
-    return override(chosen, dict(settings or {}) | ({} if epochs is None else {"epochs": epochs}))
+    return override(chosen, dict(settings or {}) | ({} if epochs is None else {"epochs": epochs, "min_steps": 0}))
 
 
 def load(path: str | Path) -> Run:
@@ -183,11 +183,6 @@ def inspect(what: str | Path, image_size: int | None = None) -> Inspection:
         ModelConfig(name=str(what)) if str(what) in NETS and str(what) not in RECIPES else get_recipe(str(what)).model
     )
     return inspect_net(config, image_size=image_size or 32)
-
-
-def recipes() -> dict[str, Recipe]:
-    """The recipes that ship with daybreak, by name."""
-    return dict(RECIPES)
 
 
 def _mistakes(evaluation: Evaluation, dataset: Dataset, n: int) -> list[dict[str, Any]]:

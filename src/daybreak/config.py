@@ -130,7 +130,10 @@ class Expected(Section):
 
 
 class Recipe(Section):
-    """Everything that decides how a net is trained."""
+    """Everything that decides how a net is trained.
+
+    `epochs` is raised where the data is so small that they would come to fewer than `min_steps` steps.
+    """
 
     name: str
     summary: str
@@ -139,6 +142,7 @@ class Recipe(Section):
     schedule: OneCycle
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=1)
+    min_steps: int = Field(default=0, ge=0)
     augment: Augment = Augment()
     resolution: tuple[Stage, ...] = (Stage(until=1.0, scale=1.0),)
     label_smoothing: Fraction = 0.0

@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from daybreak.train import Event, OnEvent
+from daybreak.training import Event, OnEvent
 
 SECONDS_BETWEEN_LINES = 15.0
 

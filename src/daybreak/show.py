@@ -13,7 +13,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from daybreak.config import Recipe
     from daybreak.evaluate import Evaluation
-    from daybreak.inspect import Inspection
+    from daybreak.inspection import Inspection
 
 # Elsewhere than on a terminal nothing is folded: a line of a table stays one line.
 console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 400)

@@ -5,6 +5,8 @@ All images live on the training device as uint8 (CIFAR-10: 154 MB). A batch is a
 Epochs are whole batches: the few images left over are others in every epoch.
 """
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -43,7 +45,8 @@ class Loader:
         self.images_NHWC, self.labels_N = images_NHWC, labels_N
         self.batch_size = min(recipe.batch_size, len(labels_N))
         self.steps_per_epoch = len(labels_N) // self.batch_size
-        self.steps = self.steps_per_epoch * recipe.epochs
+        self.epochs = max(recipe.epochs, math.ceil(recipe.min_steps / self.steps_per_epoch))
+        self.steps = self.steps_per_epoch * self.epochs
         self._epoch = -1
         self._order_N: Tensor = labels_N
         self._draws: Draws | None = None

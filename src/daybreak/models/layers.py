@@ -11,7 +11,7 @@ class Residual(nn.Sequential):
     """A sequence f that keeps the shape, as x + f(x) (He et al. 2016)."""
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
-        return x_NCHW + super().forward(x_NCHW)
+        return x_NCHW + super().forward(x_NCHW)  # type: ignore[no-untyped-call]
 
 
 class GlobalMaxPool(nn.Module):

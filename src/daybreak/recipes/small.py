@@ -2,7 +2,8 @@
 
 Target       98.5 % on digits (8x8 grey, trained at 16 px) in seconds.
 Command      daybreak train digits
-Why          with little data the many small steps are what counts: a narrow sprint net, batches of 64, 16 epochs.
+Why          with little data the many small steps are what counts: a narrow sprint net, batches of 64, 16 epochs
+             and at least 300 steps.
 """
 
 from daybreak.config import Augment, ModelConfig, Muon, OneCycle, Recipe
@@ -15,6 +16,7 @@ RECIPE = Recipe(
     schedule=OneCycle(max_lr=0.1, initial_lr=0.1, final_lr=0.0, warmup=0.0),
     epochs=16,
     batch_size=64,
+    min_steps=300,
     augment=Augment(crop=2, rotation=10, brightness=0.1, contrast=0.1),
     label_smoothing=0.1,
     tta="none",

@@ -131,7 +131,7 @@ def initial_net(recipe: Recipe, dataset: Dataset, seed: int) -> nn.Module:
 
 def fit(session: Session, run: RunDirectory, stop: StopRequest, on_event: OnEvent) -> None:
     """All epochs, or as many steps as there are until a signal asks to stop."""
-    for epoch in range(session.recipe.epochs):
+    for epoch in range(session.loader.epochs):
         with session.watch.timed("train"):
             last = train_epoch(session, run, stop, on_event)
         if stop.signal:

@@ -19,7 +19,7 @@ from daybreak.errors import NonFiniteError, RunError, UsageError
 from daybreak.evaluate import evaluate
 from daybreak.recipes import RECIPES
 from daybreak.run import RunDirectory, default_path
-from daybreak.train import evaluate_epoch, fit, initial_net, prepare, train, train_step
+from daybreak.training import evaluate_epoch, fit, initial_net, prepare, train, train_step
 
 TINY = {"model.width": 0.1, "epochs": 2, "precision": "float32"}
 CPU = torch.device("cpu")
@@ -257,7 +257,7 @@ def test_stopwatch_counts_named_phases(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_train_clock_stops_for_evaluation(digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     session = prepare(tiny(epochs=1), digits, 0, CPU)
-    from daybreak import train as module
+    from daybreak import training as module
     from daybreak.signals import StopRequest
 
     def slow(_: object) -> dict[str, float]:

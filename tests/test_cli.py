@@ -1,0 +1,346 @@
+"""The command line as its users and their scripts meet it: output, exit codes, one-line errors."""
+
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import daybreak as db
+from daybreak import cli
+
+COMMANDS = ("train", "evaluate", "explain", "report", "predict", "inspect", "recipes", "data")
+
+
+def call(*arguments: object) -> int:
+    return cli._run([str(a) for a in arguments])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "run"
+    assert call("train", "digits", "--epochs", 4, "--set", "model.width=0.2", "--out", out, "--quiet") == 0
+    return out
+
+
+@pytest.fixture
+def shapes(tmp_path: Path) -> Path:
+    """A folder of two classes, red and blue, with a test part; small enough to train in a second."""
+    rng = np.random.default_rng(0)
+    for part, n in (("train", 12), ("test", 4)):
+        for name, channel in (("red", 0), ("blue", 2)):
+            folder = tmp_path / "data" / part / name
+            folder.mkdir(parents=True)
+            for i in range(n):
+                pixels = rng.integers(0, 60, (16, 16, 3), dtype=np.uint8)
+                pixels[..., channel] += 150
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    return tmp_path / "data"
+
+
+# A whole run
+
+
+def test_train_prints_one_json_object_and_nothing_else(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "daybreak.cli", "train", "digits", "--epochs", "1", "--set", "model.width=0.1"]
+    done = subprocess.run([*command, "--out", tmp_path / "run", "--json"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    contract = {
+        "test_acc", "test_acc_tta", "train_seconds", "wall_seconds", "epochs", "steps", "images_per_second", "params",
+        "train_flops", "peak_rss_bytes", "device", "dataset", "recipe", "seed", "target", "target_met", "run",
+    }  # fmt: skip
+    assert contract <= summary.keys()
+    assert Path(summary["run"], "report.html").is_file()
+    stored = json.loads(Path(summary["run"], "summary.json").read_text())
+    assert stored | {"run": summary["run"]} == summary
+    assert re.search(r"epoch\s+1\s+train", done.stderr)  # progress goes to stderr, as plain lines
+    assert "\x1b" not in done.stderr
+
+
+def test_the_last_line_says_accuracy_seconds_and_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("train", "digits", "--epochs", 1, "--set", "model.width=0.1", "--out", tmp_path / "r", "-q") == 0
+    out = capsys.readouterr()
+    assert re.fullmatch(rf"\d+\.\d\d% on digits in \d+\.\d s: {tmp_path}/r/report\.html\n", out.out)
+    assert out.err == ""
+
+
+def test_training_a_folder_of_ones_own(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("train", shapes, "--out", tmp_path / "run", "--json", "-q") == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["test_acc"] == 1.0
+    assert (summary["recipe"], summary["steps"], summary["epochs"]) == ("small", 300, 300)  # 24 images are one step
+    assert call("predict", tmp_path / "run", shapes / "test", "--top", 1, "--json") == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(rows) == 8
+    assert all(row["top"][0]["class"] == Path(row["file"]).parent.name for row in rows)
+
+
+def test_target(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = ("--epochs", 1, "--set", "model.width=0.1", "--json", "-q", "--no-report")
+    assert call("train", "digits", *settings, "--out", tmp_path / "a", "--target", 0.9999) == 8
+    assert json.loads(capsys.readouterr().out)["target_met"] is False
+    assert call("train", "digits", *settings, "--out", tmp_path / "b", "--target", 0.1) == 0
+    assert json.loads(capsys.readouterr().out)["target_met"] is True
+    assert not (tmp_path / "b" / "report.html").exists()
+
+
+# What comes after
+
+
+def test_evaluate(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("evaluate", trained, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    counts = np.array(found["confusion"])
+    assert counts.sum() == 359
+    assert counts.trace() / 359 == found["test_acc"]
+    assert found["classes"] == [str(k) for k in range(10)]
+    assert counts.sum(1).tolist() == [row["images"] for row in found["per_class"]]
+    assert 0 <= found["ece"] <= 1
+    assert call("evaluate", trained, "--tta", "flip", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["test_acc_tta"] != found["test_acc"]  # mirrored digits mislead
+
+
+def test_evaluate_on_other_data(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    digits = db.open_dataset("digits")
+    x, y = digits.test.images_NHWC[:, :, :, 0], digits.test.labels_N
+    np.savez(tmp_path / "same.npz", x_train=x[:50], y_train=y[:50], x_test=x, y_test=y)
+    assert call("evaluate", trained, "--data", tmp_path / "same.npz", "--json") == 0
+    other = json.loads(capsys.readouterr().out)
+    call("evaluate", trained, "--json")
+    assert other["confusion"] == json.loads(capsys.readouterr().out)["confusion"]
+
+
+def test_explain_mistakes(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("explain", trained, "--n", 2, "--layers", "layer2,prep", "--json") == 0
+    maps = json.loads(capsys.readouterr().out)["maps"]
+    assert [m["layer"] for m in maps] == ["prep", "layer2"] * 4
+    assert len({m["index"] for m in maps}) == 2
+    mistakes = {m["index"]: m for m in db.load(trained).mistakes(2)}
+    assert {m["class"] for m in maps} == {m[k] for m in mistakes.values() for k in ("true", "predicted")}
+    assert all(Image.open(m["path"]).size == (256, 256) for m in maps)
+
+
+def test_explain_given_images(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.fromarray(db.open_dataset("digits").test.images_NHWC[0, :, :, 0]).save(tmp_path / "mine.png")
+    assert call("explain", trained, "--image", tmp_path / "mine.png", "--json") == 0
+    maps = json.loads(capsys.readouterr().out)["maps"]
+    assert [(m["file"], m["layer"]) for m in maps] == [
+        (str(tmp_path / "mine.png"), layer) for layer in ("prep", "layer1", "layer2", "layer3")
+    ]
+
+
+def test_predict_from_standard_input(
+    trained: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digits, buffer = db.open_dataset("digits"), io.BytesIO()
+    Image.fromarray(digits.train.images_NHWC[0, :, :, 0]).save(buffer, "PNG")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(buffer.getvalue())))
+    assert call("predict", trained, "-", "--json", "--top", 10) == 0
+    row = json.loads(capsys.readouterr().out)
+    assert row["file"] == "-"
+    assert row["top"][0]["class"] == digits.classes[digits.train.labels_N[0]]
+    assert sum(t["probability"] for t in row["top"]) == pytest.approx(1)
+
+
+def test_report_again(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (trained / "report.html").unlink()
+    assert call("report", trained, "--json") == 0
+    assert Path(json.loads(capsys.readouterr().out)["report"]).is_file()
+
+
+@pytest.mark.parametrize("what", ["page", "sprint"])
+def test_inspect(what: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("inspect", what, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert set(found) == {"name", "image_size", "params", "macs", "layers"}
+    row = {"name", "kind", "output_shape", "params", "macs", "receptive_field", "effective_stride"}
+    assert all(set(layer) == row for layer in found["layers"])
+    assert call("inspect", what) == 0
+    text = capsys.readouterr().out
+    assert f"{found['params']:,} parameters" in text
+    assert all(layer["name"] in text for layer in found["layers"])
+
+
+def test_inspect_a_run(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("inspect", trained, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["image_size"], found["layers"][-1]["output_shape"]) == (16, [10])
+
+
+def test_data(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert call("data", "digits", "--json", "--sheet", tmp_path / "sheet.png") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["splits"]["train"]["images"] + found["splits"]["test"]["images"] == 1797
+    keys = {"name", "fingerprint", "classes", "splits", "image_size", "mean", "std", "duplicates"}
+    assert keys <= found.keys()
+    assert Image.open(found["sheet"]).size[0] > 600
+
+
+def test_recipes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("recipes", "--json") == 0
+    listed = json.loads(capsys.readouterr().out)["recipes"]
+    assert [r["name"] for r in listed] == list(db.recipes.RECIPES)
+    assert call("recipes", "page") == 0
+    assert json.loads(capsys.readouterr().out)["epochs"] == 24
+
+
+# Errors: one line, the right code, nothing lost, no run
+
+
+def spoil_image(data: Path) -> None:
+    path = data / "train" / "red" / "0.png"
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def empty_class(data: Path) -> None:
+    (data / "train" / "green").mkdir()
+    (data / "test" / "green").mkdir()
+
+
+def one_class(data: Path) -> None:
+    for part in ("train", "test"):
+        shutil.rmtree(data / part / "blue")
+
+
+def class_missing_from_test(data: Path) -> None:
+    shutil.rmtree(data / "test" / "blue")
+
+
+@pytest.mark.parametrize(
+    ("harm", "named"),
+    [(spoil_image, "0.png"), (empty_class, "green"), (one_class, "red"), (class_missing_from_test, "blue")],
+)
+def test_bad_folders_give_one_line_and_write_no_run(
+    harm: object, named: str, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    harm(shapes)  # type: ignore[operator]
+    before = sorted(shapes.rglob("*"))
+    monkeypatch.chdir(tmp_path)
+    assert call("train", shapes, "--json") == 3
+    out = capsys.readouterr()
+    assert re.fullmatch(r"error: [^\n]+: [^\n]+; try: [^\n]+\n", out.err)
+    assert named in out.err
+    assert json.loads(out.out)["error"]["code"] == "data"
+    assert not (tmp_path / "runs").exists()
+    assert sorted(shapes.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["train", "digits", "--recipe", "sprnit"], 2, "sprint"),
+        (["train", "digits", "--set", "schedule.max_lrr=1"], 2, "schedule.max_lr"),
+        (["train", "digits", "--set", "epochs"], 2, "key=value"),
+        (["train", "digits", "--epochs", "0"], 2, "--epochs"),
+        (["train", "digits", "--device", "tpu"], 2, "auto, cpu, cuda, mps"),
+        (["train", "digits", "--target", "94"], 2, "0.94"),
+        (["train", "digits", "--recpe", "page"], 2, "--recipe"),
+        (["train"], 2, "DATA"),
+        (["trian", "digits"], 2, "train"),
+        (["train", "digtis"], 3, "digits"),
+        (["evaluate", "."], 4, "config.json"),
+        (["predict", ".", "x.png"], 4, "config.json"),
+        (["inspect", "pgae"], 2, "page"),
+        (["recipes", "pgae"], 2, "page"),
+        (["data", "nowhere/at/all"], 3, "nowhere/at/all"),
+    ],
+)
+def test_errors_are_one_line_with_their_code(
+    arguments: list[str], code: int, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert call(*arguments) == code
+    out = capsys.readouterr()
+    assert re.fullmatch(r"error: [^\n]+: [^\n]+; try: [^\n]+\n", out.err)
+    assert words in out.err
+    assert out.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["explain", "--layers", "layer9"], 2, "prep, layer1, layer2, layer3"),
+        (["evaluate", "--tta", "many"], 2, "none, flip, full"),
+        (["predict", "missing.png"], 3, "missing.png"),
+    ],
+)
+def test_errors_about_a_run(
+    arguments: list[str], code: int, words: str, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(arguments[0], trained, *arguments[1:]) == code
+    assert words in capsys.readouterr().err
+
+
+def test_debug_shows_the_traceback_and_json_the_parts(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("train", "digits", "--recipe", "x", "--debug", "--json") == 2
+    out = capsys.readouterr()
+    assert "Traceback" in out.err
+    assert json.loads(out.out)["error"].keys() == {"code", "what", "why", "try"}
+
+
+def test_an_unexpected_failure_is_one_line_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("daybreak.recipes.get_recipe", lambda name: 1 / 0)
+    assert call("recipes", "page") == 1
+    assert (
+        capsys.readouterr().err
+        == "error: ZeroDivisionError: division by zero; try: --debug, and report what it shows\n"
+    )
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_an_example_and_the_common_options(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(command, "--help") == 0
+    text = capsys.readouterr().out
+    assert f"Example: daybreak {command}" in text
+    assert all(option in text for option in ("--json", "--quiet", "--debug"))
+
+
+def test_no_command_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call() == 2
+    text = capsys.readouterr().out
+    assert all(command in text for command in COMMANDS)
+
+
+# The Python face
+
+
+def test_run_object(trained: Path) -> None:
+    run = db.load(trained)
+    assert run.summary.test_acc == json.loads((trained / "summary.json").read_text())["test_acc"]
+    assert [row["epoch"] for row in run.history] == [1, 2, 3, 4]
+    assert run.confusion().sum() == 359
+    worst = run.mistakes(3)
+    assert worst[0]["confidence"] >= worst[-1]["confidence"]
+    assert worst[0]["true"] != worst[0]["predicted"]
+    assert run.cam(17, layer="layer2").shape == (3, 3)
+    assert not np.array_equal(run.cam(17, "layer1", target="1"), run.cam(17, "layer1", target="8"))
+    with pytest.raises(db.DaybreakError, match="359 images"):
+        run.cam(359, "layer1")
+    with pytest.raises(db.DaybreakError, match="0, 1, 2"):
+        run.cam(0, "layer1", target="cat")
+    assert "small on digits" in repr(run)
+
+
+def test_what_import_daybreak_offers() -> None:
+    assert set(db.__all__) <= set(dir(db))
+    functions = ["load", "train", "inspect", "open_dataset"]
+    code = f"""
+import pkgutil, daybreak
+modules = [__import__(m.name) for m in pkgutil.walk_packages(daybreak.__path__, "daybreak.")]
+assert all(callable(getattr(daybreak, name)) for name in {functions}), "a module hides a function"
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        db.trian  # noqa: B018
