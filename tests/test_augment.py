@@ -15,7 +15,6 @@ from daybreak.augment import (
     draw_epoch,
     draw_flip,
     flip,
-    jitter,
     pad_reflect,
     resize,
     rotate,
@@ -90,11 +89,26 @@ def test_rotation_by_a_right_angle_and_by_nothing() -> None:
     assert torch.allclose(rotate(x, torch.full((2,), 90.0)), x.rot90(1, (2, 3)), atol=1e-2)
 
 
-def test_jitter_by_hand() -> None:
+def test_brightness_and_contrast_by_hand() -> None:
     x = torch.tensor([[100, 200]], dtype=torch.uint8).view(1, 1, 2, 1)
-    assert jitter(x, torch.tensor([[0.1, 1.0]])).flatten().tolist() == [126, 226]  # + 25.5, rounded to even
-    assert jitter(x, torch.tensor([[0.0, 0.5]])).flatten().tolist() == [125, 175]
-    assert jitter(x, torch.tensor([[0.0, 9.0]])).flatten().tolist() == [0, 255]
+    levels = Normalizer((0.0,), (1 / 255,))  # leaves the levels 0 to 255 as they are
+
+    def jittered(brightness: float, contrast: float) -> list[float]:
+        return levels(x, gain_N2=torch.tensor([[brightness, contrast]])).flatten().tolist()
+
+    assert jittered(0.1, 1.0) == pytest.approx([125.5, 225.5])
+    assert jittered(0.0, 0.5) == pytest.approx([125, 175])
+    assert jittered(0.2, 2.0) == pytest.approx([101, 301])
+
+
+def test_brightness_and_contrast_come_before_normalising() -> None:
+    x, gain = images(4), torch.tensor([[0.1, 0.8], [-0.1, 1.2], [0.0, 1.0], [0.05, 0.9]])
+    mean = x.double().mean((1, 2, 3), keepdim=True)
+    brightness, contrast = gain.double().view(4, 2, 1, 1, 1).unbind(1)
+    expected = ((x - mean) * contrast + mean) / 255 + brightness
+    normalize = Normalizer((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
+    expected = (expected - torch.tensor(normalize.mean)) / torch.tensor(normalize.std)
+    assert torch.allclose(normalize(x, gain_N2=gain).double(), expected.permute(0, 3, 1, 2), atol=1e-5)
 
 
 def test_normalizer_is_exact() -> None:

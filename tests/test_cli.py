@@ -122,8 +122,8 @@ def test_explain_mistakes(trained: Path, capsys: pytest.CaptureFixture[str]) -> 
     maps = json.loads(capsys.readouterr().out)["maps"]
     assert [m["layer"] for m in maps] == ["prep", "layer2"] * 4
     assert len({m["index"] for m in maps}) == 2
-    mistakes = {m["index"]: m for m in db.load(trained).mistakes(2)}
-    assert {m["class"] for m in maps} == {m[k] for m in mistakes.values() for k in ("true", "predicted")}
+    mistakes = db.load(trained).mistakes(2)
+    assert {m["class"] for m in maps} == {c for m in mistakes for c in (m.true, m.predicted)}
     assert all(Image.open(m["path"]).size == (256, 256) for m in maps)
 
 
@@ -322,8 +322,8 @@ def test_run_object(trained: Path) -> None:
     assert [row["epoch"] for row in run.history] == [1, 2, 3, 4]
     assert run.confusion().sum() == 359
     worst = run.mistakes(3)
-    assert worst[0]["confidence"] >= worst[-1]["confidence"]
-    assert worst[0]["true"] != worst[0]["predicted"]
+    assert worst[0].confidence >= worst[-1].confidence
+    assert worst[0].true != worst[0].predicted
     assert run.cam(17, layer="layer2").shape == (3, 3)
     assert not np.array_equal(run.cam(17, "layer1", target="1"), run.cam(17, "layer1", target="8"))
     with pytest.raises(db.DaybreakError, match="359 images"):
@@ -331,6 +331,7 @@ def test_run_object(trained: Path) -> None:
     with pytest.raises(db.DaybreakError, match="0, 1, 2"):
         run.cam(0, "layer1", target="cat")
     assert "small on digits" in repr(run)
+    assert run._repr_html_().count("<svg") == 2  # curves and confusion matrix
 
 
 def test_what_import_daybreak_offers() -> None:

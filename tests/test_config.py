@@ -73,7 +73,7 @@ def test_validate_names_its_source() -> None:
 
 
 def test_a_missing_recipe_names_the_nearest() -> None:
-    with pytest.raises(UsageError, match="try: sprint"):
+    with pytest.raises(UsageError, match="try: 'sprint'"):
         get_recipe("sprnit")
 
 

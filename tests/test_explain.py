@@ -10,10 +10,13 @@ from torch import nn
 
 from daybreak.augment import Normalizer
 from daybreak.config import ModelConfig
+from daybreak.data import DecodeSpec
 from daybreak.errors import UsageError
-from daybreak.explain import ClassMap, explain, grad_cam, overlay, save_maps, to_picture
+from daybreak.explain import ClassMap, explain, grad_cam, overlay, to_picture
+from daybreak.gallery import draw
 from daybreak.inference import Classifier
 from daybreak.models import build_net, stages_of
+from daybreak.run import ModelCard, RunDirectory
 
 
 class TinyNet(nn.Module):
@@ -130,8 +133,11 @@ def test_pictures_keep_their_pixels() -> None:
         assert np.array_equal(np.asarray(to_picture(image)).reshape(image.shape), image)
 
 
-def test_hostile_names_stay_in_the_folder(tmp_path: Path) -> None:
-    m = ClassMap(0, "prep", 0, np.ones((2, 2), np.float32))
-    (path,) = save_maps([m], np.zeros((1, 4, 4, 3), np.uint8), ["../../etc/x"], ["<b>\n/.."], tmp_path)
-    assert path.parent == tmp_path
-    assert path.is_file()
+def test_hostile_names_stay_in_the_folder_and_apart(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    card = ModelCard(ModelConfig(name="page"), ("C+", "C#", "<b>\n/.."), 32, DecodeSpec(4, 3), (0.0,), (1.0,), "auto")
+    run.write_model(nn.Linear(1, 1), card)
+    maps = [ClassMap(0, "prep", target, np.ones((2, 2), np.float32)) for target in range(3)]
+    paths = draw(run, maps, np.zeros((1, 4, 4, 3), np.uint8), ["../../etc/" + "x" * 300])
+    assert len(set(paths)) == 3
+    assert all(path.parent == tmp_path / "figures" / "maps" and path.is_file() for path in paths)

@@ -12,8 +12,8 @@ SOURCE = Path(daybreak.__file__).parent
 HOUSE = [
     "errors", "config", "recipes", "clock", "device", "schedule", "data.dataset", "augment", "data", "data.loader",
     "models.layers", "models.page", "models.sprint", "models", "models.trace", "optim", "metrics", "inference", "run",
-    "signals", "training", "evaluate", "explain", "inspection", "predict", "report", "api", "progress",
-    "demo", "show", "cli",
+    "signals", "training", "evaluate", "explain", "inspection", "predict", "gallery", "report", "api", "progress",
+    "show", "demo", "cli",
 ]  # fmt: skip
 FILES = sorted(SOURCE.rglob("*.py"))
 LONGEST_FILE = 350

@@ -61,7 +61,7 @@ def test_logits_are_not_probabilities(name: str) -> None:
 
 
 def test_unknown_net_names_the_nearest() -> None:
-    with pytest.raises(UsageError, match="try: page"):
+    with pytest.raises(UsageError, match="try: 'page'"):
         build_net(ModelConfig(name="pgae"), 10, 3)
 
 
@@ -154,7 +154,7 @@ def test_a_residual_takes_the_larger_field() -> None:
 
 
 def test_inspect_adds_up() -> None:
-    found = inspect(ModelConfig(name="page"))
+    found = inspect("page", ModelConfig(name="page"))
     assert found.params == sum(layer.params for layer in found.layers) == 6_573_120
     first = found.as_json()["layers"][0]
     assert first == {

@@ -47,7 +47,7 @@ def test_muon_step_by_hand() -> None:
 def scheduled(**settings: object) -> tuple[nn.Module, ScheduledOptimizer]:
     recipe = override(RECIPES["sprint"], {"model.width": 0.1, **settings})
     net = build_net(recipe.model, 10, 3)
-    return net, build_optimizer(net, recipe, torch.float32)
+    return net, build_optimizer(net, recipe, recipe.batch_size, torch.float32)
 
 
 def test_sprint_groups() -> None:
@@ -69,7 +69,7 @@ def test_sprint_groups() -> None:
 
 def test_every_group_gets_the_same_share_of_its_peak_and_the_whitening_bias_freezes() -> None:
     net, optimizer = scheduled(**{"schedule.max_lr": 0.2, "schedule.initial_lr": 0.2})
-    assert optimizer.set_progress(0.25) == (pytest.approx(0.15), None)
+    assert optimizer.set_progress(0.25) == (pytest.approx(0.15), 0.6)
     whiten, biases, head = optimizer.optimizers[1].param_groups
     assert biases["lr"] == pytest.approx(0.75 * biases["peak"])
     assert head["lr"] == pytest.approx(0.75 * head["peak"])
@@ -82,7 +82,7 @@ def test_every_group_gets_the_same_share_of_its_peak_and_the_whitening_bias_free
 def test_adam_follows_rate_and_momentum() -> None:
     recipe = RECIPES["page"]
     net = build_net(ModelConfig(name="page", width=0.1), 10, 3)
-    optimizer = build_optimizer(net, recipe, torch.float32)
+    optimizer = build_optimizer(net, recipe, recipe.batch_size, torch.float32)
     assert isinstance(optimizer.optimizers[0], torch.optim.Adam)
     optimizer.set_progress(5 / 24)
     group = optimizer.optimizers[0].param_groups[0]
@@ -97,7 +97,7 @@ def test_sgd_one_step_is_torchs() -> None:
     )
     ours, theirs = nn.Linear(3, 2, bias=False), nn.Linear(3, 2, bias=False)
     theirs.load_state_dict(ours.state_dict())
-    optimizer = build_optimizer(ours, recipe, torch.float32)
+    optimizer = build_optimizer(ours, recipe, 8, torch.float32)
     reference = torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
     for _ in range(3):
         for net in (ours, theirs):

@@ -1,23 +1,25 @@
 """What `import daybreak` offers. The command line calls these functions and nothing else."""
 
+import json
 from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from daybreak.config import Device, ModelConfig, Recipe, Tta, override
-from daybreak.data import Dataset, open_dataset
+from daybreak.config import Device, Recipe, Tta, override
+from daybreak.data import open_dataset
 from daybreak.errors import UsageError
-from daybreak.evaluate import Evaluation, evaluate, image_index, run_dataset
-from daybreak.explain import ClassMap, explain, save_maps
+from daybreak.evaluate import Evaluation, Mistake, evaluate, image_index, run_dataset
+from daybreak.explain import explain
+from daybreak.gallery import draw_files, draw_mistakes
 from daybreak.inspection import Inspection
 from daybreak.inspection import inspect as inspect_net
-from daybreak.models import NETS
-from daybreak.predict import find_images, predict, read_images
-from daybreak.recipes import RECIPES, default_recipe, get_recipe
-from daybreak.report import write_report
+from daybreak.predict import predict
+from daybreak.recipes import default_recipe, get_recipe
+from daybreak.report import figures, write_report
 from daybreak.run import RunDirectory, default_path
 from daybreak.training import OnEvent
 from daybreak.training import train as train_run
@@ -59,9 +61,9 @@ class Run:
         """Counts (K, K) without test-time augmentation: rows true, columns predicted."""
         return self.evaluate(tta="none").confusion
 
-    def mistakes(self, n: int = 25) -> list[dict[str, Any]]:
-        """The most confident wrong answers: index, file, true and predicted class, confidence."""
-        return _mistakes(self.evaluate(tta="none"), run_dataset(self.directory), n)
+    def mistakes(self, n: int = 25) -> list[Mistake]:
+        """The most confident wrong answers, without test-time augmentation."""
+        return self.evaluate(tta="none").mistakes(n)
 
     def cam(self, index: int, layer: str, target: str | None = None) -> np.ndarray:
         """The Grad-CAM map (h, w), float32, of a test image at a stage, for the predicted or the named class.
@@ -76,29 +78,43 @@ class Run:
         return explain(classifier, image, np.array([[chosen]]), [layer])[0].values_HW
 
     def explain(
-        self, images: Sequence[str | Path] = (), layers: Sequence[str] | None = None, n: int = 10
+        self,
+        images: Sequence[str | Path] = (),
+        layers: Sequence[str] | None = None,
+        n: int = 10,
+        data: str | Path | None = None,
     ) -> list[dict[str, Any]]:
-        """Write maps as PNG below `figures/maps`; see `ExplainedMap` in docs for the rows returned.
+        """Draw maps as PNG below `figures/maps`; a row a map with "file", "layer", "class" and "path".
 
         Args:
             images: files to explain for the predicted class; without any, the `n` most confident mistakes are
-                explained for the predicted and for the true class.
+                explained for the predicted and for the true class, and rows have the test image's "index" too.
             layers: stages by name; all by default.
+            data: where the run's data is now, if it has moved.
         """
-        return _explain_files(self, images, layers) if images else _explain_mistakes(self, layers, n)
+        if images:
+            return draw_files(self.directory, images, layers)
+        return draw_mistakes(self.directory, n, layers, data)
 
     def predict(self, *images: str | Path, top: int = 3, tta: Tta = "none") -> list[dict[str, Any]]:
         """Class probabilities of image files or of the images in folders."""
         return predict(self.directory, images, top=top, tta=tta)
 
-    def report(self) -> Path:
-        """Write the report; returns its path."""
-        return write_report(self.directory)
+    def report(self, data: str | Path | None = None) -> Path:
+        """Write the report; returns its path. `data`: where the run's data is now, if it has moved."""
+        return write_report(self.directory, data=data)
 
     def _class(self, name: str) -> int:
         if name not in self.classes:
             raise UsageError(f"class {name}", "the run has no such class", f"one of {', '.join(self.classes)}")
         return self.classes.index(name)
+
+    def _repr_html_(self) -> str:
+        """In a notebook: the line of `repr`, the curves and the confusion matrix."""
+        judged = self.evaluate(tta="none")
+        drawn = [figures.confusion(judged.confusion, judged.classes)]
+        drawn[:0] = [figures.curves(self.history)] if self.history else []
+        return f"<pre>{escape(repr(self))}</pre>" + "".join(figures.svg(figure) for figure in drawn)
 
     def __repr__(self) -> str:
         s = self.summary
@@ -119,7 +135,6 @@ def train(
     out: str | Path | None = None,
     split_seed: int = 0,
     report: bool = True,
-    command: Sequence[str] | None = None,
     on_event: OnEvent = lambda event: None,
 ) -> Run:
     """Train a classifier and write its run directory, report included.
@@ -140,7 +155,10 @@ def train(
     """
     if target is not None and not 0 < target <= 1:
         raise UsageError(f"--target {target}", "not an accuracy", "a number such as 0.94")
+    if seed < 0 or split_seed < 0:
+        raise UsageError(f"seed {min(seed, split_seed)}", "negative", "0 or more")
     dataset = open_dataset(data, size=size, split_seed=split_seed)
+    command = command_line(data, recipe, epochs, target, seed, device, size, settings, split_seed)
     chosen = resolve_recipe(recipe, len(dataset.train.labels_N), epochs, settings)
     directory = train_run(
         chosen,
@@ -156,6 +174,27 @@ def train(
     if report and not directory.summary["interrupted"]:
         write_report(directory, device=device)
     return Run(directory)
+
+
+def command_line(
+    data: str | Path,
+    recipe: str | Recipe | None,
+    epochs: int | None,
+    target: float | None,
+    seed: int,
+    device: Device,
+    size: int | None,
+    settings: Mapping[str, Any] | None,
+    split_seed: int,
+) -> list[str]:
+    """The command that repeats this training, with what differs from the defaults. (A recipe of one's own has only its
+    name in it; config.json holds it whole.)"""
+    name = recipe.name if isinstance(recipe, Recipe) else recipe
+    given = {"--recipe": name, "--epochs": epochs, "--target": target, "--size": size}
+    given |= {"--device": None if device == "auto" else device, "--split-seed": split_seed or None, "--seed": seed}
+    options = [text for option, value in given.items() if value is not None for text in (option, str(value))]
+    pairs = [f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in (settings or {}).items()]
+    return ["daybreak", "train", str(data), *options, *(text for pair in pairs for text in ("--set", pair))]
 
 
 def resolve_recipe(
@@ -175,56 +214,8 @@ def load(path: str | Path) -> Run:
 
 
 def inspect(what: str | Path, image_size: int | None = None) -> Inspection:
-    """The layer table of a recipe's net, of a net by name, or of a run."""
+    """The layer table of a recipe's net or of a run's."""
     if (Path(what) / "config.json").is_file():
         card = RunDirectory.open(what).card
-        return inspect_net(card.net, len(card.classes), card.decode.channels, image_size or card.size)
-    config = (
-        ModelConfig(name=str(what)) if str(what) in NETS and str(what) not in RECIPES else get_recipe(str(what)).model
-    )
-    return inspect_net(config, image_size=image_size or 32)
-
-
-def _mistakes(evaluation: Evaluation, dataset: Dataset, n: int) -> list[dict[str, Any]]:
-    from daybreak.metrics import softmax
-
-    probability_NK = softmax(evaluation.logits_NK)
-    return [
-        {
-            "index": int(i),
-            "file": dataset.test.names[i],
-            "true": evaluation.classes[evaluation.labels_N[i]],
-            "predicted": evaluation.classes[probability_NK[i].argmax()],
-            "confidence": float(probability_NK[i].max()),
-        }
-        for i in evaluation.mistakes(n)
-    ]
-
-
-def _explain_mistakes(run: Run, layers: Sequence[str] | None, n: int) -> list[dict[str, Any]]:
-    evaluation, test = run.evaluate(tta="none"), run_dataset(run.directory).test
-    wrong = evaluation.mistakes(n)
-    targets = np.stack([evaluation.logits_NK[wrong].argmax(1), evaluation.labels_N[wrong]], 1)
-    images = np.asarray(test.images_NHWC[wrong])
-    maps = explain(run.directory.classifier(), images, targets, layers)
-    paths = _save(run, maps, images, [f"test-{i}" for i in wrong])
-    keys = [{"index": int(wrong[m.image]), "file": test.names[wrong[m.image]]} for m in maps]
-    return [_row(run, key, m, path) for key, m, path in zip(keys, maps, paths, strict=True)]
-
-
-def _explain_files(run: Run, images: Sequence[str | Path], layers: Sequence[str] | None) -> list[dict[str, Any]]:
-    files = find_images(images)
-    pixels = read_images(files, run.directory.card.decode)
-    classifier = run.directory.classifier()
-    targets = classifier.logits(pixels).argmax(1)[:, None]
-    maps = explain(classifier, pixels, targets, layers)
-    paths = _save(run, maps, pixels, [f"{i}-{Path(file).stem}" for i, file in enumerate(files)])
-    return [_row(run, {"file": files[m.image]}, m, path) for m, path in zip(maps, paths, strict=True)]
-
-
-def _save(run: Run, maps: list[ClassMap], images: np.ndarray, names: list[str]) -> list[Path]:
-    return save_maps(maps, images, names, run.classes, run.directory.folder("figures/maps"))
-
-
-def _row(run: Run, key: dict[str, Any], m: ClassMap, path: Path) -> dict[str, Any]:
-    return key | {"layer": m.layer, "class": run.classes[m.target], "path": str(path)}
+        return inspect_net(card.net.name, card.net, len(card.classes), card.decode.channels, image_size or card.size)
+    return inspect_net(str(what), get_recipe(str(what)).model, image_size=image_size or 32)

@@ -7,6 +7,7 @@ until `normalize`, so that moving them stays cheap; sizes in pixels scale with t
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from daybreak.config import Augment
 
 REFERENCE_SIZE = 32
+RESIZE_BLOCK = 4096  # images: bounds the memory of floating copies
 
 
 @dataclass(frozen=True)
@@ -64,11 +66,15 @@ def resize(images_NHWC: Tensor, size: int) -> Tensor:
     """uint8 images at another size, bilinear with antialiasing; the same tensor where the size is already right."""
     if images_NHWC.shape[1:3] == (size, size):
         return images_NHWC
+    return torch.cat([_resized(part, size) for part in images_NHWC.split(RESIZE_BLOCK)])
+
+
+def _resized(images_NHWC: Tensor, size: int) -> Tensor:
     images_NCHW = images_NHWC.permute(0, 3, 1, 2)
     if images_NHWC.device.type != "cpu":  # only the CPU kernel takes uint8
         images_NCHW = images_NCHW.float()
     out = F.interpolate(images_NCHW, size=(size, size), mode="bilinear", antialias=True)
-    return out.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    return out.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
 def pad_reflect(images_NHWC: Tensor, pad: int) -> Tensor:
@@ -112,14 +118,6 @@ def rotate(images_BCHW: Tensor, angle_B: Tensor) -> Tensor:
     return F.grid_sample(images_BCHW, grid, padding_mode="reflection", align_corners=False)
 
 
-def jitter(images_BHWC: Tensor, gain_B2: Tensor) -> Tensor:
-    """Contrast about each image's own mean, then brightness; uint8 in and out, clipped to the full range."""
-    images = images_BHWC.float()
-    mean = images.mean((1, 2, 3), keepdim=True)
-    brightness, contrast = (g.view(-1, 1, 1, 1) for g in gain_B2.unbind(1))
-    return ((images - mean) * contrast + mean + brightness * 255).round().clamp(0, 255).to(torch.uint8)
-
-
 @dataclass(frozen=True)
 class Normalizer:
     """uint8 NHWC to floating NCHW (channels last in memory) with zero mean and unit deviation a channel."""
@@ -127,10 +125,20 @@ class Normalizer:
     mean: tuple[float, ...]  # a channel, on the scale of [0, 1]
     std: tuple[float, ...]
 
-    def __call__(self, images_NHWC: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        scale = torch.tensor(self.std, device=images_NHWC.device).mul(255).reciprocal()
-        shift = -torch.tensor(self.mean, device=images_NHWC.device).mul(255) * scale
-        return torch.addcmul(shift, images_NHWC.float(), scale).to(dtype).permute(0, 3, 1, 2)
+    def __call__(self, images_NHWC: Tensor, gain_N2: Tensor | None = None) -> Tensor:
+        """Normalised images, (N, C, H, W), float32.
+
+        Args:
+            gain_N2: brightness offset (of the full range) and contrast factor (about the image's own mean) of each
+                image; both fold into the one multiply-add that normalises, and nothing is clipped.
+        """
+        images = images_NHWC.float()
+        scale, shift = _affine(self, images.device)
+        if gain_N2 is not None:
+            brightness, contrast = (g.view(-1, 1, 1, 1) for g in gain_N2.unbind(1))
+            offset = images.mean((1, 2, 3), keepdim=True) * (1 - contrast) + 255 * brightness
+            scale, shift = contrast * scale, shift + offset * scale
+        return torch.addcmul(shift, images, scale).permute(0, 3, 1, 2)
 
     @classmethod
     def of(cls, images_NHWC: Tensor) -> "Normalizer":
@@ -141,6 +149,13 @@ class Normalizer:
         mean_C = share_CL @ level_L
         variance_C = share_CL @ level_L.square() - mean_C.square()
         return cls(tuple(mean_C.tolist()), tuple(variance_C.clamp(min=1e-6).sqrt().tolist()))
+
+
+@lru_cache(maxsize=8)
+def _affine(normalizer: Normalizer, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Scale and shift of each channel for levels of 0 to 255; kept, since copying them to a GPU would stall it."""
+    scale = torch.tensor(normalizer.std).mul(255).reciprocal()
+    return scale.to(device), (-torch.tensor(normalizer.mean).mul(255) * scale).to(device)
 
 
 def augment_batch(
@@ -160,14 +175,12 @@ def augment_batch(
     """
     mine = draws.take(index_B)
     images = flip(crop(padded_NHWC, index_B, mine.crop_N2, size), mine.flip_N)
-    if config.brightness or config.contrast:
-        images = jitter(images, mine.gain_N2)
-    images = normalize(images, dtype)
+    images = normalize(images, gain_N2=mine.gain_N2 if config.brightness or config.contrast else None)
     if config.rotation:
         images = rotate(images, mine.angle_N)
     if config.cutout:
         images = cutout(images, mine.cutout_N2, scaled(config.cutout, size))
-    return images
+    return images.to(dtype)  # last: turning an image needs more than the eight bits of bfloat16
 
 
 def _reflected(size: int, pad: int, device: torch.device) -> Tensor:

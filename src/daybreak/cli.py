@@ -19,7 +19,7 @@ from daybreak import show
 from daybreak.errors import TARGET_MISSED_EXIT_CODE, DaybreakError, UsageError
 
 if TYPE_CHECKING:
-    from daybreak.evaluate import Evaluation
+    pass
 
 app = typer.Typer(
     name="daybreak",
@@ -41,10 +41,11 @@ Data = Annotated[
         metavar="DATA", help="cifar10, cifar100, mnist, fashion-mnist, digits, or a folder, archive or .npz."
     ),
 ]
+MovedData = Annotated[str | None, typer.Option("--data", help="Where the run's data is now, if it has moved.")]
 RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
 SplitSeed = Annotated[int, typer.Option(help="Seed of the test split, for data that has no test part.")]
 Size = Annotated[
-    int | None, typer.Option(metavar="PX", min=9, help="Side at which the net sees images; the data's own by default.")
+    int | None, typer.Option(metavar="PX", min=8, help="Side at which the net sees images; the data's own by default.")
 ]
 TtaOption = Annotated[
     str | None, typer.Option("--tta", metavar="none|flip|full", help="Test-time augmentation; the recipe's by default.")
@@ -83,10 +84,10 @@ def train(
         run = api.train(
             data, recipe=recipe, epochs=epochs, target=target, seed=seed, device=_choice("--device", device, _DEVICES),
             size=size, settings=parse_settings(settings or []), out=out, split_seed=split_seed, report=report,
-            command=["daybreak", *sys.argv[1:]], on_event=on_event,
+            on_event=on_event,
         )  # fmt: skip
     summary = run.directory.summary
-    _print(summary | {"run": str(run.path)}, as_json, lambda: print(show.last_line(summary, run.path)))
+    _print(summary | {"run": str(run.path)}, as_json, lambda: print(show.last_line(summary, run.path, report)))
     if summary["interrupted"]:
         raise typer.Exit(128 + summary["interrupted"])
     if summary["target_met"] is False:
@@ -108,7 +109,10 @@ def evaluate(
     loaded = api.load(run)
     chosen = loaded.directory.recipe.tta if tta is None else _choice("--tta", tta, ("none", "flip", "full"))
     judged = loaded.evaluate(data, chosen)
-    _print(_evaluation_json(judged, loaded, chosen), as_json, lambda: show.evaluation(judged, chosen))
+    summary = loaded.directory.summary
+    met = None if summary["target"] is None else judged.accuracy >= summary["target"]
+    facts = summary | {"run": str(run)} | judged.as_json() | {"target_met": met}
+    _print(facts, as_json, lambda: show.evaluation(judged))
 
 
 @app.command(epilog="Example: daybreak explain runs/RUN --n 5 --layers layer2,layer3")
@@ -119,6 +123,7 @@ def explain(
     ] = None,
     layers: Annotated[str | None, typer.Option(help="Stages, separated by commas; all by default.")] = None,
     n: Annotated[int, typer.Option("--n", min=1, help="How many misclassified images.")] = 10,
+    data: MovedData = None,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -126,16 +131,18 @@ def explain(
     """Class activation maps of misclassified or given images, at any stage, as PNG files."""
     from daybreak import api
 
-    rows = api.load(run).explain(image or [], layers.split(",") if layers else None, n)
+    rows = api.load(run).explain(image or [], layers.split(",") if layers else None, n, data)
     _print({"maps": rows}, as_json, lambda: [print(row["path"]) for row in rows])
 
 
 @app.command(epilog="Example: daybreak report runs/20261122-101502-cifar10-sprint-s0")
-def report(run: RunDir, as_json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
+def report(
+    run: RunDir, data: MovedData = None, as_json: Json = False, quiet: Quiet = False, debug: Debug = False
+) -> None:
     """Write the run's report again: one self-contained HTML file."""
     from daybreak import api
 
-    path = api.load(run).report()
+    path = api.load(run).report(data)
     _print({"report": str(path)}, as_json, lambda: print(path))
 
 
@@ -259,18 +266,6 @@ def _choice(option: str, value: str, allowed: tuple[str, ...]) -> Any:
     if value not in allowed:
         raise UsageError(f"{option} {value}", "not a choice", f"one of {', '.join(allowed)}")
     return value
-
-
-def _evaluation_json(judged: "Evaluation", run: Any, tta: str) -> dict[str, Any]:
-    return run.directory.summary | {
-        "run": str(run.path),
-        "tta": tta,
-        "test_acc" if tta == "none" else "test_acc_tta": judged.accuracy,
-        "ece": judged.ece,
-        "classes": list(judged.classes),
-        "per_class": [score.__dict__ for score in judged.per_class],
-        "confusion": judged.confusion.tolist(),
-    }
 
 
 if __name__ == "__main__":

@@ -4,14 +4,13 @@ A recipe says *how* to train, and nothing about which data. Unknown keys raise a
 Lengths in pixels (`crop`, `cutout`) are given for a 32 px image and scale with the image.
 """
 
-import difflib
 import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from daybreak.errors import UsageError
+from daybreak.errors import UsageError, nearest
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(ge=0)]
@@ -37,6 +36,10 @@ class ModelConfig(Section):
     activation: Literal["relu", "gelu", "silu"] = "relu"
 
 
+Positive = Annotated[float, Field(gt=0)]
+Momentum = Annotated[float, Field(ge=0, lt=1)]
+
+
 class Adam(Section):
     """Adam (Kingma & Ba 2015); beta1 follows the schedule's momentum where the schedule cycles it.
 
@@ -44,9 +47,9 @@ class Adam(Section):
     """
 
     name: Literal["adam"] = "adam"
-    beta1: Fraction = 0.9
-    beta2: Fraction = 0.999
-    eps: Rate = 1e-8
+    beta1: Momentum = 0.9
+    beta2: Momentum = 0.999
+    eps: Positive = 1e-8
     weight_decay: Rate = 0.0
 
 
@@ -54,7 +57,7 @@ class Sgd(Section):
     """SGD with Nesterov momentum; the decay is coupled, as in torch.optim.SGD."""
 
     name: Literal["sgd"] = "sgd"
-    momentum: Fraction = 0.9
+    momentum: Momentum = 0.9
     weight_decay: Rate = 5e-4
 
 
@@ -67,13 +70,13 @@ class Muon(Section):
     """
 
     name: Literal["muon"] = "muon"
-    momentum: Fraction = 0.6
+    momentum: Momentum = 0.6
     newton_schulz_steps: int = Field(default=3, ge=1)
-    bias_lr: Rate = 0.053
-    head_lr: Rate = 0.67
-    sgd_momentum: Fraction = 0.85
+    bias_lr: Positive = 0.053
+    head_lr: Positive = 0.67
+    sgd_momentum: Momentum = 0.85
     weight_decay: Rate = 2e-6
-    whiten_bias_until: Fraction = 0.375
+    whiten_bias_until: float = Field(default=0.375, gt=0, le=1)
 
 
 class OneCycle(Section):
@@ -84,13 +87,13 @@ class OneCycle(Section):
     `momentum` is (lowest, highest): highest where the rate is lowest. None leaves the optimizer's own.
     """
 
-    max_lr: Rate
+    max_lr: Positive
     initial_lr: Rate
     final_lr: Rate
     warmup: Fraction
     shape: Literal["linear", "cosine"] = "linear"
     phases: Literal[2, 3] = 2
-    momentum: tuple[Fraction, Fraction] | None = None
+    momentum: tuple[Momentum, Momentum] | None = None
 
     @model_validator(mode="after")
     def corners_in_order(self) -> Self:
@@ -141,7 +144,7 @@ class Recipe(Section):
     optimizer: Annotated[Adam | Sgd | Muon, Field(discriminator="name")]
     schedule: OneCycle
     epochs: int = Field(ge=1)
-    batch_size: int = Field(ge=1)
+    batch_size: int = Field(ge=2)
     min_steps: int = Field(default=0, ge=0)
     augment: Augment = Augment()
     resolution: tuple[Stage, ...] = (Stage(until=1.0, scale=1.0),)
@@ -177,14 +180,16 @@ def override(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
     Text values are read as JSON where they are JSON (``0.1``, ``true``, ``[1, 2]``), else taken as they are.
     """
     values = recipe.model_dump()
-    for key, value in settings.items():
+    for key, value in sorted(settings.items(), key=lambda item: item[0] != "optimizer.name"):
         *parents, leaf = key.split(".")
         section = values
         for parent in parents:
             if not isinstance(section.get(parent), dict):
-                raise UsageError(key, f"no section {parent!r} in a recipe", _nearest(parent, section))
+                raise UsageError(key, f"no section {parent!r} in a recipe", nearest(parent, section))
             section = section[parent]
         section[leaf] = _parse(value)
+        if key == "optimizer.name" and section[leaf] != recipe.optimizer.name:
+            values["optimizer"] = {"name": section[leaf]}  # the keys of another optimizer mean nothing to this one
     changed = validate(Recipe, values, f"recipe {recipe.name}")
     return changed if changed == recipe else changed.model_copy(update={"expected": None})
 
@@ -227,12 +232,8 @@ def _usage_error(kind: type[Section], error: ValidationError, source: str) -> Us
     parts = [str(p) for p in first["loc"]]
     key = ".".join(p for i, p in enumerate(parts) if i == 0 or p not in tags)
     if first["type"] == "extra_forbidden":
-        return UsageError(key, f"unknown key in {source}", _nearest(key, leaf_keys(kind)))
+        mine = next((leaf_keys(o, "optimizer.") for o in (Adam, Sgd, Muon) if o().name in parts), leaf_keys(kind))
+        known = [k for k in leaf_keys(kind) if not k.startswith("optimizer.") or k in mine]
+        return UsageError(key, f"unknown key in {source}", nearest(key, known))
     why = first["msg"].removeprefix("Value error, ")
     return UsageError(key or source, f"{why} (got {first['input']!r})" if key else why, "daybreak recipes NAME")
-
-
-def _nearest(word: str, known: Any) -> str:
-    known = list(known)
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"{near[0]!r}" if near else f"one of {', '.join(known)}"

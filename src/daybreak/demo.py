@@ -8,7 +8,7 @@ import sys
 
 from rich.console import Console
 
-from daybreak import api
+from daybreak import api, show
 from daybreak.data import Dataset
 from daybreak.device import pick_device
 from daybreak.errors import DataError, DaybreakError
@@ -19,25 +19,27 @@ CPU_EPOCHS = 3  # two to three minutes on two cores; the whole recipe has five
 console = Console(stderr=True, soft_wrap=True)
 
 
-def main() -> None:
+def main() -> int:
     try:
-        demo()
+        return demo()
     except DaybreakError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
 
 
-def demo() -> None:
+def demo() -> int:
     name = reachable_data()
     short = name != "digits" and pick_device().type == "cpu"
     with TrainingProgress(console, quiet=False) as on_event:
-        run = api.train(name, epochs=CPU_EPOCHS if short else None, command=["make", "demo"], on_event=on_event)
-    summary = run.summary
-    print(f"{summary.test_acc_tta:.2%} on {summary.dataset} in {summary.train_seconds:.0f} s of training")
-    print(f"report: {run.path / 'report.html'}")
+        run = api.train(name, epochs=CPU_EPOCHS if short else None, on_event=on_event)
+    summary = run.directory.summary
+    print(show.last_line(summary, run.path))
     if short:
         print(f"the full recipe: .venv/bin/daybreak train {name}")
-    print(f"try: .venv/bin/daybreak explain {run.path}")
+    print(f"next, try: .venv/bin/daybreak explain {run.path}")
+    return 128 + summary["interrupted"] if summary["interrupted"] else 0
 
 
 def reachable_data() -> str:
@@ -56,4 +58,4 @@ def reachable_data() -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -4,6 +4,9 @@ An error prints as one line, ``error: WHAT: WHY; try: REMEDY``. WHAT names the f
 are part of the public contract; a new kind of failure takes the code of the part of the world that failed.
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class DaybreakError(Exception):
     """Base of all errors that a user can mend.
@@ -56,6 +59,13 @@ class NonFiniteError(DaybreakError):
 
 
 TARGET_MISSED_EXIT_CODE = 8
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The known name most like `word`, else all of them: the remedy for a typo."""
+    names = list(known)
+    near = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    return f"{near[0]!r}" if near else f"one of {', '.join(names)}"
 
 
 def one_line(text: object) -> str:

@@ -1,24 +1,53 @@
 """Judging a finished run: its test predictions, and the numbers drawn from them."""
 
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from daybreak import metrics
 from daybreak.config import Device, Tta
 from daybreak.data import Dataset, open_dataset
-from daybreak.errors import DataError, RunError, UsageError
+from daybreak.errors import DataError, RunError, StorageError, UsageError
 from daybreak.run import Predictions, RunDirectory, predict_test
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """Test logits and labels, with the numbers that people ask of them."""
+class Mistake:
+    """A wrongly classified test image."""
 
-    logits_NK: np.ndarray
-    labels_N: np.ndarray
+    index: int
+    file: str  # its name inside the data set
+    true: str
+    predicted: str
+    confidence: float  # probability given to the predicted class
+    true_probability: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Test predictions with the numbers that people ask of them.
+
+    Attributes:
+        tta: the test-time augmentation behind `logits_NK`.
+        dataset: title of what was judged.
+    """
+
+    predictions: Predictions
     classes: tuple[str, ...]
+    tta: Tta
+    dataset: str
+    notes: tuple[str, ...]
+
+    @property
+    def logits_NK(self) -> np.ndarray:  # noqa: N802 - shape suffix
+        return self.predictions.logits if self.tta == "none" else self.predictions.logits_tta
+
+    @property
+    def labels_N(self) -> np.ndarray:  # noqa: N802
+        return self.predictions.labels
 
     @property
     def accuracy(self) -> float:
@@ -44,9 +73,37 @@ class Evaluation:
         """The most frequent mistakes as (true, predicted, count)."""
         return metrics.most_confused(self.confusion, self.classes, n)
 
-    def mistakes(self, n: int = 25) -> np.ndarray:
-        """Indices of wrongly classified test images, the most confident first."""
-        return metrics.mistakes(self.logits_NK, self.labels_N, n)
+    def mistakes(self, n: int = 25) -> list[Mistake]:
+        """The wrongly classified test images, the most confident first."""
+        probability_NK = metrics.softmax(self.logits_NK)
+        return [self._mistake(int(i), probability_NK[i]) for i in metrics.mistakes(self.logits_NK, self.labels_N, n)]
+
+    def as_json(self) -> dict[str, Any]:
+        """What `evaluate --json` adds to the run's summary; `test_acc_tta` is the accuracy with `tta`."""
+        plain = replace(self, tta="none")
+        return {
+            "dataset": self.dataset,
+            "notes": list(self.notes),
+            "tta": self.tta,
+            "test_acc": plain.accuracy,
+            "test_acc_tta": self.accuracy,
+            "test_loss": plain.loss,
+            "ece": self.ece,
+            "classes": list(self.classes),
+            "per_class": [asdict(score) for score in self.per_class],
+            "confusion": self.confusion.tolist(),
+        }
+
+    def _mistake(self, index: int, probability_K: np.ndarray) -> Mistake:
+        true, predicted = int(self.labels_N[index]), int(probability_K.argmax())
+        return Mistake(
+            index=index,
+            file=str(self.predictions.names[index]),
+            true=self.classes[true],
+            predicted=self.classes[predicted],
+            confidence=float(probability_K[predicted]),
+            true_probability=float(probability_K[true]),
+        )
 
 
 def evaluate(
@@ -63,57 +120,71 @@ def evaluate(
         RunError: the run cannot be used.
     """
     tta = tta or run.recipe.tta
-    predictions = stored_predictions(run, device) if data is None and tta in ("none", run.recipe.tta) else None
-    if predictions is None:
+    if data is None and tta in ("none", run.recipe.tta):
+        predictions, title, notes = stored_predictions(run, device), run.summary["dataset"], run.summary["notes"]
+    else:
         dataset = run_dataset(run) if data is None else other_dataset(run, data)
-        predictions = predict_test(run.classifier(device), dataset.test, tta)
-    logits = predictions.logits if tta == "none" else predictions.logits_tta
-    return Evaluation(logits, predictions.labels, run.card.classes)
+        predictions, title, notes = (
+            predict_test(run.classifier(device), dataset.test, tta),
+            dataset.title,
+            dataset.notes,
+        )
+    return Evaluation(predictions, run.card.classes, tta, title, tuple(notes))
 
 
 def stored_predictions(run: RunDirectory, device: Device = "auto") -> Predictions:
-    """The run's test predictions; made and stored now where the run was interrupted before it made them."""
+    """The run's test predictions; made now, and stored if possible, where an interrupted run has none."""
     predictions = run.predictions()
     if predictions is None:
         predictions = predict_test(run.classifier(device), run_dataset(run).test, run.recipe.tta)
-        run.write_predictions(predictions)
+        with suppress(StorageError):  # storing is only a shortcut
+            run.write_predictions(predictions)
     return predictions
 
 
-def run_dataset(run: RunDirectory) -> Dataset:
+def run_dataset(run: RunDirectory, data: str | Path | None = None) -> Dataset:
     """The data set that the run was trained on.
+
+    Args:
+        data: where it is now, if it has moved.
 
     Raises:
         DataError: it is gone, or its content is not what it was.
     """
     try:
         request, fingerprint = run.config["data"]["request"], run.config["data"]["fingerprint"]
-        data, size, split_seed = request["data"], request["size"], request["split_seed"]
+        trained_on, size, split_seed = request["data"], request["size"], request["split_seed"]
     except (KeyError, TypeError):
-        raise RunError(run.path / "config.json", "does not say which data", "evaluate --data DATA") from None
-    dataset = open_dataset(data, size=size, split_seed=split_seed)
+        raise RunError(run.path / "config.json", "does not say which data", "a whole copy of the run") from None
+    try:
+        dataset = open_dataset(data or trained_on, size=size, split_seed=split_seed)
+    except DataError as error:
+        if data is None:
+            raise DataError(error.what, error.why, "--data with the place where the run's data is now") from None
+        raise
     if dataset.fingerprint != fingerprint:
-        raise DataError(data, "not the data this run was trained on (its content differs)", "evaluate --data DATA")
+        raise DataError(data or trained_on, f"its content is not what {run.path} was trained on", "--data DATA")
     return dataset
 
 
 def other_dataset(run: RunDirectory, data: str | Path) -> Dataset:
-    """Other data, decoded as the run's was.
+    """Other data, decoded as the run's was, its labels matched to the run's by name.
 
     Raises:
         DataError: its classes are not the run's.
     """
-    dataset = open_dataset(data, size=run.card.decode.size)
-    if dataset.classes != run.card.classes:
-        unlike = sorted(set(dataset.classes) ^ set(run.card.classes))
+    dataset, classes = open_dataset(data, size=run.card.decode.size), run.card.classes
+    unlike = sorted(set(dataset.classes) ^ set(classes))
+    if unlike:
         raise DataError(
-            data, f"its classes are not those of {run.path}: {', '.join(unlike)} differ", "data of the same classes"
+            data, f"classes differ from those of {run.path}: {', '.join(unlike)}", "data of the same classes"
         )
     if dataset.decode.channels != run.card.decode.channels:
         raise DataError(
-            data, f"{dataset.decode.channels} channels, the run has {run.card.decode.channels}", "data like the run's"
+            data, f"{dataset.decode.channels} channels, the run has {run.card.decode.channels}", "like data"
         )
-    return dataset
+    renumber = np.array([classes.index(name) for name in dataset.classes])
+    return replace(dataset, classes=classes, test=replace(dataset.test, labels_N=renumber[dataset.test.labels_N]))
 
 
 def image_index(index: int, count: int) -> int:

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,10 +21,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from daybreak.errors import UsageError
-from daybreak.inference import Classifier
+from daybreak.inference import Classifier, batch_for
 from daybreak.models import stages_of
 
-BATCH = 100  # images a pass: bounds the memory of the activations that are kept
+BATCH = 100  # images of 32 px a pass: bounds the memory of the activations that are kept
 HEAT = colormaps["inferno"]
 
 
@@ -63,9 +62,10 @@ def explain(
     """Maps of uint8 images at each stage for each of their T target classes, ordered by image, target and stage."""
     names = check_layers(classifier.net, layers)
     maps: list[ClassMap] = []
-    for start in range(0, len(images_NHWC), BATCH):
-        images = classifier.prepare(images_NHWC[start : start + BATCH]).float()
-        targets = torch.as_tensor(targets_NT[start : start + BATCH], device=images.device)
+    batch = batch_for(classifier.size, BATCH)
+    for start in range(0, len(images_NHWC), batch):
+        images = classifier.prepare(images_NHWC[start : start + batch])
+        targets = torch.as_tensor(targets_NT[start : start + batch], device=images.device)
         by_target = [grad_cam(classifier.net, images, target_N, names) for target_N in targets.unbind(1)]
         maps += [
             ClassMap(start + i, name, int(targets[i, t]), by_target[t][name][i].cpu().numpy())
@@ -83,10 +83,11 @@ def check_layers(net: nn.Module, layers: Sequence[str] | None) -> tuple[str, ...
         UsageError: a name is not a stage; the stages are listed.
     """
     known = tuple(stages_of(net))
-    unknown = [name for name in layers or () if name not in known]
+    layers = [name.strip() for name in layers or known]
+    unknown = [name for name in layers if name not in known]
     if unknown:
         raise UsageError(f"layer {unknown[0]}", "this net has no such stage", f"one of {', '.join(known)}")
-    return tuple(name for name in known if layers is None or name in layers)
+    return tuple(name for name in known if name in layers)
 
 
 def overlay(image_HWC: np.ndarray, map_HW: np.ndarray, size: int = 128) -> Image.Image:
@@ -108,18 +109,6 @@ def overlay(image_HWC: np.ndarray, map_HW: np.ndarray, size: int = 128) -> Image
 def to_picture(image_HWC: np.ndarray) -> Image.Image:
     """A uint8 image with 1 or 3 channels as a Pillow image with the very same pixels."""
     return Image.fromarray(np.ascontiguousarray(image_HWC.squeeze(2) if image_HWC.shape[2] == 1 else image_HWC))
-
-
-def save_maps(
-    maps: Sequence[ClassMap], images_NHWC: np.ndarray, names: Sequence[str], classes: Sequence[str], folder: Path
-) -> list[Path]:
-    """Write each map over its image as PNG: `NAME-LAYER-CLASS.png`, characters that file systems dislike replaced."""
-    paths = []
-    for m in maps:
-        path = folder / f"{_safe(names[m.image])}-{m.layer}-{_safe(classes[m.target])}.png"
-        overlay(images_NHWC[m.image], m.values_HW, size=256).save(path)
-        paths.append(path)
-    return paths
 
 
 def _weighted(activations_NCHW: Tensor, gradients_NCHW: Tensor) -> Tensor:
@@ -161,7 +150,3 @@ def _untouched(net: nn.Module) -> Iterator[None]:
             p.requires_grad_(True)
         for module, mode in training.items():
             module.training = mode
-
-
-def _safe(name: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_." else "_" for c in name).strip(".") or "_"

@@ -1,15 +1,17 @@
 """A net together with all that is needed to use it, and the one place where logits are computed."""
 
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from daybreak.augment import Normalizer, pad_reflect, resize, scaled
+from daybreak.augment import REFERENCE_SIZE, Normalizer, pad_reflect, resize, scaled
 from daybreak.config import Tta
+from daybreak.errors import UsageError
 
-BATCH = 250  # images a forward: what fits the caches of a small CPU best, and enough for a GPU
+BATCH = 250  # images of 32 px a forward: what fits the caches of a small CPU best, and enough for a GPU
 
 
 @dataclass(frozen=True)
@@ -29,19 +31,19 @@ class Classifier:
     dtype: torch.dtype
 
     def prepare(self, images_NHWC: np.ndarray) -> Tensor:
-        """uint8 images of any size as the net's input (N, C, size, size), float32 or `dtype`, on the device."""
+        """uint8 images of any size as the net's input (N, C, size, size), float32, on the device."""
         images = torch.from_numpy(np.array(images_NHWC))  # a copy: torch wants memory it may write to
-        return self.normalize(resize(images.to(self.device), self.size), self.dtype)
+        return self.normalize(resize(images.to(self.device), self.size))
 
     @torch.no_grad()
     def logits(self, images_NHWC: np.ndarray, tta: Tta = "none") -> np.ndarray:
         """Logits (N, K), float32, of uint8 images (N, H, W, C)."""
-        training = self.net.training
+        training, batch = self.net.training, batch_for(self.size, BATCH)
         self.net.eval()
         try:
             parts = [
-                self._weighted_views(self.prepare(images_NHWC[start : start + BATCH]), tta)
-                for start in range(0, len(images_NHWC), BATCH)
+                self._weighted_views(self.prepare(images_NHWC[start : start + batch]), tta)
+                for start in range(0, len(images_NHWC), batch)
             ]
         finally:
             self.net.train(training)
@@ -57,12 +59,19 @@ class Classifier:
         return torch.stack([w * self.forward(view) for w, view in test_views(images_NCHW, tta)]).sum(0)
 
 
+def batch_for(size: int, images_at_32: int) -> int:
+    """How many images of this size take about the memory of that many of 32 px."""
+    return max(1, images_at_32 * REFERENCE_SIZE**2 // max(size, REFERENCE_SIZE) ** 2)
+
+
 def test_views(images_NCHW: Tensor, tta: Tta) -> list[tuple[float, Tensor]]:
     """The views over which logits are averaged, with their weights.
 
     `flip`: the image and its mirror. `full`: those with weight 1/2 in all, and both shifted by one pixel (of 32)
     up-left and down-right with 1/4 each; six forwards (Jordan 2024).
     """
+    if tta not in get_args(Tta):
+        raise UsageError(f"tta {tta}", "no such test-time augmentation", f"one of {', '.join(get_args(Tta))}")
     if tta == "none":
         return [(1.0, images_NCHW)]
     if tta == "flip":

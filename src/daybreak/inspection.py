@@ -4,7 +4,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from daybreak.config import ModelConfig
-from daybreak.models import build_net
+from daybreak.errors import UsageError
+from daybreak.models import SMALLEST_SIZE, build_net
 from daybreak.models.trace import Layer, count_params, trace
 
 
@@ -22,8 +23,16 @@ class Inspection:
         return asdict(self)
 
 
-def inspect(config: ModelConfig, num_classes: int = 10, in_channels: int = 3, image_size: int = 32) -> Inspection:
-    """Build the net and follow an image through it. `params` counts shared and fixed parameters once each."""
+def inspect(
+    name: str, config: ModelConfig, num_classes: int = 10, in_channels: int = 3, image_size: int = 32
+) -> Inspection:
+    """Build the net and follow an image through it. `params` counts the fixed parameters too.
+
+    Raises:
+        UsageError: the image is too small for the net.
+    """
+    if image_size < SMALLEST_SIZE:
+        raise UsageError(f"--size {image_size}", "nothing would be left of the image", f"{SMALLEST_SIZE} or more")
     net = build_net(config, num_classes, in_channels)
     layers = trace(net, image_size, in_channels)
-    return Inspection(config.name, image_size, count_params(net), sum(layer.macs for layer in layers), layers)
+    return Inspection(name, image_size, count_params(net), sum(layer.macs for layer in layers), layers)

@@ -70,8 +70,8 @@ class ScheduledOptimizer:
     def __init__(self, optimizers: list[torch.optim.Optimizer], cycle: OneCycle) -> None:
         self.optimizers, self.cycle = optimizers, cycle
 
-    def set_progress(self, progress: float) -> tuple[float, float | None]:
-        """Put every group where the cycle is at this progress; returns (lr, momentum) of the cycle itself."""
+    def set_progress(self, progress: float) -> tuple[float, float]:
+        """Put every group where the cycle is at this progress; returns (lr, momentum) of the first group."""
         momentum = schedule.momentum(self.cycle, progress)
         for group in (g for optimizer in self.optimizers for g in optimizer.param_groups):
             mine = progress / group["until"]
@@ -80,7 +80,8 @@ class ScheduledOptimizer:
                 _freeze(group["params"])
             if momentum is not None:
                 _set_momentum(group, momentum)
-        return schedule.learning_rate(self.cycle, progress), momentum
+        first = self.optimizers[0].param_groups[0]
+        return first["lr"], first["betas"][0] if "betas" in first else first["momentum"]
 
     def step(self) -> None:
         for optimizer in self.optimizers:
@@ -91,8 +92,12 @@ class ScheduledOptimizer:
             optimizer.zero_grad(set_to_none=True)
 
 
-def build_optimizer(net: nn.Module, recipe: Recipe, compute_dtype: torch.dtype) -> ScheduledOptimizer:
-    """The recipe's optimizer over the trainable parameters of the net."""
+def build_optimizer(net: nn.Module, recipe: Recipe, batch_size: int, compute_dtype: torch.dtype) -> ScheduledOptimizer:
+    """The recipe's optimizer over the trainable parameters of the net.
+
+    Args:
+        batch_size: the one in use; smaller than the recipe's where there are fewer images.
+    """
     config, peak = recipe.optimizer, recipe.schedule.max_lr
     trainable = [p for p in net.parameters() if p.requires_grad]
     optimizers: list[torch.optim.Optimizer]
@@ -102,11 +107,9 @@ def build_optimizer(net: nn.Module, recipe: Recipe, compute_dtype: torch.dtype) 
         optimizers = [torch.optim.Adam(groups, betas=betas, eps=config.eps, weight_decay=config.weight_decay)]
     elif isinstance(config, Sgd):
         groups = [_group(trainable, peak)]
-        optimizers = [
-            torch.optim.SGD(groups, momentum=config.momentum, nesterov=True, weight_decay=config.weight_decay)
-        ]
+        optimizers = [_sgd(groups, config.momentum, weight_decay=config.weight_decay)]
     else:
-        optimizers = _muon_and_sgd(net, config, recipe.batch_size, peak, compute_dtype)
+        optimizers = _muon_and_sgd(net, config, batch_size, peak, compute_dtype)
     return ScheduledOptimizer(optimizers, recipe.schedule)
 
 
@@ -125,8 +128,11 @@ def _muon_and_sgd(
         _group(biases, config.bias_lr * batch_size, config.weight_decay / config.bias_lr),
         _group(head, config.head_lr * batch_size, config.weight_decay / config.head_lr),
     ]
-    sgd = torch.optim.SGD([g for g in groups if g["params"]], momentum=config.sgd_momentum, nesterov=True)
-    return [muon, sgd]
+    return [muon, _sgd([g for g in groups if g["params"]], config.sgd_momentum)]
+
+
+def _sgd(groups: list[dict[str, Any]], momentum: float, weight_decay: float = 0.0) -> torch.optim.SGD:
+    return torch.optim.SGD(groups, momentum=momentum, nesterov=momentum > 0, weight_decay=weight_decay)
 
 
 def _group(

@@ -10,11 +10,11 @@ import numpy as np
 from daybreak.config import Device, Tta
 from daybreak.data import decode_image
 from daybreak.data.dataset import DecodeSpec
+from daybreak.data.layout import IMAGE_SUFFIXES
 from daybreak.errors import DataError
 from daybreak.metrics import softmax
 from daybreak.run import RunDirectory
 
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 STDIN = "-"
 
 
@@ -46,7 +46,7 @@ def find_images(images: Sequence[str | Path]) -> list[str]:
     for image in images:
         path = Path(image)
         if str(image) != STDIN and path.is_dir():
-            files += [str(p) for p in sorted(path.rglob("*")) if p.suffix.lower() in IMAGE_SUFFIXES]
+            files += [str(p) for p in sorted(path.rglob("*")) if _is_image(p)]
         else:
             files.append(str(image))
     if not files:
@@ -54,6 +54,10 @@ def find_images(images: Sequence[str | Path]) -> list[str]:
             ", ".join(map(str, images)), "no image in there", f"files ending in {', '.join(sorted(IMAGE_SUFFIXES))}"
         )
     return files
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
 def read_images(files: Sequence[str], decode: DecodeSpec) -> np.ndarray:

@@ -1,7 +1,6 @@
 """What training shows while it runs: live on a terminal, plain lines elsewhere, always on stderr."""
 
 import time
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -17,16 +16,16 @@ class TrainingProgress:
     def __init__(self, console: Console, quiet: bool) -> None:
         self.console, self.quiet = console, quiet
         self._bar = Progress(
-            TextColumn("[bold]epoch {task.fields[epoch]}"),
+            TextColumn("[bold]{task.fields[epochs]}"),
             BarColumn(),
             TextColumn("{task.percentage:>3.0f} %  {task.fields[facts]}"),
             TimeRemainingColumn(compact=True),
             console=console,
             disable=quiet or not console.is_terminal,
         )
-        self._task = self._bar.add_task("train", epoch=1, facts="", total=None)
+        self._task = self._bar.add_task("train", epochs="", facts="", total=1.0)
         self._last_line = time.monotonic()
-        self._latest: dict[str, Any] = {}
+        self._accuracy, self._epochs = "", 0
 
     def __enter__(self) -> OnEvent:
         self._bar.start()
@@ -38,21 +37,26 @@ class TrainingProgress:
     def show(self, event: Event) -> None:
         """Take one training event."""
         if event["event"] == "start":
-            self._bar.update(self._task, total=event["steps"])
+            self._epochs = event["epochs"]
+            for note in event["notes"]:
+                self._line(f"note: {note}")
+            self._bar.update(self._task, epochs=f"epoch 1 of {self._epochs}")
         elif event["event"] == "step":
             self._step(event)
         elif event["event"] == "epoch":
             self._epoch(event)
 
     def _step(self, event: Event) -> None:
-        self._latest = dict(event)
-        self._bar.update(self._task, completed=event["step"], facts=_facts(event))
+        facts = _facts(event) + self._accuracy
+        self._bar.update(self._task, completed=event["work"], facts=facts)
         if not self.console.is_terminal and time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
-            left = event["train_seconds"] * (1 / max(event["progress"], 1e-9) - 1)
-            self._line(f"{event['progress']:4.0%}  {_facts(event)}  {left:.0f} s left")
+            left = event["train_seconds"] * (1 / event["work"] - 1)
+            self._line(f"{event['progress']:4.0%}  {facts}  {left:.0f} s left")
 
     def _epoch(self, event: Event) -> None:
-        self._bar.update(self._task, epoch=event["epoch"] + 1)
+        self._accuracy = f"  test {event['test_acc']:.2%}"
+        at = min(event["epoch"] + 1, self._epochs)
+        self._bar.update(self._task, epochs=f"epoch {at} of {self._epochs}")
         self._line(
             f"epoch {event['epoch']:>3}  train {event['train_acc']:6.2%} loss {event['train_loss']:.3f}"
             f"  test {event['test_acc']:6.2%} loss {event['test_loss']:.3f}"
@@ -62,7 +66,7 @@ class TrainingProgress:
     def _line(self, text: str) -> None:
         self._last_line = time.monotonic()
         if not self.quiet:
-            self._bar.console.print(text, highlight=False)
+            self._bar.console.print(text, highlight=False, markup=False)
 
 
 def _facts(event: Event) -> str:

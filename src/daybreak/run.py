@@ -6,13 +6,16 @@ Every file is written beside its place and renamed, so a reader never sees half 
 import json
 import os
 import time
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
+from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
@@ -101,11 +104,15 @@ class RunDirectory:
 
     @property
     def recipe(self) -> Recipe:
-        return validate(Recipe, self.config.get("recipe", {}), f"{self.path / 'config.json'}")
+        try:
+            return validate(Recipe, self.config.get("recipe", {}), "config.json")
+        except UsageError as error:
+            raise RunError(self.path / "config.json", f"{error.what}: {error.why}", "upgrade daybreak") from None
 
     def metrics(self, event: str) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl of one kind of event."""
-        lines = self._read_text("metrics.jsonl").splitlines()
+        *lines, unfinished = self._read_text("metrics.jsonl").split("\n")
+        lines += [unfinished] if unfinished.endswith("}") else []  # a killed run may have left half a row
         rows = [self._parse("metrics.jsonl", line) for line in lines]
         return [row for row in rows if row["event"] == event]
 
@@ -148,7 +155,7 @@ class RunDirectory:
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 return Predictions(arrays["logits"], arrays["logits_tta"], arrays["labels"], arrays["names"])
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, EOFError, ValueError, KeyError, BadZipFile, zlib.error) as error:
             raise RunError(path, f"cannot be read ({error})", "remove it; daybreak evaluate makes it again") from None
 
     # Writing
@@ -160,8 +167,8 @@ class RunDirectory:
         self._write("summary.json", _json(summary))
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
-        with self._guard("metrics.jsonl"), (self.path / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        with self._guard("metrics.jsonl"), (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row, allow_nan=False) + "\n")
 
     def write_model(self, net: nn.Module, card: ModelCard) -> None:
         values = asdict(card) | {"net": card.net.model_dump(), "format": FORMAT}
@@ -175,20 +182,20 @@ class RunDirectory:
             np.savez_compressed(file, **asdict(predictions), indices=np.arange(len(predictions.labels)))
 
     def write_text(self, name: str, text: str) -> Path:
-        """A text file of the run, such as report.html."""
+        """A text file of the run, such as report.html or figures/curves.svg."""
         return self._write(name, text)
 
-    def folder(self, name: str) -> Path:
-        """A subdirectory of the run, made where it is missing."""
-        with self._guard(name):
-            (self.path / name).mkdir(parents=True, exist_ok=True)
+    def write_picture(self, name: str, picture: Image.Image) -> Path:
+        """A picture of the run, as PNG."""
+        with self._beside(name) as temporary:
+            picture.save(temporary, "PNG")
         return self.path / name
 
     # How
 
     def _read_text(self, name: str) -> str:
         try:
-            return (self.path / name).read_text()
+            return (self.path / name).read_text(encoding="utf-8")
         except FileNotFoundError:
             raise RunError(self.path / name, "missing", "a run that daybreak train finished") from None
         except (OSError, UnicodeDecodeError) as error:
@@ -217,10 +224,12 @@ class RunDirectory:
 
     def _write(self, name: str, text: str) -> Path:
         with self._beside(name) as temporary:
-            temporary.write_text(text)
+            temporary.write_text(text, encoding="utf-8")
         return self.path / name
 
     def _beside(self, name: str) -> "_Beside":
+        with self._guard(name):
+            (self.path / name).parent.mkdir(parents=True, exist_ok=True)
         return _Beside(self.path / name)
 
     def _guard(self, name: str) -> "_Guard":
@@ -277,4 +286,4 @@ def default_path(dataset: str, recipe: str, seed: int) -> Path:
 
 
 def _json(values: Mapping[str, Any]) -> str:
-    return json.dumps(values, indent=2) + "\n"
+    return json.dumps(values, indent=2, allow_nan=False) + "\n"

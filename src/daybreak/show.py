@@ -19,21 +19,21 @@ if TYPE_CHECKING:
 console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 400)
 
 
-def last_line(summary: dict[str, Any], path: Path) -> str:
+def last_line(summary: dict[str, Any], path: Path, report: bool = True) -> str:
     if summary["interrupted"]:
         return f"interrupted after {summary['steps']} steps; what there is: {path}"
     tta = "" if summary["tta"] == "none" else f" ({summary['test_acc_tta']:.2%} with {summary['tta']} TTA)"
     target = {None: "", True: ", target reached", False: f", below the target of {summary['target'] or 0:.2%}"}
     return (
         f"{summary['test_acc']:.2%}{tta} on {summary['dataset']} in {summary['train_seconds']:.1f} s"
-        f"{target[summary['target_met']]}: {shlex.quote(str(path / 'report.html'))}"
+        f"{target[summary['target_met']]}: {shlex.quote(str(path / 'report.html' if report else path))}"
     )
 
 
-def evaluation(judged: "Evaluation", tta: str) -> None:
-    views = {"none": "one view", "flip": "flip TTA", "full": "six-view TTA"}[tta]
+def evaluation(judged: "Evaluation") -> None:
+    views = {"none": "one view", "flip": "flip TTA", "full": "six-view TTA"}[judged.tta]
     console.print(
-        f"{judged.accuracy:.2%} of {len(judged.labels_N)} test images ({views}), "
+        f"{judged.accuracy:.2%} of {len(judged.labels_N)} test images of {judged.dataset} ({views}), "
         f"loss {judged.loss:.3f}, calibration error {judged.ece:.2%}",
         highlight=False,
     )
@@ -43,6 +43,8 @@ def evaluation(judged: "Evaluation", tta: str) -> None:
     console.print(table)
     for true, predicted, count in judged.most_confused(5):
         console.print(f"{count:>5}  {true} taken for {predicted}", highlight=False, markup=False)
+    for note in judged.notes:
+        console.print(f"note: {note}", highlight=False, markup=False)
 
 
 def inspection(found: "Inspection") -> None:

@@ -25,8 +25,8 @@ from daybreak.data.loader import Loader
 from daybreak.device import compute_dtype, describe_hardware, peak_memory_bytes, pick_device, synchronizer, versions
 from daybreak.errors import NonFiniteError
 from daybreak.inference import Classifier, autocast
-from daybreak.models import build_net, place
-from daybreak.models.sprint import WHITEN_IMAGES, SprintNet
+from daybreak.models import SMALLEST_SIZE, build_net, place
+from daybreak.models.sprint import WHITEN_PATCHES, SprintNet
 from daybreak.models.trace import count_macs, count_params
 from daybreak.optim import ScheduledOptimizer, build_optimizer
 from daybreak.run import ModelCard, Predictions, RunDirectory, predict_test
@@ -35,9 +35,9 @@ from daybreak.signals import StopRequest
 Event = Mapping[str, Any]
 OnEvent = Callable[[Event], None]
 
-SMALLEST_SIZE = 16  # px: smaller images are enlarged, or the pools would leave nothing of them
 TRAIN_SAMPLE = 5000  # training images on which accuracy and loss are measured at the end of an epoch
 STEP_ROWS = 200  # how many steps of a run leave a row behind
+SECONDS_BETWEEN_EVENTS = 1.0  # at most, for a progress display
 
 
 @dataclass
@@ -88,11 +88,15 @@ def train(
     """
     begun = time.perf_counter()
     where = pick_device(device)
-    run = RunDirectory.create(out)
-    run.write_config(_config(recipe, dataset, seed, target, where, command))
     with StopRequest() as stop:
         session = prepare(recipe, dataset, seed, where)
-        on_event({"event": "start", "steps": session.loader.steps, "run": str(run.path)})
+        run = RunDirectory.create(out)  # only now: a recipe that cannot be built leaves no run behind
+        run.write_config(_config(recipe, dataset, seed, target, where, command))
+        loader = session.loader
+        notes = list(dataset.notes)
+        on_event(
+            {"event": "start", "run": str(run.path), "epochs": loader.epochs, "steps": loader.steps, "notes": notes}
+        )
         fit(session, run, stop, on_event)
         run.write_model(session.classifier.net, _card(session))
         predictions = None if stop.signal else judge(session, run)
@@ -106,16 +110,16 @@ def prepare(recipe: Recipe, dataset: Dataset, seed: int, device: torch.device) -
     """Everything before the first step; on the clock from the moment the training images are read."""
     dtype = compute_dtype(recipe.precision, device)
     net = place(initial_net(recipe, dataset, seed), device)
-    size = max(SMALLEST_SIZE, dataset.decode.size)
+    size = max(SMALLEST_SIZE, dataset.decode.size)  # smaller images are enlarged
     watch = Stopwatch(synchronizer(device))
     with watch.timed("train"):
         images_NHWC = resize(torch.from_numpy(np.array(dataset.train.images_NHWC)).to(device), size)
         labels_N = torch.from_numpy(np.array(dataset.train.labels_N)).to(device)
         normalize = Normalizer.of(images_NHWC)
         if isinstance(net, SprintNet):
-            net.fit_whitening(normalize(images_NHWC[_spread(len(images_NHWC), WHITEN_IMAGES)]))
+            net.fit_whitening(normalize(images_NHWC[_spread(len(images_NHWC), WHITEN_PATCHES // size**2)]))
         loader = Loader(recipe, images_NHWC, labels_N, normalize, seed, dtype)
-        optimizer = build_optimizer(net, recipe, dtype)
+        optimizer = build_optimizer(net, recipe, loader.batch_size, dtype)
         ema = _moving_average(net, recipe.ema)
     judged = ema.module if ema else net
     classifier = Classifier(judged, dataset.classes, size, normalize, device, dtype)
@@ -146,6 +150,7 @@ def train_epoch(session: Session, run: RunDirectory, stop: StopRequest, on_event
     """The steps of one epoch; returns where the last one stood."""
     loader = session.loader
     every = max(1, loader.steps // STEP_ROWS)
+    shown = time.perf_counter()
     row: dict[str, Any] = {}
     for _ in range(loader.steps_per_epoch):
         progress = session.step / loader.steps
@@ -153,10 +158,20 @@ def train_epoch(session: Session, run: RunDirectory, stop: StopRequest, on_event
         images, labels = loader.batch(session.step)
         loss = train_step(session, images, labels)
         session.step += 1
-        if session.step % every == 0 or session.step % loader.steps_per_epoch == 0 or stop.signal:
+        is_row = session.step % every == 0 or session.step % loader.steps_per_epoch == 0 or bool(stop.signal)
+        if is_row or time.perf_counter() - shown > SECONDS_BETWEEN_EVENTS:
+            shown = time.perf_counter()
             row = _position(session, lr, momentum) | {"batch_loss": _finite(loss, session.step, lr)}
+            on_event(
+                {
+                    "event": "step",
+                    "images_per_second": _images_per_second(session),
+                    "work": loader.work_done(session.step),
+                }
+                | row
+            )
+        if is_row:
             run.append_metrics({"event": "step"} | row)
-            on_event({"event": "step", "images_per_second": _images_per_second(session)} | row)
         if stop.signal:
             break
     return row
@@ -185,6 +200,8 @@ def evaluate_epoch(session: Session) -> dict[str, float]:
     classifier = replace(session.classifier, size=session.loader.size_at(session.step - 1))
     train_logits = classifier.logits(train.images_NHWC[sample])
     test_logits = classifier.logits(test.images_NHWC)
+    _check_logits(train_logits, session.step)
+    _check_logits(test_logits, session.step)
     return {
         "train_loss": metrics.cross_entropy(train_logits, train.labels_N[sample]),
         "train_acc": metrics.accuracy(train_logits, train.labels_N[sample]),
@@ -218,7 +235,12 @@ def _finite(loss: Tensor, step: int, lr: float) -> float:
     return value
 
 
-def _position(session: Session, lr: float, momentum: float | None) -> dict[str, Any]:
+def _check_logits(logits_NK: np.ndarray, step: int) -> None:
+    if not np.isfinite(logits_NK).all():
+        raise NonFiniteError(f"step {step}", "the net's logits are not finite any more", "a lower schedule.max_lr")
+
+
+def _position(session: Session, lr: float, momentum: float) -> dict[str, Any]:
     progress = session.step / session.loader.steps
     return {"step": session.step, "progress": progress, "lr": lr, "momentum": momentum} | {
         "size": session.loader.size_at(session.step - 1),
@@ -274,6 +296,7 @@ def _summary(
             "test_loss": metrics.cross_entropy(predictions.logits, predictions.labels),
         }
     reached = scores["test_acc_tta"]
+    target_met = None if target is None or reached is None else bool(reached >= target)
     return scores | {
         "tta": session.recipe.tta,
         "train_seconds": session.watch.seconds("train"),
@@ -288,10 +311,11 @@ def _summary(
         "peak_rss_bytes": peak_memory_bytes(),
         "device": session.device.type,
         "dataset": session.dataset.title,
+        "notes": list(session.dataset.notes),
         "recipe": session.recipe.name,
         "seed": session.seed,
         "target": target,
-        "target_met": None if target is None else bool(reached is not None and reached >= target),
+        "target_met": target_met,
         "interrupted": interrupted,
     }
 

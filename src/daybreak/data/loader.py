@@ -6,6 +6,8 @@ Epochs are whole batches: the few images left over are others in every epoch.
 """
 
 import math
+from functools import cached_property
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -56,6 +58,11 @@ class Loader:
         """The side in pixels of the images of this step."""
         return max(MIN_SIZE, round(self.images_NHWC.shape[1] * scale_at(self.recipe.resolution, step / self.steps)))
 
+    def work_done(self, steps: int) -> float:
+        """The share of the run's pixels in its first `steps` steps: what is left takes time in proportion."""
+        pixels = self._pixels
+        return pixels[steps] / pixels[-1]
+
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Images (B, C, H, W) and labels (B,) of a step counted over the whole run."""
         epoch, at = divmod(step, self.steps_per_epoch)
@@ -65,6 +72,10 @@ class Loader:
         padded_NHWC = self._padded_at(size)
         images = augment_batch(self.recipe.augment, padded_NHWC, index_B, draws, size, self.normalize, self.dtype)
         return images, self.labels_N[index_B]
+
+    @cached_property
+    def _pixels(self) -> list[int]:
+        return [0, *accumulate(self.size_at(step) ** 2 for step in range(self.steps))]
 
     def _plan(self, epoch: int) -> tuple[Tensor, Draws]:
         if epoch != self._epoch or self._draws is None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from daybreak.data import cache
 from daybreak.data.dataset import Dataset, Request
-from daybreak.data.sources import KNOWN_ARCHIVES, Source, find
+from daybreak.data.sources import KNOWN_ARCHIVES, NAMES, Source, find
 from daybreak.data.split import split_indices
 from daybreak.errors import UsageError
 
@@ -52,8 +52,14 @@ def open_dataset(data: str | Path, *, size: int | None = None, split_seed: int =
         decode=entry.decode,
         notes=notes,
         seconds=seconds,
-        request=Request(str(data), size, split_seed),
+        request=Request(_absolute(data), size, split_seed),
     )
+
+
+def _absolute(data: str | Path) -> str:
+    """A path as the whole path, so that a run can be judged from another directory; a name as it is."""
+    is_name = isinstance(data, str) and data in NAMES
+    return str(data) if is_name or not Path(data).exists() else str(Path(data).absolute())
 
 
 def _content(source: Source) -> str:

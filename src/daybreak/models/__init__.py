@@ -5,7 +5,6 @@
 - works at any image size its strides leave at least one pixel of.
 """
 
-import difflib
 from collections.abc import Callable
 from typing import Protocol, cast
 
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from daybreak.config import ModelConfig
-from daybreak.errors import UsageError
+from daybreak.errors import UsageError, nearest
 from daybreak.models.page import PageNet
 from daybreak.models.sprint import SprintNet
 
@@ -26,6 +25,7 @@ class Net(Protocol):
     def __call__(self, images_NCHW: Tensor) -> Tensor: ...
 
 
+SMALLEST_SIZE = 16  # px: of smaller images the pools would leave too little
 NETS: dict[str, Callable[[ModelConfig, int, int], nn.Module]] = {"page": PageNet, "sprint": SprintNet}
 
 
@@ -36,8 +36,7 @@ def build_net(config: ModelConfig, num_classes: int, in_channels: int) -> nn.Mod
         UsageError: no net has this name; the nearest is shown.
     """
     if config.name not in NETS:
-        near = difflib.get_close_matches(config.name, NETS, n=1)
-        raise UsageError(f"model.name {config.name}", "no such net", near[0] if near else f"one of {', '.join(NETS)}")
+        raise UsageError(f"model.name {config.name}", "no such net", nearest(config.name, NETS))
     return NETS[config.name](config, num_classes, in_channels)
 
 

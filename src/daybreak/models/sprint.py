@@ -21,7 +21,7 @@ from daybreak.config import ModelConfig
 from daybreak.models.layers import ACTIVATIONS, GlobalMaxPool, Scale, conv3x3, named
 
 WHITEN_KERNEL = 2
-WHITEN_IMAGES = 5000  # enough patches (nearly five million) for a 12×12 covariance
+WHITEN_PATCHES = 5_000_000  # of 5,000 images of 32 px: more than enough for a 12×12 covariance
 
 
 class SprintNet(nn.Module):
@@ -63,7 +63,7 @@ def whitening_filters(images_NCHW: Tensor, kernel: int, eps: float = 5e-4) -> Te
     channels = images_NCHW.shape[1]
     patches_PD = nn.functional.unfold(images_NCHW, kernel).transpose(1, 2).flatten(0, 1)
     covariance = patches_PD.T @ patches_PD / len(patches_PD)
-    eigenvalues, eigenvectors = torch.linalg.eigh(covariance)
+    eigenvalues, eigenvectors = (t.to(covariance.device) for t in torch.linalg.eigh(covariance.cpu()))
     filters = (eigenvectors / (eigenvalues + eps).sqrt()).T.reshape(-1, channels, kernel, kernel)
     return torch.cat([filters, -filters])
 

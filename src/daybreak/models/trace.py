@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from daybreak.models.layers import GlobalMaxPool, Scale
 
 _LEAVES = (GlobalMaxPool, Scale)
-_JOINS = (operator.add, torch.add, torch.cat)
+_JOINS = (operator.add, torch.add)
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,8 @@
 Add one by writing a module with a `RECIPE` and naming it in `_MODULES`.
 """
 
-import difflib
-
 from daybreak.config import Recipe
-from daybreak.errors import UsageError
+from daybreak.errors import UsageError, nearest
 from daybreak.recipes import page, small, sprint
 
 _MODULES = (sprint, page, small)
@@ -24,8 +22,7 @@ def get_recipe(name: str) -> Recipe:
     """
     if name in RECIPES:
         return RECIPES[name]
-    near = difflib.get_close_matches(name, RECIPES, n=1)
-    raise UsageError(name, "no such recipe", near[0] if near else f"one of {', '.join(RECIPES)}")
+    raise UsageError(name, "no such recipe", nearest(name, RECIPES))
 
 
 def default_recipe(train_images: int) -> Recipe:

@@ -4,8 +4,8 @@ Target       89 % on CIFAR-10 (JPEG q75) with six-view TTA in five epochs; those
              against the published files.
 Command      daybreak train cifar10 --recipe sprint
 Origin       the net, Muon and its rates are those of airbench94_muon (Jordan 2024): 64/256/256 channels, a fixed
-             whitening layer, alternating flip, no warm-up. Smaller batches, SiLU, low label smoothing and
-             training at 20, 24 and then 32 px make it cheaper on a CPU.
+             whitening layer, alternating flip, no warm-up. Smaller batches with a lower rate, SiLU, less label
+             smoothing, brightness and contrast jitter, and training at 20, 24 and then 32 px suit a CPU.
 """
 
 from daybreak.config import Augment, ModelConfig, Muon, OneCycle, Recipe, Stage
@@ -15,10 +15,10 @@ RECIPE = Recipe(
     summary="least time to accuracy: whitening, Muon, 20-24-32 px",
     model=ModelConfig(name="sprint", activation="silu"),
     optimizer=Muon(),
-    schedule=OneCycle(max_lr=0.2, initial_lr=0.2, final_lr=0.0, warmup=0.0),
+    schedule=OneCycle(max_lr=0.14, initial_lr=0.14, final_lr=0.0, warmup=0.0),
     epochs=5,
     batch_size=500,
-    augment=Augment(crop=2, flip="alternating"),
+    augment=Augment(crop=2, flip="alternating", brightness=0.14, contrast=0.13),
     resolution=(Stage(until=0.3, scale=0.625), Stage(until=0.6, scale=0.75), Stage(until=1.0, scale=1.0)),
     label_smoothing=0.1,
     tta="full",

@@ -1,7 +1,8 @@
 """Figures of a run, as matplotlib figures without global state; SVG files come out the same for the same run."""
 
+import io
+import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -9,6 +10,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+from daybreak.errors import one_line
 
 Row = Mapping[str, Any]
 
@@ -38,15 +41,15 @@ def curves(epochs: Sequence[Row]) -> Figure:
 
 
 def schedule(steps: Sequence[Row], steps_per_epoch: float) -> Figure:
-    """The learning rate of every recorded step, and the momentum and the resolution where they changed."""
+    """Learning rate and momentum of every recorded step, and the resolution where it changed."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(9, 2.8), layout="constrained")
         series = [("lr", "learning rate"), ("momentum", "momentum"), ("size", "image side, px")]
-        shown = [(key, label) for key, label in series if key == "lr" or len({row[key] for row in steps}) > 1]
+        shown = [(key, label) for key, label in series if key != "size" or len({row[key] for row in steps}) > 1]
         for axes, (key, label) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
             axes.plot([row["step"] / steps_per_epoch for row in steps], [row[key] for row in steps], color=TEST)
             axes.set(xlabel="epoch", ylabel=label)
-            axes.set_ylim(0 if key != "momentum" else None, None)
+            axes.set_ylim(0, 1 if key == "momentum" else None)
     return figure
 
 
@@ -60,19 +63,24 @@ def confusion(counts_KK: np.ndarray, classes: Sequence[str]) -> Figure:
         axes = figure.subplots()
         image = axes.imshow(share_KK, cmap="Blues", vmin=0, vmax=100)
         axes.set(xlabel="predicted", ylabel="true", xticks=range(k), yticks=range(k))
-        axes.set_xticklabels(_plain(classes), rotation=60, ha="right")
-        axes.set_yticklabels(_plain(classes))
+        size = 10 if k <= 20 else max(3.5, 240 / k)
+        axes.set_xticklabels(
+            _plain(classes), rotation=60 if k <= 20 else 90, ha="right" if k <= 20 else "center", size=size
+        )
+        axes.set_yticklabels(_plain(classes), size=size)
         if k <= 20:
             _write_cells(axes, counts_KK, share_KK)
         figure.colorbar(image, ax=axes, shrink=0.7, label="% of the true class")
     return figure
 
 
-def save(figure: Figure, path: Path) -> str:
-    """Write the figure as SVG; returns the SVG."""
-    with mpl.rc_context(STYLE):
-        figure.savefig(path, format="svg", metadata={"Date": None})
-    return path.read_text()
+def svg(figure: Figure) -> str:
+    """The figure as SVG; the same figure gives the same text."""
+    buffer = io.StringIO()
+    with mpl.rc_context(STYLE), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about glyphs a font lacks and labels that hardly fit: names are as they are
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()
 
 
 def _pair(axes: Axes, epochs: Sequence[Row], metric: str, label: str, factor: float) -> None:
@@ -93,5 +101,6 @@ def _write_cells(axes: Axes, counts_KK: np.ndarray, share_KK: np.ndarray) -> Non
 
 
 def _plain(names: Sequence[str]) -> list[str]:
-    """Class names as they are: a dollar sign would start a formula."""
-    return [name.replace("$", r"\$") for name in names]
+    """Class names short enough for an axis and without a formula: a dollar sign would start one."""
+    short = [one_line(name) for name in names]
+    return [(name if len(name) <= 24 else name[:23] + "…").replace("$", r"\$") for name in short]

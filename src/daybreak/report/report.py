@@ -4,20 +4,20 @@ import base64
 import io
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 from PIL import Image
 
 from daybreak.config import Device
-from daybreak.data import Dataset
-from daybreak.evaluate import Evaluation, run_dataset, stored_predictions
-from daybreak.explain import ClassMap, check_layers, explain, overlay, to_picture
-from daybreak.metrics import softmax
+from daybreak.errors import one_line
+from daybreak.evaluate import Evaluation, Mistake, evaluate, run_dataset
+from daybreak.explain import ClassMap, explain, overlay, to_picture
+from daybreak.inference import Classifier
 from daybreak.models import stages_of
 from daybreak.report import figures
 from daybreak.run import RunDirectory
@@ -28,15 +28,10 @@ MAP_SIZE = 96  # px
 
 
 @dataclass(frozen=True)
-class Mistake:
-    """A wrongly classified test image, ready for the page."""
+class Shown:
+    """A mistake with its picture, and its maps where there are any."""
 
-    index: int
-    name: str
-    true: str
-    predicted: str
-    confidence: float  # probability given to the predicted class
-    true_probability: float
+    mistake: Mistake
     image: str  # data URI
     strips: tuple["Strip", ...] = ()
 
@@ -50,67 +45,48 @@ class Strip:
     maps: tuple[tuple[str, str | None], ...]  # (stage, data URI); None where a map of one cell could show no place
 
 
-def write_report(run: RunDirectory, *, device: Device = "auto") -> Path:
+def write_report(run: RunDirectory, *, data: str | Path | None = None, device: Device = "auto") -> Path:
     """Write `report.html` and `figures/*.svg` into the run directory.
+
+    Args:
+        data: where the run's data is now, if it has moved.
 
     Raises:
         DataError: the run's data is gone or has changed, so its images cannot be shown.
         RunError: the run cannot be used.
     """
-    predictions = stored_predictions(run, device)
-    evaluation = Evaluation(predictions.logits, predictions.labels, run.card.classes)
-    dataset = run_dataset(run)
+    evaluation = evaluate(run, tta="none", device=device)
+    images_NHWC = run_dataset(run, data).test.images_NHWC
+    classifier = run.classifier(device)
     page = _template().render(
-        run=run.path.name,
+        run=one_line(run.path.resolve().name),
         summary=run.summary,
         config=run.config,
-        command=shlex.join(run.config["command"]),
+        command=one_line(shlex.join(run.config["command"])),
         evaluation=evaluation,
-        gallery=gallery(evaluation, dataset, GALLERY),
-        strips=with_maps(run, evaluation, dataset, STRIPS, device),
-        stages=list(stages_of(run.classifier("cpu").net)),
+        gallery=[_shown(m, images_NHWC) for m in evaluation.mistakes(GALLERY)],
+        strips=with_maps(classifier, evaluation.mistakes(STRIPS), images_NHWC),
+        stages=list(stages_of(classifier.net)),
         **_figures(run, evaluation),
     )
     return run.write_text("report.html", page)
 
 
-def gallery(evaluation: Evaluation, dataset: Dataset, n: int) -> list[Mistake]:
-    """The most confident mistakes in their own colours."""
-    probability_NK = softmax(evaluation.logits_NK)
-    return [_mistake(int(i), probability_NK[i], evaluation, dataset) for i in evaluation.mistakes(n)]
-
-
-def with_maps(run: RunDirectory, evaluation: Evaluation, dataset: Dataset, n: int, device: Device) -> list[Mistake]:
-    """The most confident mistakes, each with the maps of its predicted and of its true class at every stage."""
-    wrong = evaluation.mistakes(n)
-    predicted, true = evaluation.logits_NK[wrong].argmax(1), evaluation.labels_N[wrong]
-    classifier = run.classifier(device)
-    images = np.asarray(dataset.test.images_NHWC[wrong])
-    maps = explain(classifier, images, np.stack([predicted, true], 1))
-    per_image = 2 * len(check_layers(classifier.net, None))
+def with_maps(classifier: Classifier, wrong: Sequence[Mistake], images_NHWC: np.ndarray) -> list[Shown]:
+    """Mistakes, each with the maps of its predicted and of its true class at every stage."""
+    classes, stages = classifier.classes, len(stages_of(classifier.net))
+    targets_N2 = np.array([[classes.index(m.predicted), classes.index(m.true)] for m in wrong]).reshape(-1, 2)
+    images = np.asarray(images_NHWC[[m.index for m in wrong]])
+    maps = iter(explain(classifier, images, targets_N2))
     shown = []
-    for row, mistake in enumerate(gallery(evaluation, dataset, n)):
-        mine = maps[row * per_image : (row + 1) * per_image]
-        halves = (mine[: per_image // 2], mine[per_image // 2 :])
-        strips = tuple(
-            _strip(half, images[row], evaluation.classes, kind)
-            for half, kind in zip(halves, ("predicted", "true"), strict=True)
-        )
-        shown.append(Mistake(**{**mistake.__dict__, "strips": strips}))
+    for mistake, image_HWC in zip(wrong, images, strict=True):
+        strips = [_strip(list(islice(maps, stages)), image_HWC, classes, kind) for kind in ("predicted", "true")]
+        shown.append(replace(_shown(mistake, images_NHWC), strips=tuple(strips)))
     return shown
 
 
-def _mistake(index: int, probability_K: np.ndarray, evaluation: Evaluation, dataset: Dataset) -> Mistake:
-    true, predicted = int(evaluation.labels_N[index]), int(probability_K.argmax())
-    return Mistake(
-        index=index,
-        name=dataset.test.names[index],
-        true=evaluation.classes[true],
-        predicted=evaluation.classes[predicted],
-        confidence=float(probability_K[predicted]),
-        true_probability=float(probability_K[true]),
-        image=data_uri(to_picture(np.asarray(dataset.test.images_NHWC[index]))),
-    )
+def _shown(mistake: Mistake, images_NHWC: np.ndarray) -> Shown:
+    return Shown(mistake, data_uri(to_picture(np.asarray(images_NHWC[mistake.index]))))
 
 
 def _strip(maps: Sequence[ClassMap], image_HWC: np.ndarray, classes: Sequence[str], kind: str) -> Strip:
@@ -119,15 +95,17 @@ def _strip(maps: Sequence[ClassMap], image_HWC: np.ndarray, classes: Sequence[st
     return Strip(classes[maps[0].target], kind, tuple(zip(layers, pictures, strict=True)))
 
 
-def _figures(run: RunDirectory, evaluation: Evaluation) -> dict[str, Any]:
-    """The figures as Markup of <img> sources; each is also a file below `figures/`."""
-    folder = run.folder("figures")
+def _figures(run: RunDirectory, evaluation: Evaluation) -> dict[str, str]:
+    """The figures as data URIs; each is also a file below `figures/`."""
     epochs, steps = run.metrics("epoch"), run.metrics("step")
     made = {"confusion_figure": figures.confusion(evaluation.confusion, evaluation.classes)}
     if epochs:
         made["curves_figure"] = figures.curves(epochs)
         made["schedule_figure"] = figures.schedule(steps, epochs[0]["step"])
-    return {name: _svg_uri(figures.save(f, folder / f"{name.removesuffix('_figure')}.svg")) for name, f in made.items()}
+    svgs = {name: figures.svg(figure) for name, figure in made.items()}
+    for name, svg in svgs.items():
+        run.write_text(f"figures/{name.removesuffix('_figure')}.svg", svg)
+    return {name: _svg_uri(svg) for name, svg in svgs.items()}
 
 
 def data_uri(picture: Image.Image) -> str:
@@ -137,12 +115,13 @@ def data_uri(picture: Image.Image) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def _svg_uri(svg: str) -> Markup:
-    return Markup("data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode("ascii"))
+def _svg_uri(svg: str) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode("ascii")
 
 
 def _template() -> Any:
     environment = Environment(
         loader=PackageLoader("daybreak", "report/templates"), autoescape=True, undefined=StrictUndefined
     )
+    environment.filters["plain"] = one_line  # names from files may hold line breaks and bytes that are no text
     return environment.get_template("report.html")
