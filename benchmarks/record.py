@@ -21,7 +21,6 @@ from scipy import stats  # comes with scikit-learn
 from daybreak.run import RunDirectory
 
 RECORDS = Path(__file__).parent / "records"
-FILES = ("config.json", "summary.json", "metrics.jsonl")
 FIGURES = ("test_acc", "test_acc_tta", "train_seconds", "wall_seconds", "images_per_second")
 
 
@@ -35,8 +34,9 @@ def main() -> None:
     for run in arguments.runs:
         target = folder / f"seed-{run.config['seed']}"
         target.mkdir(parents=True)
-        for file in FILES:
+        for file in ("summary.json", "metrics.jsonl"):
             shutil.copy(run.path / file, target)
+        (target / "config.json").write_text(json.dumps(without_paths(run.config), indent=2) + "\n")
     (folder / "record.json").write_text(json.dumps(record, indent=2) + "\n")
     print(json.dumps(record, indent=2))
 
@@ -56,6 +56,12 @@ def make_record(runs: list[RunDirectory]) -> dict[str, Any]:
         **{figure: spread([s[figure] for s in finished]) for figure in FIGURES},
         **shared[0],
     }
+
+
+def without_paths(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration with the data's file name in place of its path on this machine."""
+    data = config["data"]
+    return config | {"data": data | {"request": data["request"] | {"data": Path(data["request"]["data"]).name}}}
 
 
 def spread(values: list[float]) -> dict[str, Any]:

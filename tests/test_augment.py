@@ -157,6 +157,31 @@ def test_a_sample_is_the_same_in_every_batch(seed: int, epoch: int, asked: list[
     assert torch.allclose(together, alone, atol=1e-5)
 
 
+@pytest.mark.parametrize("size", [64, 224])
+def test_bfloat16_images_are_float32_images_rounded(size: int) -> None:
+    """Turning an image in bfloat16 read past its end at 128 px and more, and blurred it below."""
+    x = images(4, size)
+    config, index = Augment(rotation=15, brightness=0.1), torch.arange(4)
+    draws, normalize = draw_epoch(config, 4, 0, 0, CPU), Normalizer.of(x)
+    exact, coarse = (
+        augment_batch(config, x, index, draws, size, normalize, d) for d in (torch.float32, torch.bfloat16)
+    )
+    assert coarse.dtype == torch.bfloat16
+    assert torch.equal(exact.to(torch.bfloat16), coarse)
+
+
+def test_the_batch_size_changes_no_sample() -> None:
+    recipe = override(RECIPES["page"], {"augment.rotation": 10, "epochs": 2})
+    x, number = images(40, 32), torch.arange(40)
+    seen = []
+    for batch_size in (5, 8):
+        train = Loader(override(recipe, {"batch_size": batch_size}), x, number, Normalizer.of(x), 1, torch.float32)
+        second_epoch = [train.batch(step) for step in range(train.steps_per_epoch, train.steps)]
+        order = torch.cat([label for _, label in second_epoch])
+        seen.append(torch.cat([image for image, _ in second_epoch])[order.argsort()])
+    assert torch.allclose(*seen, atol=1e-5)
+
+
 def test_another_epoch_or_seed_draws_other_numbers() -> None:
     def numbers(seed: int, epoch: int) -> Draws:
         return draw_epoch(EVERYTHING, 20, seed, epoch, CPU)

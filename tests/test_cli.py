@@ -91,6 +91,40 @@ def test_target(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert not (tmp_path / "b" / "report.html").exists()
 
 
+def test_the_command_that_repeats_a_run(tmp_path: Path) -> None:
+    settings = {"model.width": 0.1, "augment.flip": "random"}
+    run = db.train("digits", epochs=1, seed=4, size=20, settings=settings, out=tmp_path / "run", report=False)
+    assert run.directory.config["command"] == [
+        "daybreak", "train", "digits", "--epochs", "1", "--size", "20", "--seed", "4",
+        "--set", "model.width=0.1", "--set", "augment.flip=random",
+    ]  # fmt: skip
+    again = db.train("digits", epochs=1, seed=4, size=20, settings=settings, out=tmp_path / "again", report=False)
+    assert again.summary.test_loss == run.summary.test_loss
+
+
+@pytest.mark.parametrize("settings", [["--seed", -1], ["--split-seed", -1], ["--set", "model.name=foo"]])
+def test_a_call_that_cannot_work_leaves_no_run(
+    settings: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert call("train", "digits", *settings) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_digits_reach_their_target_with_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("train", "digits", "--out", tmp_path / "run", "--json", "-q", "--target", 0.985) == 0
+    assert json.loads(capsys.readouterr().out)["test_acc"] >= 0.985
+    assert (tmp_path / "run" / "report.html").is_file()
+
+
+def test_the_split_is_stated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = ("--epochs", 1, "--set", "model.width=0.1", "--split-seed", 7)
+    call("train", "digits", *settings, "--out", tmp_path / "run", "--json")
+    out = capsys.readouterr()
+    assert "stratified 80/20 split by seed 7" in out.err
+    assert "stratified 80/20 split by seed 7" in " ".join(json.loads(out.out)["notes"])
+
+
 # What comes after
 
 
@@ -113,8 +147,50 @@ def test_evaluate_on_other_data(trained: Path, tmp_path: Path, capsys: pytest.Ca
     np.savez(tmp_path / "same.npz", x_train=x[:50], y_train=y[:50], x_test=x, y_test=y)
     assert call("evaluate", trained, "--data", tmp_path / "same.npz", "--json") == 0
     other = json.loads(capsys.readouterr().out)
-    call("evaluate", trained, "--json")
-    assert other["confusion"] == json.loads(capsys.readouterr().out)["confusion"]
+    call("evaluate", trained, "--tta", "none", "--json")
+    own = json.loads(capsys.readouterr().out)
+    assert other["confusion"] == own["confusion"]
+    assert (other["dataset"], own["dataset"]) == ("same", "digits")
+
+
+def test_other_data_is_matched_by_class_name(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    digits = db.open_dataset("digits")
+    x, y = digits.test.images_NHWC[:, :, :, 0][:100], digits.test.labels_N[:100]
+    backwards = {"x_train": x, "y_train": 9 - y, "x_test": x, "y_test": 9 - y}
+    np.savez(tmp_path / "backwards.npz", **backwards, classes=[str(9 - k) for k in range(10)])
+    assert call("evaluate", trained, "--data", tmp_path / "backwards.npz", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    right = (db.load(trained).directory.classifier().logits(x[..., None]).argmax(1) == y).mean()
+    assert found["test_acc"] == pytest.approx(right)
+    assert found["test_acc"] > 0.8
+    stored = json.loads((trained / "summary.json").read_text())
+    assert found["test_loss"] != stored["test_loss"]  # one evaluation, not two
+
+
+def test_other_data_with_other_classes_is_refused(
+    trained: Path, shapes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("evaluate", trained, "--data", shapes) == 3
+    assert "red" in capsys.readouterr().err
+
+
+def test_a_run_can_be_judged_from_elsewhere_and_after_its_data_moved(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert call("train", "data", "--epochs", 1, "--out", "run", "-q", "--no-report") == 0
+    assert capsys.readouterr().out.endswith(": run\n")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert call("report", "../run") == 0
+    shapes.rename(tmp_path / "moved")
+    assert call("report", "../run") == 3
+    assert "--data" in capsys.readouterr().err
+    assert call("report", "../run", "--data", "../moved") == 0
+    spoilt = next((tmp_path / "moved" / "test" / "red").iterdir())
+    Image.new("RGB", (16, 16)).save(spoilt)
+    assert call("report", "../run", "--data", "../moved") == 3
+    assert "content" in capsys.readouterr().err
 
 
 def test_explain_mistakes(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:

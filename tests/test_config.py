@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 import daybreak
-from daybreak.config import OneCycle, Recipe, leaf_keys, override, parse_settings, validate
+from daybreak.config import OneCycle, Recipe, Sgd, leaf_keys, override, parse_settings, validate
 from daybreak.errors import UsageError
 from daybreak.recipes import RECIPES, default_recipe, get_recipe
 
@@ -50,6 +50,24 @@ def test_overriding_reads_text_as_json_and_forgets_the_expected_result() -> None
     assert (changed.schedule.max_lr, changed.augment.flip, changed.ema) == (0.5, "random", None)
     assert changed.expected is None
     assert override(RECIPES["sprint"], {}) == RECIPES["sprint"]
+
+
+def test_another_optimizer_starts_from_its_own_defaults() -> None:
+    changed = override(RECIPES["page"], {"optimizer.momentum": 0.8, "optimizer.name": "sgd"})
+    assert changed.optimizer == Sgd(momentum=0.8)
+    with pytest.raises(UsageError) as caught:
+        override(RECIPES["page"], {"optimizer.name": "sgd", "optimizer.momentun": 0.8})
+    assert caught.value.remedy == "'optimizer.momentum'"
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"schedule.max_lr": 0}, {"optimizer.bias_lr": 0}, {"optimizer.whiten_bias_until": 0}, {"optimizer.momentum": 1.0}],
+)
+def test_values_that_would_divide_by_zero_are_refused(setting: dict[str, float]) -> None:
+    with pytest.raises(UsageError) as caught:
+        override(RECIPES["sprint"], setting)
+    assert caught.value.what == next(iter(setting))
 
 
 def test_a_setting_needs_an_equals_sign() -> None:

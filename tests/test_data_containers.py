@@ -106,7 +106,7 @@ def test_size_rule(tmp_path: Path):
     mixed |= {"a/2.png": mixed["a/1.png"], "b/2.png": mixed["b/1.png"]}
     folder = write_folder(tmp_path / "mixed", mixed)
     assert open_dataset(folder).decode.size == 64
-    assert "4 images resized and cropped to 64 x 64 px" in open_dataset(folder).notes
+    assert "4 images resized and cropped to 64 x 64 px; they are 8 x 8 to 9 x 9" in open_dataset(folder).notes
     assert open_dataset(folder, size=10).train.images_NHWC.shape == (2, 10, 10, 3)
     large = {name: encode(pixels(1, side=65)[0]) for name in mixed}
     assert open_dataset(write_folder(tmp_path / "large", large)).decode.size == 64

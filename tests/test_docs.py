@@ -4,8 +4,10 @@ import json
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 from typer.main import get_command
 
 from daybreak import cli
@@ -43,6 +45,15 @@ def test_every_command_shown_is_one_the_parser_takes(line: str) -> None:
     command = get_command(cli.app).commands[name]
     with command.make_context(name, arguments, resilient_parsing=False) as context:
         assert context.params
+
+
+def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (40, 30), "orange").save("cat.jpg")
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert names["run"].summary.test_acc > 0.97
 
 
 @pytest.mark.parametrize("name", [n for n, r in RECIPES.items() if r.expected])

@@ -9,7 +9,7 @@ from daybreak.errors import UsageError
 from daybreak.inspection import inspect
 from daybreak.models import NETS, build_net, stages_of
 from daybreak.models.layers import GlobalMaxPool, conv3x3
-from daybreak.models.sprint import whitening_filters
+from daybreak.models.sprint import WHITEN_PATCHES, whitening_filters
 from daybreak.models.trace import count_macs, count_params, trace
 
 
@@ -85,6 +85,12 @@ def test_whitening_filters_whiten() -> None:
     responses = nn.functional.conv2d(images, filters[:12]).transpose(0, 1).flatten(1)
     covariance = responses @ responses.T / responses.shape[1]
     assert torch.allclose(covariance, torch.eye(12), atol=1e-3)
+
+
+def test_whitening_looks_at_no_more_patches_than_it_needs() -> None:
+    """The unfolded patches of 5,000 images of 224 px would take 12 GB."""
+    images_of = {size: min(5000, WHITEN_PATCHES // size**2) for size in (16, 32, 224)}
+    assert images_of == {16: 5000, 32: 4882, 224: 99}
 
 
 # Receptive fields

@@ -18,6 +18,7 @@ from daybreak.data import Dataset, open_dataset
 from daybreak.errors import NonFiniteError, RunError, UsageError
 from daybreak.evaluate import evaluate
 from daybreak.recipes import RECIPES
+from daybreak.report import write_report
 from daybreak.run import RunDirectory, default_path
 from daybreak.training import evaluate_epoch, fit, initial_net, prepare, train, train_step
 
@@ -181,6 +182,28 @@ def test_a_loss_that_is_not_finite_ends_the_run(digits: Dataset, tmp_path: Path)
     assert caught.value.exit_code == 6
 
 
+def test_a_net_spoilt_by_its_last_step_is_noticed(digits: Dataset, tmp_path: Path) -> None:
+    """The loss is that of the net before the step, so only looking at the net afterwards finds this."""
+    one_step = {"batch_size": 2000, "epochs": 1, "optimizer": {"name": "sgd"}}
+    recipe = tiny(**one_step, **{"schedule.max_lr": 1e30, "schedule.initial_lr": 1e30})
+    with pytest.raises(NonFiniteError, match="step 1: the net's logits"):
+        train(recipe, digits, tmp_path / "run")
+    assert not (tmp_path / "run" / "summary.json").exists()
+
+
+def test_a_recipe_that_cannot_be_built_leaves_no_directory(digits: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no such net"):
+        train(tiny(**{"model.name": "pagee"}), digits, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_half_a_row_of_a_killed_run_is_passed_over(digits: Dataset, tmp_path: Path) -> None:
+    run = train(tiny(), digits, tmp_path / "run")
+    with (run.path / "metrics.jsonl").open("a") as file:
+        file.write('{"event": "epoch", "epo')
+    assert len(run.metrics("epoch")) == 2
+
+
 def test_a_directory_with_something_in_it_is_left_alone(digits: Dataset, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(UsageError, match="not empty"):
@@ -205,6 +228,8 @@ def test_default_paths_do_not_collide(tmp_path: Path, monkeypatch: pytest.Monkey
         ("model.json", b'{"format": 99}'),
         ("model.safetensors", b"junk"),
         ("predictions.npz", b"PK junk"),
+        ("predictions.npz", b""),
+        ("predictions.npz", b"PK\x03\x04half of an archive"),
     ],
 )
 def test_damaged_runs_are_refused_by_name(digits: Dataset, tmp_path: Path, name: str, damage: bytes) -> None:
@@ -242,6 +267,7 @@ def test_a_signal_leaves_a_usable_run(number: signal.Signals, tmp_path: Path) ->
     assert run.predictions() is None
     assert evaluate(run).accuracy > 0.3  # made now, from the weights that were saved
     assert run.predictions() is not None
+    assert "interrupted after" in write_report(run).read_text()
 
 
 def test_stopwatch_counts_named_phases(monkeypatch: pytest.MonkeyPatch) -> None:

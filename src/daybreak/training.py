@@ -149,30 +149,21 @@ def fit(session: Session, run: RunDirectory, stop: StopRequest, on_event: OnEven
 def train_epoch(session: Session, run: RunDirectory, stop: StopRequest, on_event: OnEvent) -> dict[str, Any]:
     """The steps of one epoch; returns where the last one stood."""
     loader = session.loader
-    every = max(1, loader.steps // STEP_ROWS)
-    shown = time.perf_counter()
+    every, shown = max(1, loader.steps // STEP_ROWS), time.perf_counter()
     row: dict[str, Any] = {}
     for _ in range(loader.steps_per_epoch):
-        progress = session.step / loader.steps
-        lr, momentum = session.optimizer.set_progress(progress)
-        images, labels = loader.batch(session.step)
-        loss = train_step(session, images, labels)
+        lr, momentum = session.optimizer.set_progress(session.step / loader.steps)
+        loss = train_step(session, *loader.batch(session.step))
         session.step += 1
-        is_row = session.step % every == 0 or session.step % loader.steps_per_epoch == 0 or bool(stop.signal)
+        is_last = bool(stop.signal) or session.step % loader.steps_per_epoch == 0
+        is_row = is_last or session.step % every == 0
         if is_row or time.perf_counter() - shown > SECONDS_BETWEEN_EVENTS:
             shown = time.perf_counter()
             row = _position(session, lr, momentum) | {"batch_loss": _finite(loss, session.step, lr)}
-            on_event(
-                {
-                    "event": "step",
-                    "images_per_second": _images_per_second(session),
-                    "work": loader.work_done(session.step),
-                }
-                | row
-            )
+            on_event({"event": "step"} | row | _pace(session))
         if is_row:
             run.append_metrics({"event": "step"} | row)
-        if stop.signal:
+        if is_last:
             break
     return row
 
@@ -246,6 +237,11 @@ def _position(session: Session, lr: float, momentum: float) -> dict[str, Any]:
         "size": session.loader.size_at(session.step - 1),
         "train_seconds": session.watch.seconds("train"),
     }
+
+
+def _pace(session: Session) -> dict[str, float]:
+    """For a progress display: how fast, and the share of the run's work that is done."""
+    return {"images_per_second": _images_per_second(session), "work": session.loader.work_done(session.step)}
 
 
 def _images_per_second(session: Session) -> float:

@@ -60,10 +60,20 @@ def _notes(headers: "Counter[Header]", spec: DecodeSpec) -> list[str]:
     cmyk = sum(count for header, count in headers.items() if header.cmyk)
     animated = sum(count for header, count in headers.items() if header.animated)
     resized = sum(n for header, n in headers.items() if (header.width, header.height) != (spec.size, spec.size))
+    sides = sorted({(h.width, h.height) for h in headers}, key=lambda side: side[0] * side[1])
     notes = [f"{plural(cmyk, 'CMYK image')} converted to RGB"] if cmyk else []
     notes += [f"{plural(animated, 'animated image')}: first frame used"] if animated else []
-    notes += [f"{plural(resized, 'image')} resized and cropped to {spec.size} x {spec.size} px"] if resized else []
+    notes += (
+        [f"{plural(resized, 'image')} resized and cropped to {spec.size} x {spec.size} px; {_range(sides)}"]
+        if resized
+        else []
+    )
     return notes
+
+
+def _range(sides: list[tuple[int, int]]) -> str:
+    smallest, largest = (f"{width} x {height}" for width, height in (sides[0], sides[-1]))
+    return f"all are {smallest}" if smallest == largest else f"they are {smallest} to {largest}"
 
 
 def plural(count: int, noun: str) -> str:

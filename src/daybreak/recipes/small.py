@@ -1,12 +1,13 @@
 """small: for a few hundred to a few thousand images, such as `digits` or a folder of your own.
 
-Target       98.5 % on digits (8x8 grey, trained at 16 px) in seconds.
+Target       98.5 % on digits (8x8 grey, trained at 16 px) in seconds. Measured: 99.55 % in 9 s on two CPU cores
+             (five seeds, one split).
 Command      daybreak train digits
-Why          with little data the many small steps are what counts: a narrow sprint net, batches of 64, 16 epochs
+Why          with little data the many small steps are what counts: a narrow sprint net, batches of 64, 24 epochs
              and at least 300 steps.
 """
 
-from daybreak.config import Augment, ModelConfig, Muon, OneCycle, Recipe
+from daybreak.config import Augment, Expected, ModelConfig, Muon, OneCycle, Recipe
 
 RECIPE = Recipe(
     name="small",
@@ -14,10 +15,17 @@ RECIPE = Recipe(
     model=ModelConfig(name="sprint", width=0.5, activation="silu"),
     optimizer=Muon(),
     schedule=OneCycle(max_lr=0.1, initial_lr=0.1, final_lr=0.0, warmup=0.0),
-    epochs=16,
+    epochs=24,
     batch_size=64,
     min_steps=300,
     augment=Augment(crop=2, rotation=10, brightness=0.1, contrast=0.1),
     label_smoothing=0.1,
     tta="none",
+    expected=Expected(
+        accuracy=0.9955,
+        train_seconds=9,
+        dataset="digits",
+        hardware="two cores, AMD EPYC Zen 5",
+        record="benchmarks/records/2026-11-22_small",
+    ),
 )

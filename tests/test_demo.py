@@ -1,0 +1,41 @@
+"""`make demo`: always a trained net and a report, whatever can be reached."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from daybreak import demo
+from daybreak.errors import DataError
+
+
+@pytest.fixture
+def offline(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No network, an empty cache, and a working directory of its own."""
+
+    def refuse(*_: object) -> None:
+        raise DataError("cifar10", "cannot be downloaded", "put it there by hand")
+
+    monkeypatch.setattr("daybreak.data.sources.fetch", refuse)
+    monkeypatch.chdir(tmp_path)
+    assert cache.parent == tmp_path
+    return tmp_path
+
+
+def test_without_anything_it_trains_on_digits(offline: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert demo.main() == 0
+    out = capsys.readouterr()
+    assert "CIFAR-10 cannot be had here (cannot be downloaded); using digits" in out.err
+    assert "% on digits in" in out.out
+    assert len(list(offline.glob("runs/*-digits-small-s0/report.html"))) == 1
+
+
+def test_with_cifar_at_hand_it_says_how_to_go_on(
+    offline: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng, labels = np.random.default_rng(0), np.arange(60) % 3
+    images = rng.integers(0, 256, (60, 32, 32, 3), dtype=np.uint8)
+    np.savez(offline / "cifar10-jpeg.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    monkeypatch.setenv("DAYBREAK_DATA_DIR", str(offline))
+    assert demo.main() == 0
+    assert "the full recipe: .venv/bin/daybreak train cifar10-jpeg" in capsys.readouterr().out
