@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -67,7 +68,7 @@ def test_train_prints_one_json_object_and_nothing_else(tmp_path: Path) -> None:
 def test_the_last_line_says_accuracy_seconds_and_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("train", "digits", "--epochs", 1, "--set", "model.width=0.1", "--out", tmp_path / "r", "-q") == 0
     out = capsys.readouterr()
-    assert re.fullmatch(rf"\d+\.\d\d% on digits in \d+\.\d s: {tmp_path}/r/report\.html\n", out.out)
+    assert re.fullmatch(rf"\d+\.\d\d% on digits in \d+\.\d s: {tmp_path}/r\n", out.out)
     assert out.err == ""
 
 
@@ -80,6 +81,20 @@ def test_training_a_folder_of_ones_own(shapes: Path, tmp_path: Path, capsys: pyt
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert len(rows) == 8
     assert all(row["top"][0]["class"] == Path(row["file"]).parent.name for row in rows)
+
+
+def test_names_that_are_no_text_do_no_harm(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    odd = os.fsdecode(b"\xff\n[bold].png")
+    for part in ("train", "test"):
+        (shapes / part / "red").rename(shapes / part / os.fsdecode(b"r\xe9d[x]"))
+        for image in sorted((shapes / part / "blue").iterdir())[:1]:
+            image.rename(image.with_name(odd))
+    assert call("train", shapes, "--epochs", 1, "--out", tmp_path / "run", "-q") == 0
+    for command in ("evaluate", "report", "explain"):
+        assert call(command, tmp_path / "run") == 0
+    assert call("data", shapes, "--sheet", tmp_path / "sheet.png") == 0
+    assert call("predict", tmp_path / "run", shapes / "test" / "blue" / odd) == 0
+    assert capsys.readouterr().out.endswith("%\n")
 
 
 def test_target(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

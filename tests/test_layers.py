@@ -36,6 +36,8 @@ def imports_of(path: Path) -> set[str]:
     tree = ast.parse(path.read_text())
     found = set()
     for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {a.name.removeprefix("daybreak.") for a in node.names if a.name.startswith("daybreak.")}
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("daybreak"):
             base = (node.module or "").removeprefix("daybreak").lstrip(".")
             for alias in node.names:
@@ -53,8 +55,8 @@ def test_imports_go_up_only(path: Path) -> None:
 
 def test_the_check_can_fail(tmp_path: Path) -> None:
     bad = tmp_path / "bad.py"
-    bad.write_text("from daybreak.training import train\nfrom daybreak import metrics\n")
-    assert imports_of(bad) == {"training", "metrics"}
+    bad.write_text("from daybreak.training import train\nfrom daybreak import metrics\nimport daybreak.data.cache\n")
+    assert imports_of(bad) == {"training", "metrics", "data.cache"}
     assert floor_of("training") > floor_of("config")
     assert floor_of("data.cache") == floor_of("data")
 

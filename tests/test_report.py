@@ -16,7 +16,7 @@ from daybreak.data import Dataset, open_dataset
 from daybreak.errors import one_line
 from daybreak.evaluate import evaluate
 from daybreak.recipes import RECIPES
-from daybreak.report import write_report
+from daybreak.report import figures, write_report
 from daybreak.run import RunDirectory
 from daybreak.training import train
 
@@ -124,6 +124,14 @@ def test_confusion_figure_has_counts_and_row_percentages(run: RunDirectory) -> N
     row, column = np.unravel_index(counts.argmax(), counts.shape)
     assert f">{counts[row, column]}<" in svg
     assert f">{100 * counts[row, column] / counts[row].sum():.1f}%<" in svg
+
+
+def test_a_hundred_classes_have_a_matrix_without_numbers() -> None:
+    classes = [f"class {k}" for k in range(100)]
+    svg = figures.svg(figures.confusion(np.eye(100, dtype=int) * 7, classes))
+    assert ">class 99<" in svg
+    assert ">7<" not in svg
+    assert ">7<" in figures.svg(figures.confusion(np.eye(20, dtype=int) * 7, classes[:20]))
 
 
 def test_hostile_names_are_inert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,7 +17,7 @@ import typer
 from rich.console import Console
 
 from daybreak import show
-from daybreak.errors import TARGET_MISSED_EXIT_CODE, DaybreakError, UsageError
+from daybreak.errors import TARGET_MISSED_EXIT_CODE, DaybreakError, UsageError, one_line
 
 if TYPE_CHECKING:
     pass
@@ -87,7 +88,7 @@ def train(
             on_event=on_event,
         )  # fmt: skip
     summary = run.directory.summary
-    _print(summary | {"run": str(run.path)}, as_json, lambda: print(show.last_line(summary, run.path, report)))
+    _print(summary | {"run": str(run.path)}, as_json, lambda: print(show.last_line(summary, run.path)))
     if summary["interrupted"]:
         raise typer.Exit(128 + summary["interrupted"])
     if summary["target_met"] is False:
@@ -160,7 +161,7 @@ def predict(
 
     for row in api.load(run).predict(*images, top=top):
         text = "  ".join(f"{t['class']} {t['probability']:.1%}" for t in row["top"])
-        print(json.dumps(row) if as_json else f"{row['file']}  {text}")
+        print(json.dumps(row) if as_json else one_line(f"{row['file']}  {text}"))
 
 
 @app.command(epilog="Example: daybreak inspect page")
@@ -221,6 +222,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _run(arguments: list[str]) -> int:
+    warnings.filterwarnings(
+        "ignore", ".*decompression bomb"
+    )  # images too large get an error of ours, from their header
     try:
         return int(app(args=arguments, standalone_mode=False) or 0)
     except DaybreakError as error:

@@ -36,6 +36,7 @@ def demo() -> int:
         run = api.train(name, epochs=CPU_EPOCHS if short else None, on_event=on_event)
     summary = run.directory.summary
     print(show.last_line(summary, run.path))
+    print(f"report: {run.path / 'report.html'}")
     if short:
         print(f"the full recipe: .venv/bin/daybreak train {name}")
     print(f"next, try: .venv/bin/daybreak explain {run.path}")

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from daybreak.errors import one_line
+
 if TYPE_CHECKING:
     from daybreak.config import Recipe
     from daybreak.evaluate import Evaluation
@@ -19,14 +21,15 @@ if TYPE_CHECKING:
 console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 400)
 
 
-def last_line(summary: dict[str, Any], path: Path, report: bool = True) -> str:
+def last_line(summary: dict[str, Any], path: Path) -> str:
+    """Accuracy, seconds and the run directory."""
     if summary["interrupted"]:
         return f"interrupted after {summary['steps']} steps; what there is: {path}"
     tta = "" if summary["tta"] == "none" else f" ({summary['test_acc_tta']:.2%} with {summary['tta']} TTA)"
     target = {None: "", True: ", target reached", False: f", below the target of {summary['target'] or 0:.2%}"}
     return (
         f"{summary['test_acc']:.2%}{tta} on {summary['dataset']} in {summary['train_seconds']:.1f} s"
-        f"{target[summary['target_met']]}: {shlex.quote(str(path / 'report.html' if report else path))}"
+        f"{target[summary['target_met']]}: {shlex.quote(str(path))}"
     )
 
 
@@ -39,12 +42,12 @@ def evaluation(judged: "Evaluation") -> None:
     )
     table = _table("class", "images:", "precision:", "recall:", "F1:")
     for c in judged.per_class:
-        table.add_row(escape(c.name), str(c.images), f"{c.precision:.1%}", f"{c.recall:.1%}", f"{c.f1:.1%}")
+        table.add_row(_name(c.name), str(c.images), f"{c.precision:.1%}", f"{c.recall:.1%}", f"{c.f1:.1%}")
     console.print(table)
     for true, predicted, count in judged.most_confused(5):
-        console.print(f"{count:>5}  {true} taken for {predicted}", highlight=False, markup=False)
+        console.print(f"{count:>5}  {one_line(true)} taken for {one_line(predicted)}", highlight=False, markup=False)
     for note in judged.notes:
-        console.print(f"note: {note}", highlight=False, markup=False)
+        console.print(f"note: {one_line(note)}", highlight=False, markup=False)
 
 
 def inspection(found: "Inspection") -> None:
@@ -74,7 +77,7 @@ def recipes(listed: Iterable["Recipe"]) -> None:
 def data_set(facts: dict[str, Any], notes: tuple[str, ...]) -> None:
     table = _table("class", *(f"{split}:" for split in facts["splits"]))
     for name in facts["classes"]:
-        table.add_row(escape(name), *(str(split["per_class"][name]) for split in facts["splits"].values()))
+        table.add_row(_name(name), *(str(split["per_class"][name]) for split in facts["splits"].values()))
     table.add_row("all", *(str(split["images"]) for split in facts["splits"].values()), style="bold")
     console.print(table)
     shown = {
@@ -88,7 +91,12 @@ def data_set(facts: dict[str, Any], notes: tuple[str, ...]) -> None:
     for key, value in shown.items():
         console.print(f"{key}: {value}", highlight=False, markup=False)
     for note in notes:
-        console.print(f"note: {note}", highlight=False, markup=False)
+        console.print(f"note: {one_line(note)}", highlight=False, markup=False)
+
+
+def _name(name: str) -> str:
+    """A class name from a file, as text of one line."""
+    return escape(one_line(name))
 
 
 def _table(*columns: str) -> Table:
