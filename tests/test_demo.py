@@ -14,7 +14,7 @@ def offline(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     """No network, an empty cache, and a working directory of its own."""
 
     def refuse(*_: object) -> None:
-        raise DataError("cifar10", "cannot be downloaded", "put it there by hand")
+        raise DataError("cifar10", "cannot be downloaded (https://example.org: refused)", "put it there by hand")
 
     monkeypatch.setattr("daybreak.data.sources.fetch", refuse)
     monkeypatch.chdir(tmp_path)

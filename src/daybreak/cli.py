@@ -225,6 +225,7 @@ def _run(arguments: list[str]) -> int:
     warnings.filterwarnings(
         "ignore", ".*decompression bomb"
     )  # images too large get an error of ours, from their header
+    show.log(quiet=not {"-q", "--quiet"}.isdisjoint(arguments))
     try:
         return int(app(args=arguments, standalone_mode=False) or 0)
     except DaybreakError as error:

@@ -20,6 +20,7 @@ console = Console(stderr=True, soft_wrap=True)
 
 
 def main() -> int:
+    show.log()
     try:
         return demo()
     except DaybreakError as error:
@@ -54,7 +55,11 @@ def reachable_data() -> str:
         else:
             console.print(f"{opened.title}: {len(opened.train.labels_N)} training images", highlight=False)
             return name
-    console.print(f"CIFAR-10 cannot be had here ({reasons[-1].why}); using digits", highlight=False, markup=False)
+    console.print(
+        f"CIFAR-10 cannot be had here ({reasons[-1].why.partition(' (')[0]}); using digits",
+        highlight=False,
+        markup=False,
+    )
     return "digits"
 
 

@@ -1,5 +1,6 @@
 """How results look on a terminal. Names that came from files are never read as markup."""
 
+import logging
 import shlex
 import sys
 from collections.abc import Iterable
@@ -19,6 +20,19 @@ if TYPE_CHECKING:
 
 # Elsewhere than on a terminal nothing is folded: a line of a table stays one line.
 console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 400)
+
+
+class _Stderr(logging.Handler):
+    """Writes to the stderr of the moment."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(record.getMessage(), file=sys.stderr)
+
+
+def log(quiet: bool = False) -> None:
+    """Show what takes long before training starts: downloading, and decoding many images."""
+    logger = logging.getLogger("daybreak")
+    logger.handlers, logger.level = [_Stderr()], logging.WARNING if quiet else logging.INFO
 
 
 def last_line(summary: dict[str, Any], path: Path) -> str:

@@ -1,6 +1,8 @@
 """Image files in a container (a folder or an archive) as pictures: the size rule, and decoding in order."""
 
+import logging
 import os
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,8 +13,11 @@ from daybreak.data.decode import BadImage, Header, decode, read_header, read_str
 from daybreak.data.layout import read_layout
 from daybreak.errors import DataError
 
+log = logging.getLogger(__name__)
+
 DEFAULT_SIZE = 64
 CHUNK = 64
+SECONDS_BETWEEN_LINES = 5.0
 # Below this, Pillow holds the interpreter lock for most of an image's time and threads only get in each other's way:
 # 10,000 JPEGs of 32 x 32 px took 0.57 s with one thread and 0.9 s with two.
 BYTES_WORTH_A_THREAD = 16 * 1024
@@ -84,7 +89,11 @@ def _decoded(container: Container, files: list[str], spec: DecodeSpec, where: ob
     """All good images in order; at the end one DataError for all bad ones."""
     bad: list[tuple[str, BadImage]] = []
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        told = time.monotonic()
         for start in range(0, len(files), CHUNK):
+            if time.monotonic() - told > SECONDS_BETWEEN_LINES:
+                told = time.monotonic()
+                log.info("decoded %d of %d images", start, len(files))
             names = files[start : start + CHUNK]
             blobs = [_read(container, name) for name in names]
             is_large = sum(len(blob) for blob in blobs if isinstance(blob, bytes)) > BYTES_WORTH_A_THREAD * len(blobs)

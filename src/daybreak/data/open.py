@@ -1,6 +1,5 @@
 """Open a data set: from the cache if its content has been decoded before, else decode it into the cache first."""
 
-import logging
 import time
 from pathlib import Path
 
@@ -9,8 +8,6 @@ from daybreak.data.dataset import Dataset, Request
 from daybreak.data.sources import KNOWN_ARCHIVES, NAMES, Source, find
 from daybreak.data.split import split_indices
 from daybreak.errors import UsageError
-
-log = logging.getLogger(__name__)
 
 
 def open_dataset(data: str | Path, *, size: int | None = None, split_seed: int = 0) -> Dataset:
@@ -73,7 +70,6 @@ def _content(source: Source) -> str:
 
 def _decode(source: Source, content: str, size: int | None, split_seed: int) -> cache.Entry:
     with cache.staging() as folder, source.read(size) as pictures:
-        log.info("decoding %d images of %s", len(pictures.names), source.title)
         train, test, split_notes = split_indices(pictures, split_seed, source.where)
         cache.write(folder, pictures, train, test, (*pictures.notes, *split_notes))
         seed = split_seed if pictures.is_test_N is None else None
