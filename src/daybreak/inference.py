@@ -56,7 +56,7 @@ class Classifier:
         return logits.float()
 
     def _weighted_views(self, images_NCHW: Tensor, tta: Tta) -> Tensor:
-        return torch.stack([w * self.forward(view) for w, view in test_views(images_NCHW, tta)]).sum(0)
+        return torch.stack([w * self.forward(view) for w, view in tta_views(images_NCHW, tta)]).sum(0)
 
 
 def batch_for(size: int, images_at_32: int) -> int:
@@ -64,7 +64,7 @@ def batch_for(size: int, images_at_32: int) -> int:
     return max(1, images_at_32 * REFERENCE_SIZE**2 // max(size, REFERENCE_SIZE) ** 2)
 
 
-def test_views(images_NCHW: Tensor, tta: Tta) -> list[tuple[float, Tensor]]:
+def tta_views(images_NCHW: Tensor, tta: Tta) -> list[tuple[float, Tensor]]:
     """The views over which logits are averaged, with their weights.
 
     `flip`: the image and its mirror. `full`: those with weight 1/2 in all, and both shifted by one pixel (of 32)

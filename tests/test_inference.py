@@ -1,0 +1,85 @@
+"""Logits: test-time views with their weights, batches of any size, a net left as it was."""
+
+import numpy as np
+import pytest
+import torch
+
+from daybreak.augment import Normalizer
+from daybreak.config import ModelConfig
+from daybreak.errors import UsageError
+from daybreak.inference import Classifier, batch_for, tta_views
+from daybreak.models import build_net
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (7, 32, 32, 3), dtype=np.uint8)
+
+
+def classifier(size: int = 32, dtype: torch.dtype = torch.float32) -> Classifier:
+    torch.manual_seed(0)
+    net = build_net(ModelConfig(name="page", width=0.1), 4, 3)
+    return Classifier(net, tuple("abcd"), size, Normalizer((0.5,) * 3, (0.25,) * 3), torch.device("cpu"), dtype)
+
+
+def test_the_six_views_are_shifts_and_mirrors_with_airbenchs_weights() -> None:
+    x = torch.arange(32.0 * 32).view(1, 1, 32, 32)
+    views = tta_views(x, "full")
+    assert [weight for weight, _ in views] == [0.25, 0.25, 0.125, 0.125, 0.125, 0.125]
+    plain, mirrored, up_left, _, down_right, down_right_mirrored = (view[0, 0] for _, view in views)
+    assert torch.equal(plain, x[0, 0])
+    assert torch.equal(mirrored, x[0, 0].flip(1))
+    assert torch.equal(up_left[1:, 1:], x[0, 0, :-1, :-1])
+    assert torch.equal(down_right[:-1, :-1], x[0, 0, 1:, 1:])
+    assert down_right[-1, -1] == x[0, 0, -2, -2]  # the border is reflected
+    assert torch.equal(down_right_mirrored, down_right.flip(1))
+
+
+@pytest.mark.parametrize(("tta", "count"), [("none", 1), ("flip", 2), ("full", 6)])
+def test_weights_add_up_and_logits_are_the_weighted_mean(tta: str, count: int) -> None:
+    one = classifier()
+    one.net.eval()
+    prepared = one.prepare(IMAGES)
+    views = tta_views(prepared, tta)  # type: ignore[arg-type]
+    assert len(views) == count
+    assert sum(weight for weight, _ in views) == 1
+    with torch.no_grad():
+        expected = sum(weight * one.net(view) for weight, view in views)
+    assert isinstance(expected, torch.Tensor)
+    assert np.allclose(one.logits(IMAGES, tta), expected.numpy(), atol=1e-5)  # type: ignore[arg-type]
+
+
+def test_an_unknown_augmentation_is_refused() -> None:
+    with pytest.raises(UsageError, match="none, flip, full"):
+        classifier().logits(IMAGES, "many")  # type: ignore[arg-type]
+
+
+def test_the_batch_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = classifier().logits(IMAGES)
+    monkeypatch.setattr("daybreak.inference.BATCH", 2)
+    assert np.allclose(classifier().logits(IMAGES), whole, atol=1e-5)
+    assert classifier().logits(IMAGES[:0]).shape == (0, 4)
+
+
+def test_batches_shrink_with_the_image() -> None:
+    assert [batch_for(size, 250) for size in (16, 32, 64, 224, 1024)] == [250, 250, 62, 5, 1]
+
+
+def test_the_net_stays_in_its_mode_and_keeps_its_statistics() -> None:
+    one = classifier()
+    state = {k: v.clone() for k, v in one.net.state_dict().items()}
+    one.logits(IMAGES, "full")
+    assert one.net.training
+    assert all(torch.equal(state[k], v) for k, v in one.net.state_dict().items())
+
+
+def test_images_are_resized_to_the_size_of_the_net() -> None:
+    sizes: list[int] = []
+    one = classifier(size=20)
+    one.net.register_forward_hook(lambda _m, inputs, _o: sizes.append(inputs[0].shape[2]))
+    one.logits(IMAGES)
+    assert sizes == [20]
+
+
+def test_bfloat16_gives_float32_logits_close_by() -> None:
+    exact, coarse = classifier().logits(IMAGES), classifier(dtype=torch.bfloat16).logits(IMAGES)
+    assert coarse.dtype == np.float32
+    assert not np.array_equal(exact, coarse)
+    assert np.abs(exact - coarse).max() < 0.05 * np.abs(exact).max()
