@@ -3,7 +3,8 @@
 Target       90.42 % on CIFAR-10 in under 25 epochs: the claim of the student's write-up this project starts from.
 Command      daybreak train cifar10 --recipe page
 Measured     three of its 24 epochs only, on two CPU cores: 78.39 % with flip TTA on CIFAR-10 (JPEG q75) in 678 s (one
-             seed, benchmarks/records/2026-11-22_page-3-epochs); the whole would take an hour and a half there.
+             seed, a small job of lowest priority beside it, benchmarks/records/2026-11-22_page-3-epochs); the whole
+             would take an hour and a half there. The rates are the field's usual ones, not found by a range test yet.
 Setting      24 epochs, the peak at epoch 5, no annihilation (the rate ends where it began), batch 512, Adam,
              cross-entropy on logits, crop 32 after padding 4, flip, cutout 8x8.
 """
