@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import os
 import re
 import shutil
@@ -370,6 +371,14 @@ def test_errors_about_a_run(
 ) -> None:
     assert call(arguments[0], trained, *arguments[1:]) == code
     assert words in capsys.readouterr().err
+
+
+def test_downloads_report_to_stderr_unless_quiet(capsys: pytest.CaptureFixture[str]) -> None:
+    log = logging.getLogger("daybreak.data.download")
+    for quiet, expected in ((["-q"], ""), ([], "downloading\n"), (["--quiet"], "")):
+        assert call("recipes", *quiet, "--json") == 0
+        log.info("downloading")
+        assert capsys.readouterr().err == expected
 
 
 def test_debug_shows_the_traceback_and_json_the_parts(capsys: pytest.CaptureFixture[str]) -> None:

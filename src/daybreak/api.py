@@ -167,8 +167,7 @@ def train(
         seed=seed,
         device=device,
         target=target,
-        command=command
-        or ["python", "-c", f"import daybreak; daybreak.train({str(data)!r}, recipe={chosen.name!r}, seed={seed})"],
+        command=command,
         on_event=on_event,
     )
     if report and not directory.summary["interrupted"]:

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from daybreak.config import Device
-from daybreak.evaluate import evaluate, run_dataset
+from daybreak.evaluate import Mistake, evaluate, run_dataset
 from daybreak.explain import ClassMap, explain, overlay
+from daybreak.inference import Classifier
 from daybreak.predict import find_images, read_images
 from daybreak.run import RunDirectory
 
@@ -28,14 +29,20 @@ def draw_mistakes(
 ) -> list[Row]:
     """Maps of the `n` most confident mistakes, for the predicted and for the true class."""
     wrong = evaluate(run, tta="none", device=device).mistakes(n)
-    indices = [m.index for m in wrong]
-    images_NHWC = np.asarray(run_dataset(run, data).test.images_NHWC[indices])
-    classes = run.card.classes
-    targets_N2 = np.array([[classes.index(m.predicted), classes.index(m.true)] for m in wrong]).reshape(-1, 2)
-    maps = explain(run.classifier(device), images_NHWC, targets_N2, layers)
-    paths = draw(run, maps, images_NHWC, [f"test-{i}" for i in indices])
+    images_NHWC = np.asarray(run_dataset(run, data).test.images_NHWC[[m.index for m in wrong]])
+    maps = maps_of_mistakes(run.classifier(device), wrong, images_NHWC, layers)
+    paths = draw(run, maps, images_NHWC, [f"test-{m.index}" for m in wrong])
     facts = [{"index": wrong[m.image].index, "file": wrong[m.image].file} for m in maps]
     return [_row(run, fact, m, path) for fact, m, path in zip(facts, maps, paths, strict=True)]
+
+
+def maps_of_mistakes(
+    classifier: Classifier, wrong: Sequence[Mistake], images_NHWC: np.ndarray, layers: Sequence[str] | None = None
+) -> list[ClassMap]:
+    """Maps of misclassified images for the predicted and then for the true class; `images_NHWC` has one each."""
+    classes = classifier.classes
+    targets_N2 = np.array([[classes.index(m.predicted), classes.index(m.true)] for m in wrong]).reshape(-1, 2)
+    return explain(classifier, images_NHWC, targets_N2, layers)
 
 
 def draw_files(

@@ -32,7 +32,8 @@ class _Stderr(logging.Handler):
 def log(quiet: bool = False) -> None:
     """Show what takes long before training starts: downloading, and decoding many images."""
     logger = logging.getLogger("daybreak")
-    logger.handlers, logger.level = [_Stderr()], logging.WARNING if quiet else logging.INFO
+    logger.handlers = [_Stderr()]
+    logger.setLevel(logging.WARNING if quiet else logging.INFO)
 
 
 def last_line(summary: dict[str, Any], path: Path) -> str:

@@ -49,9 +49,7 @@ class Loader:
         self.steps_per_epoch = len(labels_N) // self.batch_size
         self.epochs = max(recipe.epochs, math.ceil(recipe.min_steps / self.steps_per_epoch))
         self.steps = self.steps_per_epoch * self.epochs
-        self._epoch = -1
-        self._order_N: Tensor = labels_N
-        self._draws: Draws | None = None
+        self._planned: tuple[int, Tensor, Draws] | None = None  # of the epoch last asked for
         self._size, self._padded_NHWC = 0, images_NHWC
 
     def size_at(self, step: int) -> int:
@@ -78,12 +76,12 @@ class Loader:
         return [0, *accumulate(self.size_at(step) ** 2 for step in range(self.steps))]
 
     def _plan(self, epoch: int) -> tuple[Tensor, Draws]:
-        if epoch != self._epoch or self._draws is None:
+        """The order of an epoch and the random numbers of its samples."""
+        if self._planned is None or self._planned[0] != epoch:
             samples, device = len(self.labels_N), self.labels_N.device
-            self._order_N = torch.from_numpy(epoch_order(samples, self.seed, epoch)).to(device)
-            self._draws = draw_epoch(self.recipe.augment, samples, self.seed, epoch, device)
-            self._epoch = epoch
-        return self._order_N, self._draws
+            order_N = torch.from_numpy(epoch_order(samples, self.seed, epoch)).to(device)
+            self._planned = (epoch, order_N, draw_epoch(self.recipe.augment, samples, self.seed, epoch, device))
+        return self._planned[1:]
 
     def _padded_at(self, size: int) -> Tensor:
         """The whole set at one resolution, prepared once when the schedule gets there (0.3 s for CIFAR-10)."""

@@ -16,7 +16,8 @@ from PIL import Image
 from daybreak.config import Device
 from daybreak.errors import one_line
 from daybreak.evaluate import Evaluation, Mistake, evaluate, run_dataset
-from daybreak.explain import ClassMap, explain, overlay, to_picture
+from daybreak.explain import ClassMap, overlay, to_picture
+from daybreak.gallery import maps_of_mistakes
 from daybreak.inference import Classifier
 from daybreak.models import stages_of
 from daybreak.report import figures
@@ -75,9 +76,8 @@ def write_report(run: RunDirectory, *, data: str | Path | None = None, device: D
 def with_maps(classifier: Classifier, wrong: Sequence[Mistake], images_NHWC: np.ndarray) -> list[Shown]:
     """Mistakes, each with the maps of its predicted and of its true class at every stage."""
     classes, stages = classifier.classes, len(stages_of(classifier.net))
-    targets_N2 = np.array([[classes.index(m.predicted), classes.index(m.true)] for m in wrong]).reshape(-1, 2)
     images = np.asarray(images_NHWC[[m.index for m in wrong]])
-    maps = iter(explain(classifier, images, targets_N2))
+    maps = iter(maps_of_mistakes(classifier, wrong, images))
     shown = []
     for mistake, image_HWC in zip(wrong, images, strict=True):
         strips = [_strip(list(islice(maps, stages)), image_HWC, classes, kind) for kind in ("predicted", "true")]
