@@ -27,7 +27,8 @@ from daybreak.device import describe_hardware, versions
 from daybreak.explain import grad_cam
 from daybreak.models import build_net, stages_of
 from daybreak.recipes import get_recipe
-from daybreak.training import prepare, train_step
+from daybreak.session import Session, prepare
+from daybreak.training import train_step
 
 RECORDS = Path(__file__).parent / "records"
 CPU = torch.device("cpu")
@@ -69,14 +70,14 @@ def augmentation(dataset: Dataset, name: str, steps: int = 12) -> dict[str, Any]
     """The share of a training step that making its batch takes, at each resolution, and preparing a resolution."""
     session = prepare(override(get_recipe(name), {"epochs": 1}), dataset, 0, CPU)
     loader, rows = session.loader, []
-    starts = [s for s in range(loader.steps) if s == 0 or loader.size_at(s) != loader.size_at(s - 1)]
+    starts = [s for s in range(loader.steps) if s == 0 or size_at(session, s) != size_at(session, s - 1)]
     for start in starts:
-        session.optimizer.set_progress(start / loader.steps)
-        prepared, _ = timed(lambda start=start: loader.batch(start))
+        session.optimizer.set_progress(session.pace.progress(start))
+        prepared, _ = timed(lambda start=start: loader.batch(start, session.pace.progress(start)))
         pairs = [step_seconds(session, start + 1 + i) for i in range(min(steps, loader.steps - start - 1))]
         make, whole = median(p[0] for p in pairs[2:]), median(p[1] for p in pairs[2:])
         row = {
-            "size": loader.size_at(start),
+            "size": size_at(session, start),
             "prepare_seconds": prepared,
             "batch_ms": make * 1e3,
             "step_ms": whole * 1e3,
@@ -85,8 +86,12 @@ def augmentation(dataset: Dataset, name: str, steps: int = 12) -> dict[str, Any]
     return {"recipe": name, "batch_size": loader.batch_size, "resolutions": rows}
 
 
-def step_seconds(session: Any, step: int) -> tuple[float, float]:
-    make, batch = timed(lambda: session.loader.batch(step))
+def size_at(session: Session, step: int) -> int:
+    return session.loader.size_at(session.pace.progress(step))
+
+
+def step_seconds(session: Session, step: int) -> tuple[float, float]:
+    make, batch = timed(lambda: session.loader.batch(step, session.pace.progress(step)))
     rest, _ = timed(lambda: train_step(session, *batch))
     return make, make + rest
 

@@ -176,7 +176,7 @@ def test_the_batch_size_changes_no_sample() -> None:
     seen = []
     for batch_size in (5, 8):
         train = Loader(override(recipe, {"batch_size": batch_size}), x, number, Normalizer.of(x), 1, torch.float32)
-        second_epoch = [train.batch(step) for step in range(train.steps_per_epoch, train.steps)]
+        second_epoch = [train.batch(step, step / train.steps) for step in range(train.steps_per_epoch, train.steps)]
         order = torch.cat([label for _, label in second_epoch])
         seen.append(torch.cat([image for image, _ in second_epoch])[order.argsort()])
     assert torch.allclose(*seen, atol=1e-5)
@@ -205,17 +205,17 @@ def test_an_epoch_visits_every_sample_once() -> None:
 
 def test_any_step_can_be_asked_for_at_any_time() -> None:
     forwards, backwards = loader(10), loader(10)
-    expected = [forwards.batch(step) for step in range(20)]
+    expected = [forwards.batch(step, step / 20) for step in range(20)]
     for step in reversed(range(20)):
-        image, label = backwards.batch(step)
+        image, label = backwards.batch(step, step / 20)
         assert torch.equal(image, expected[step][0])
         assert torch.equal(label, expected[step][1])
 
 
 def test_the_resolution_follows_progress() -> None:
     train = loader(10)
-    assert [train.size_at(step) for step in (0, 5, 6, 11, 12, 19)] == [20, 20, 24, 24, 32, 32]
-    assert train.batch(3)[0].shape == (10, 3, 20, 20)
+    assert [train.size_at(step / 20) for step in (0, 5, 6, 11, 12, 19)] == [20, 20, 24, 24, 32, 32]
+    assert train.batch(3, 0.15)[0].shape == (10, 3, 20, 20)
 
 
 def test_a_batch_larger_than_the_data_is_the_data() -> None:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 import daybreak
 from daybreak.config import OneCycle, Recipe, Sgd, leaf_keys, override, parse_settings, validate
 from daybreak.errors import UsageError
-from daybreak.recipes import RECIPES, default_recipe, get_recipe
+from daybreak.recipes import RECIPES, get_recipe
 
 SOURCE = Path(daybreak.__file__).parent
 
@@ -93,11 +93,6 @@ def test_validate_names_its_source() -> None:
 def test_a_missing_recipe_names_the_nearest() -> None:
     with pytest.raises(UsageError, match="try: 'sprint'"):
         get_recipe("sprnit")
-
-
-def test_the_default_recipe_depends_on_the_amount_of_data() -> None:
-    assert default_recipe(9_999).name == "small"
-    assert default_recipe(10_000).name == "sprint"
 
 
 def test_every_key_of_a_recipe_is_read_somewhere() -> None:

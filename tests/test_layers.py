@@ -11,9 +11,10 @@ SOURCE = Path(daybreak.__file__).parent
 # Top to bottom: what stands later may import what stands earlier, never the other way round.
 HOUSE = [
     "errors", "config", "recipes", "clock", "device", "schedule", "data.dataset", "augment", "data", "data.loader",
-    "models.layers", "models.page", "models.sprint", "models", "models.trace", "optim", "metrics", "inference", "run",
-    "signals", "training", "evaluate", "explain", "inspection", "predict", "gallery", "report", "api", "progress",
-    "show", "demo", "cli",
+    "models.layers", "models.page", "models.sprint", "models", "models.trace", "models.fold", "optim", "metrics",
+    "inference", "run", "signals", "pace", "session", "compilation", "steplog", "outcome", "training", "choice",
+    "latency", "record", "dawn", "evaluate", "explain", "inspection", "predict", "gallery", "report", "api",
+    "benchmark", "progress", "show", "demo", "cli",
 ]  # fmt: skip
 FILES = sorted(SOURCE.rglob("*.py"))
 LONGEST_FILE = 350

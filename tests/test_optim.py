@@ -107,3 +107,29 @@ def test_sgd_one_step_is_torchs() -> None:
         optimizer.step()
         reference.step()
     assert torch.equal(ours.weight, theirs.weight)
+
+
+def test_banks_of_one_shape_are_made_orthogonal_as_if_alone() -> None:
+    torch.manual_seed(0)
+    matrices = torch.randn(3, 8, 5, dtype=torch.float64)
+    alone = torch.stack([orthogonalize(m, 3, torch.float64) for m in matrices])
+    assert torch.allclose(orthogonalize(matrices, 3, torch.float64), alone, atol=1e-12)
+
+
+def test_muon_passes_over_what_has_no_gradient_and_does_not_mix_shapes() -> None:
+    torch.manual_seed(0)
+    banks = [nn.Parameter(torch.randn(shape, dtype=torch.float64)) for shape in [(4, 3, 3, 3), (6, 3, 3, 3)] * 2]
+    for p in banks[1:]:
+        p.grad = torch.randn_like(p)
+    before = [p.detach().clone() for p in banks]
+    together = MuonOptimizer(banks, 0.6, 3, torch.float64)
+    together.param_groups[0]["lr"] = 0.1
+    together.step()
+    assert torch.equal(banks[0], before[0])
+    for p, start in zip(banks[1:], before[1:], strict=True):
+        alone = nn.Parameter(start.clone())
+        alone.grad = p.grad
+        single = MuonOptimizer([alone], 0.6, 3, torch.float64)
+        single.param_groups[0]["lr"] = 0.1
+        single.step()
+        assert torch.allclose(p, alone, atol=1e-12)

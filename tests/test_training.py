@@ -20,7 +20,8 @@ from daybreak.evaluate import evaluate
 from daybreak.recipes import RECIPES
 from daybreak.report import write_report
 from daybreak.run import RunDirectory, default_path
-from daybreak.training import evaluate_epoch, fit, initial_net, prepare, train, train_step
+from daybreak.session import initial_net, prepare
+from daybreak.training import evaluate_epoch, fit, train, train_step
 
 TINY = {"model.width": 0.1, "epochs": 2, "min_steps": 0, "precision": "float32"}
 CPU = torch.device("cpu")
@@ -45,8 +46,9 @@ def losses(recipe: Recipe, dataset: Dataset, steps: int, seed: int = 0, double: 
         for group in (g for o in session.optimizer.optimizers for g in o.param_groups if "dtype" in g):
             group["dtype"] = torch.float64
     for step in range(steps):
-        session.optimizer.set_progress(step / session.loader.steps)
-        images, labels = session.loader.batch(step)
+        progress = session.pace.progress(step)
+        session.optimizer.set_progress(progress)
+        images, labels = session.loader.batch(step, progress)
         found.append(train_step(session, images.double() if double else images, labels).item())
     return found
 
@@ -159,7 +161,7 @@ def test_moving_average_is_what_is_judged(digits: Dataset) -> None:
     expected = [p.detach().clone() for p in session.net.parameters()]
     for step in range(3):
         session.optimizer.set_progress(0)
-        train_step(session, *session.loader.batch(step))
+        train_step(session, *session.loader.batch(step, 0.0))
         now = [p.detach() for p in session.net.parameters()]
         expected = [n.clone() if step == 0 else 0.5 * e + 0.5 * n for e, n in zip(expected, now, strict=True)]
     for e, p in zip(expected, session.classifier.net.parameters(), strict=True):
@@ -170,7 +172,7 @@ def test_evaluation_leaves_the_net_in_training_mode(digits: Dataset) -> None:
     session = prepare(tiny(), digits, 0, CPU)
     before = {k: v.clone() for k, v in session.net.state_dict().items()}
     session.step = 1
-    evaluate_epoch(session)
+    evaluate_epoch(session, 32)
     assert session.net.training
     assert all(torch.equal(before[k], v) for k, v in session.net.state_dict().items())
 
@@ -288,14 +290,14 @@ def test_the_train_clock_stops_for_evaluation(digits: Dataset, tmp_path: Path, m
     from daybreak import training as module
     from daybreak.signals import StopRequest
 
-    def slow(_: object) -> dict[str, float]:
+    def slow(*_: object) -> dict[str, float]:
         time.sleep(0.5)
         return {"train_seconds": session.watch.seconds("train")}
 
     monkeypatch.setattr(module, "evaluate_epoch", slow)
     before = session.watch.seconds("train")
     begun = time.perf_counter()
-    fit(session, RunDirectory.create(tmp_path / "run"), StopRequest(), lambda event: None)
+    fit(session, RunDirectory.create(tmp_path / "run"), StopRequest())
     whole = time.perf_counter() - begun
     assert session.watch.seconds("evaluate") >= 0.5
     assert session.watch.seconds("train") - before <= whole - 0.5

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from daybreak import recipes
     from daybreak.api import Run, inspect, load, open_dataset, train
+    from daybreak.benchmark import bench
     from daybreak.errors import DaybreakError
 
 __version__ = version("daybreak")
-__all__ = ["DaybreakError", "Run", "__version__", "inspect", "load", "open_dataset", "recipes", "train"]
+__all__ = ["DaybreakError", "Run", "__version__", "bench", "inspect", "load", "open_dataset", "recipes", "train"]
 
 
 def __getattr__(name: str) -> Any:
@@ -25,7 +26,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'daybreak' has no attribute {name!r}")
     if name == "recipes":
         return import_module("daybreak.recipes")
-    return getattr(import_module("daybreak.errors" if name == "DaybreakError" else "daybreak.api"), name)
+    home = {"DaybreakError": "daybreak.errors", "bench": "daybreak.benchmark"}.get(name, "daybreak.api")
+    return getattr(import_module(home), name)
 
 
 def __dir__() -> list[str]:

@@ -9,8 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from daybreak.config import Device, Recipe, Tta, override
+from daybreak import choice
+from daybreak.clock import Stopwatch
+from daybreak.config import Device, Recipe, Tta
 from daybreak.data import open_dataset
+from daybreak.device import pick_device, synchronizer
 from daybreak.errors import UsageError
 from daybreak.evaluate import Evaluation, Mistake, evaluate, image_index, run_dataset
 from daybreak.explain import explain
@@ -18,10 +21,10 @@ from daybreak.gallery import draw_files, draw_mistakes
 from daybreak.inspection import Inspection
 from daybreak.inspection import inspect as inspect_net
 from daybreak.predict import predict
-from daybreak.recipes import default_recipe, get_recipe
+from daybreak.recipes import get_recipe
 from daybreak.report import figures, write_report
 from daybreak.run import RunDirectory, default_path
-from daybreak.training import OnEvent
+from daybreak.session import OnEvent
 from daybreak.training import train as train_run
 
 __all__ = ["Run", "inspect", "load", "open_dataset", "train"]
@@ -127,7 +130,9 @@ def train(
     *,
     recipe: str | Recipe | None = None,
     epochs: int | None = None,
+    budget: float | None = None,
     target: float | None = None,
+    dawn_rule: bool = False,
     seed: int = 0,
     device: Device = "auto",
     size: int | None = None,
@@ -141,10 +146,14 @@ def train(
 
     Args:
         data: a name (`cifar10`, `digits`, …) or a path: folder of class folders, archive, .npz.
-        recipe: name or object; by default `sprint`, or `small` below 10,000 training images.
+        recipe: name or object. By default what fits the budget or promises the target; with neither `sprint`, or
+            `small` below 10,000 training images.
         epochs: instead of the recipe's.
-        size: side in px at which images are decoded and seen by the net; see `open_dataset`.
+        budget: seconds of training, instead of epochs: one cycle over wall-clock time.
         target: test accuracy in [0, 1] that the run should reach; the summary says whether it did.
+        dawn_rule: stop at the first epoch whose test accuracy reaches the target: DAWNBench's rule, under which the
+            test images choose when to stop.
+        size: side in px at which images are decoded and seen by the net; see `open_dataset`.
         settings: dotted recipe keys to override, e.g. `{"schedule.max_lr": 0.1}`.
         out: the run directory; by default a new one below `runs/`.
         split_seed: of the stratified split, for data without a test part.
@@ -153,21 +162,30 @@ def train(
     Raises:
         DaybreakError: with the exit code the command line would return; nothing that existed is changed.
     """
-    if target is not None and not 0 < target <= 1:
-        raise UsageError(f"--target {target}", "not an accuracy", "a number such as 0.94")
-    if seed < 0 or split_seed < 0:
-        raise UsageError(f"seed {min(seed, split_seed)}", "negative", "0 or more")
+    _check(epochs, budget, target, dawn_rule, min(seed, split_seed))
     dataset = open_dataset(data, size=size, split_seed=split_seed)
-    command = command_line(data, recipe, epochs, target, seed, device, size, settings, split_seed)
-    chosen = resolve_recipe(recipe, len(dataset.train.labels_N), epochs, settings)
+    name = recipe.name if isinstance(recipe, Recipe) else recipe
+    options = {"recipe": name, "epochs": epochs, "budget": budget, "target": target, "dawn_rule": dawn_rule}
+    options |= {"size": size, "device": device, "split_seed": split_seed or None, "seed": seed}
+    watch = Stopwatch(synchronizer(pick_device(device)))
+    if recipe is None and epochs is None and (budget or target):
+        if budget:
+            recipe, why = choice.for_budget(budget, dataset, seed, pick_device(device), watch)
+        else:
+            recipe, why = choice.for_target(target or 0.0, dataset)
+        on_event({"event": "choice", "recipe": recipe.name, "why": why})
+    chosen = choice.named_or_default(recipe, dataset, epochs, settings)
     directory = train_run(
         chosen,
         dataset,
         Path(out) if out else default_path(dataset.name, chosen.name, seed),
         seed=seed,
         device=device,
+        budget=budget,
         target=target,
-        command=command,
+        dawn_rule=dawn_rule,
+        watch=watch,
+        command=command_line(data, options, settings),
         on_event=on_event,
     )
     if report and not directory.summary["interrupted"]:
@@ -175,36 +193,29 @@ def train(
     return Run(directory)
 
 
-def command_line(
-    data: str | Path,
-    recipe: str | Recipe | None,
-    epochs: int | None,
-    target: float | None,
-    seed: int,
-    device: Device,
-    size: int | None,
-    settings: Mapping[str, Any] | None,
-    split_seed: int,
-) -> list[str]:
-    """The command that repeats this training, with what differs from the defaults. (A recipe of one's own has only its
+def command_line(data: str | Path, options: Mapping[str, Any], settings: Mapping[str, Any] | None) -> list[str]:
+    """The command that repeats a training, with what differs from the defaults. (A recipe of one's own has only its
     name in it; config.json holds it whole.)"""
-    name = recipe.name if isinstance(recipe, Recipe) else recipe
-    given = {"--recipe": name, "--epochs": epochs, "--target": target, "--size": size}
-    given |= {"--device": None if device == "auto" else device, "--split-seed": split_seed or None, "--seed": seed}
-    options = [text for option, value in given.items() if value is not None for text in (option, str(value))]
+    words = ["daybreak", "train", str(data)]
+    for option, value in options.items():
+        if value is not None and value is not False and value != "auto":
+            words += [f"--{option.replace('_', '-')}", *([] if value is True else [str(value)])]
     pairs = [f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in (settings or {}).items()]
-    return ["daybreak", "train", str(data), *options, *(text for pair in pairs for text in ("--set", pair))]
+    return [*words, *(text for pair in pairs for text in ("--set", pair))]
 
 
-def resolve_recipe(
-    recipe: str | Recipe | None, train_images: int, epochs: int | None, settings: Mapping[str, Any] | None
-) -> Recipe:
-    """The recipe that a call means, with its overrides."""
-    if recipe is None:
-        chosen = default_recipe(train_images)
-    else:
-        chosen = get_recipe(recipe) if isinstance(recipe, str) else recipe
-    return override(chosen, dict(settings or {}) | ({} if epochs is None else {"epochs": epochs, "min_steps": 0}))
+def _check(epochs: int | None, budget: float | None, target: float | None, dawn_rule: bool, seed: int) -> None:
+    """Refuse what cannot be meant before anything is opened."""
+    if budget is not None and not 0 < budget < float("inf"):
+        raise UsageError(f"--budget {budget}", "not a length of time", "a time such as 90s, 5m or 1h")
+    if budget is not None and epochs is not None:
+        raise UsageError("--budget and --epochs", "both say how long to train", "one of them")
+    if target is not None and not 0 < target <= 1:
+        raise UsageError(f"--target {target}", "not an accuracy", "a number such as 0.94")
+    if dawn_rule and target is None:
+        raise UsageError("--dawn-rule", "there is no target to stop at", "--target 0.94 with it")
+    if seed < 0:
+        raise UsageError(f"seed {seed}", "negative", "0 or more")
 
 
 def load(path: str | Path) -> Run:

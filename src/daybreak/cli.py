@@ -57,12 +57,19 @@ TtaOption = Annotated[
 def train(
     data: Data,
     recipe: Annotated[
-        str | None, typer.Option(help="See `daybreak recipes`; chosen by the amount of data by default.")
+        str | None, typer.Option(help="See `daybreak recipes`; by default what fits the budget, target or data.")
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.")] = None,
-    target: Annotated[
-        float | None, typer.Option(help="Test accuracy to reach, e.g. 0.94; exit 8 if it is missed.")
+    budget: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Train for this long, e.g. 5m: one cycle over wall-clock time.")
     ] = None,
+    target: Annotated[
+        float | None,
+        typer.Option(help="Test accuracy to reach, e.g. 0.94: picks the recipe; exit 8 if it is missed."),
+    ] = None,
+    dawn_rule: Annotated[
+        bool, typer.Option("--dawn-rule", help="Stop at the first epoch that reaches the target on the test images.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Decides initial weights, order and augmentation.")] = 0,
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps")] = "auto",
     size: Size = None,
@@ -77,21 +84,24 @@ def train(
     debug: Debug = False,
 ) -> None:
     """Train a classifier: a run directory, a report, and one last line with accuracy, seconds and the directory."""
-    from daybreak import api
+    from daybreak import api, choice
+    from daybreak.clock import parse_seconds
     from daybreak.config import parse_settings
     from daybreak.progress import TrainingProgress
 
     with TrainingProgress(stderr, quiet) as on_event:
         run = api.train(
-            data, recipe=recipe, epochs=epochs, target=target, seed=seed, device=_choice("--device", device, _DEVICES),
-            size=size, settings=parse_settings(settings or []), out=out, split_seed=split_seed, report=report,
-            on_event=on_event,
+            data, recipe=recipe, epochs=epochs, budget=parse_seconds(budget) if budget else None, target=target,
+            dawn_rule=dawn_rule, seed=seed, device=_choice("--device", device, _DEVICES), size=size,
+            settings=parse_settings(settings or []), out=out, split_seed=split_seed, report=report, on_event=on_event,
         )  # fmt: skip
     summary = run.directory.summary
     _print(summary | {"run": str(run.path)}, as_json, lambda: print(show.last_line(summary, run.path)))
     if summary["interrupted"]:
         raise typer.Exit(128 + summary["interrupted"])
     if summary["target_met"] is False:
+        needed = choice.what_it_takes(summary["target"], summary["dataset"])
+        stderr.print(f"to reach {summary['target']:.2%}: {needed}", highlight=False, markup=False)
         raise typer.Exit(TARGET_MISSED_EXIT_CODE)
 
 
@@ -162,6 +172,50 @@ def predict(
     for row in api.load(run).predict(*images, top=top):
         text = "  ".join(f"{t['class']} {t['probability']:.1%}" for t in row["top"])
         print(json.dumps(row) if as_json else one_line(f"{row['file']}  {text}"))
+
+
+@app.command(epilog="Example: daybreak bench cifar10 --recipe sprint-5 --recipe sprint --runs 5 --target 0.9")
+def bench(
+    data: Data,
+    recipe: Annotated[list[str] | None, typer.Option(help="A recipe to run; repeatable.")] = None,
+    budget: Annotated[
+        list[str] | None, typer.Option(metavar="TIME", help="Run what fits this time, e.g. 5m; repeatable.")
+    ] = None,
+    runs: Annotated[int, typer.Option(min=1, help="Seeds of each, interleaved.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
+    target: Annotated[float | None, typer.Option(help="Also report the time to this accuracy.")] = None,
+    dawn_rule: Annotated[
+        bool, typer.Option("--dawn-rule", help="Time to target by the first epoch that reaches it, as DAWNBench did.")
+    ] = False,
+    cost_per_hour: Annotated[float | None, typer.Option(min=0, help="USD of this machine, for the two costs.")] = None,
+    dawn: Annotated[Path | None, typer.Option(metavar="DIR", help="Also write DAWNBench's .tsv and .json.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The record's folder, which is gone on with if it exists; runs/…-bench.")
+    ] = None,
+    latency: Annotated[bool, typer.Option(help="Also time the test images one at a time.")] = True,
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps")] = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Recipes side by side over many seeds: accuracy, spread, time to target, DAWNBench's four figures."""
+    from daybreak import benchmark
+    from daybreak.clock import parse_seconds
+    from daybreak.progress import TrainingProgress
+
+    try:
+        with TrainingProgress(stderr, quiet) as on_event:
+            record = benchmark.bench(
+                data, recipe or [], budgets=[parse_seconds(b) for b in budget or []], runs=runs, seed=seed,
+                target=target, dawn_rule=dawn_rule, cost_per_hour=cost_per_hour, dawn_folder=dawn, out=out,
+                device=_choice("--device", device, _DEVICES), latency=latency, on_event=on_event,
+            )  # fmt: skip
+    except benchmark.SeriesInterruptedError as stopped:
+        stderr.print(
+            f"interrupted; the same command with --out {stopped.folder} goes on", highlight=False, markup=False
+        )
+        raise typer.Exit(128 + stopped.signal) from None
+    _print(record, as_json, lambda: show.bench(record))
 
 
 @app.command(epilog="Example: daybreak inspect page")

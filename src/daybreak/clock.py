@@ -5,9 +5,26 @@ normalisation and augmentation are inside) and stops for evaluation. Download, d
 clocks of their own. All clocks are monotonic: setting the machine's time does not change a duration.
 """
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+from daybreak.errors import UsageError
+
+_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def parse_seconds(text: str) -> float:
+    """Seconds in a length of time such as `300`, `90s`, `5m`, `1.5h` or `1h30m`.
+
+    Raises:
+        UsageError: it is none.
+    """
+    parts = re.findall(r"(\d+(?:\.\d+)?)([smh]?)", text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise UsageError(text, "not a length of time", "a time such as 90s, 5m or 1h30m")
+    return sum(float(number) * _UNITS[unit] for number, unit in parts)
 
 
 class Stopwatch:

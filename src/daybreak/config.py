@@ -125,7 +125,8 @@ class Stage(Section):
 class Expected(Section):
     """What this recipe reached when it was last measured, and the record that proves it."""
 
-    accuracy: Fraction
+    accuracy: Fraction  # mean over seeds, with the recipe's test-time augmentation
+    std: Annotated[float, Field(ge=0)]  # of one run
     train_seconds: float = Field(gt=0)
     dataset: str
     hardware: str

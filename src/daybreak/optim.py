@@ -18,29 +18,29 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
 @torch.no_grad()
-def orthogonalize(matrix: Tensor, steps: int, dtype: torch.dtype) -> Tensor:
-    """The nearest semi-orthogonal matrix, roughly: singular values are pushed towards one by Newton-Schulz steps.
+def orthogonalize(matrices: Tensor, steps: int, dtype: torch.dtype) -> Tensor:
+    """The nearest semi-orthogonal matrices, roughly: singular values are pushed towards one by Newton-Schulz steps.
 
     Args:
-        matrix: (rows, columns).
+        matrices: (..., rows, columns); each on its own.
         dtype: of the products; bfloat16 is precise enough.
     """
     a, b, c = NEWTON_SCHULZ
-    x = matrix.to(dtype)
-    x = x / (x.norm() + 1e-7)
-    tall = x.shape[0] > x.shape[1]
-    x = x.T if tall else x
+    x = matrices.to(dtype)
+    x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
+    tall = x.shape[-2] > x.shape[-1]
+    x = x.mT if tall else x
     for _ in range(steps):
-        gram = x @ x.T
+        gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x.T if tall else x).to(matrix.dtype)
+    return (x.mT if tall else x).to(matrices.dtype)
 
 
 class MuonOptimizer(torch.optim.Optimizer):
     """Muon for convolution filters: Nesterov momentum, made orthogonal, applied to filters of fixed norm.
 
     Every step first rescales the filter bank (out, in, k, k) to the norm sqrt(out), so the rate is an angle and
-    no decay is needed.
+    no decay is needed. Banks of one shape are made orthogonal together, which a GPU does in the time of one.
     """
 
     def __init__(self, params: Iterable[Tensor], momentum: float, steps: int, dtype: torch.dtype) -> None:
@@ -50,14 +50,24 @@ class MuonOptimizer(torch.optim.Optimizer):
     def step(self) -> None:  # type: ignore[override]
         """Change the parameters by their gradients once."""
         for group in self.param_groups:
+            by_shape: dict[torch.Size, list[Tensor]] = {}
             for p in group["params"]:
-                state = self.state[p]
-                if "momentum_buffer" not in state:
-                    state["momentum_buffer"] = torch.zeros_like(p)
-                average = state["momentum_buffer"].mul_(group["momentum"]).add_(p.grad)
-                ahead = p.grad.add(average, alpha=group["momentum"])
-                update = orthogonalize(ahead.flatten(1), group["steps"], group["dtype"]).view_as(p)
-                p.mul_(len(p) ** 0.5 / p.norm()).sub_(update, alpha=group["lr"])
+                if p.grad is not None:
+                    by_shape.setdefault(p.shape, []).append(p)
+            for banks in by_shape.values():
+                ahead = torch.stack([self._ahead(p, group["momentum"]).flatten(1) for p in banks])
+                updates = orthogonalize(ahead, group["steps"], group["dtype"])
+                for p, update in zip(banks, updates, strict=True):
+                    p.mul_(len(p) ** 0.5 / p.norm()).sub_(update.view_as(p), alpha=group["lr"])
+
+    def _ahead(self, p: Tensor, momentum: float) -> Tensor:
+        """The gradient with Nesterov momentum."""
+        assert p.grad is not None
+        state = self.state[p]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(p)
+        average = state["momentum_buffer"].mul_(momentum).add_(p.grad)
+        return p.grad.add(average, alpha=momentum)
 
 
 class ScheduledOptimizer:
@@ -82,6 +92,10 @@ class ScheduledOptimizer:
                 _set_momentum(group, momentum)
         first = self.optimizers[0].param_groups[0]
         return first["lr"], first["betas"][0] if "betas" in first else first["momentum"]
+
+    def ends(self) -> set[float]:
+        """The progress at which each group's cycle ends."""
+        return {group["until"] for optimizer in self.optimizers for group in optimizer.param_groups}
 
     def step(self) -> None:
         for optimizer in self.optimizers:

@@ -5,7 +5,7 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from daybreak.training import Event, OnEvent
+from daybreak.session import Event, OnEvent
 
 SECONDS_BETWEEN_LINES = 15.0
 
@@ -25,7 +25,8 @@ class TrainingProgress:
         )
         self._task = self._bar.add_task("train", epochs="", facts="", total=1.0)
         self._last_line = time.monotonic()
-        self._accuracy, self._epochs = "", 0
+        self._accuracy = ""
+        self._epochs: int | None = None
 
     def __enter__(self) -> OnEvent:
         self._bar.start()
@@ -37,14 +38,26 @@ class TrainingProgress:
     def show(self, event: Event) -> None:
         """Take one training event."""
         if event["event"] == "start":
-            self._epochs = event["epochs"]
-            for note in event["notes"]:
-                self._line(f"note: {note}")
-            self._bar.update(self._task, epochs=f"epoch 1 of {self._epochs}")
+            self._start(event)
+        elif event["event"] == "choice":
+            self._line(event["why"])
+        elif event["event"] == "run":
+            self._line(f"{event['label']}, seed {event['seed']}")
+        elif event["event"] == "latency":
+            self._line(f"{event['label']}: latency of the test images, one at a time")
         elif event["event"] == "step":
             self._step(event)
         elif event["event"] == "epoch":
             self._epoch(event)
+
+    def _start(self, event: Event) -> None:
+        self._epochs, self._accuracy = event["epochs"], ""
+        for note in event["notes"]:
+            self._line(f"note: {note}")
+        self._bar.update(self._task, completed=0, epochs=self._epoch_name(1))
+
+    def _epoch_name(self, epoch: int) -> str:
+        return f"epoch {epoch}" if self._epochs is None else f"epoch {min(epoch, self._epochs)} of {self._epochs}"
 
     def _step(self, event: Event) -> None:
         facts = _facts(event) + self._accuracy
@@ -55,8 +68,7 @@ class TrainingProgress:
 
     def _epoch(self, event: Event) -> None:
         self._accuracy = f"  test {event['test_acc']:.2%}"
-        at = min(event["epoch"] + 1, self._epochs)
-        self._bar.update(self._task, epochs=f"epoch {at} of {self._epochs}")
+        self._bar.update(self._task, epochs=self._epoch_name(int(event["epoch"]) + 1))
         self._line(
             f"epoch {event['epoch']:>3}  train {event['train_acc']:6.2%} loss {event['train_loss']:.3f}"
             f"  test {event['test_acc']:6.2%} loss {event['test_loss']:.3f}"

@@ -89,6 +89,37 @@ def recipes(listed: Iterable["Recipe"]) -> None:
     console.print(table)
 
 
+def bench(record: dict[str, Any]) -> None:
+    """A record as a table: means with their 95 % intervals."""
+    table = _table(
+        "recipe", "runs:", "failed:", "accuracy (TTA):", "95 %", "seconds:", "to target:", "latency:", "USD:"
+    )
+    for row in record["recipes"]:
+        accuracy, seconds = row["test_acc_tta"], row["train_seconds"]
+        interval = accuracy["ci95"] and f"{accuracy['ci95'][0]:.2%} to {accuracy['ci95'][1]:.2%}"
+        table.add_row(
+            _name(row["recipe"]), str(row["n"]), str(row["failed"]), _percent(accuracy), interval or "–",
+            "–" if seconds["mean"] is None else f"{seconds['mean']:.1f}", _to_target(row.get("time_to_target")),
+            "–" if row["latency_ms"] is None else f"{row['latency_ms']:.2f} ms ({row['latency_form']})",
+            "–" if row["cost_train_usd"] is None else f"{row['cost_train_usd']:.4f}",
+        )  # fmt: skip
+    console.print(table)
+    console.print(f"record: {record['record']}", highlight=False, markup=False)
+
+
+def _percent(figure: dict[str, Any]) -> str:
+    if figure["mean"] is None:
+        return "–"
+    return f"{figure['mean']:.2%}" + ("" if figure["std"] is None else f" ± {figure['std']:.2%}")
+
+
+def _to_target(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return "–"
+    median = "never" if found["median"] is None else f"{found['median']:.1f} s"
+    return f"{median} ({found['reached']} of {found['n']} runs)"
+
+
 def data_set(facts: dict[str, Any], notes: tuple[str, ...]) -> None:
     table = _table("class", *(f"{split}:" for split in facts["splits"]))
     for name in facts["classes"]:

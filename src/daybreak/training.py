@@ -3,59 +3,33 @@
 `train` is the only entrance. What it leaves out: reports and galleries (they work on the finished directory).
 """
 
-import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import Tensor
 
 from daybreak import metrics
-from daybreak.augment import Normalizer, resize
 from daybreak.clock import Stopwatch
+from daybreak.compilation import compile_net, is_worth_compiling
 from daybreak.config import Device, Recipe
 from daybreak.data.dataset import Dataset
-from daybreak.data.loader import Loader
-from daybreak.device import compute_dtype, describe_hardware, peak_memory_bytes, pick_device, synchronizer, versions
+from daybreak.device import kept_memory, pick_device
 from daybreak.errors import NonFiniteError
-from daybreak.inference import Classifier, autocast
-from daybreak.models import SMALLEST_SIZE, build_net, place
-from daybreak.models.sprint import WHITEN_PATCHES, SprintNet
-from daybreak.models.trace import count_macs, count_params
-from daybreak.optim import ScheduledOptimizer, build_optimizer
-from daybreak.run import ModelCard, Predictions, RunDirectory, predict_test
+from daybreak.inference import autocast
+from daybreak.outcome import config_of, model_card, summary_of
+from daybreak.run import Predictions, RunDirectory, predict_test
+from daybreak.session import OnEvent, Session, prepare, spread
 from daybreak.signals import StopRequest
-
-Event = Mapping[str, Any]
-OnEvent = Callable[[Event], None]
+from daybreak.steplog import StepLog
 
 TRAIN_SAMPLE = 5000  # training images on which accuracy and loss are measured at the end of an epoch
-STEP_ROWS = 200  # how many steps of a run leave a row behind
-SECONDS_BETWEEN_EVENTS = 1.0  # at most, for a progress display
-
-
-@dataclass
-class Session:
-    """What is alive while a net trains."""
-
-    recipe: Recipe
-    dataset: Dataset
-    seed: int
-    device: torch.device
-    dtype: torch.dtype
-    watch: Stopwatch
-    net: nn.Module
-    ema: AveragedModel | None
-    optimizer: ScheduledOptimizer
-    loader: Loader
-    classifier: Classifier
-    step: int = 0
 
 
 def train(
@@ -65,7 +39,10 @@ def train(
     *,
     seed: int = 0,
     device: Device = "auto",
+    budget: float | None = None,
     target: float | None = None,
+    dawn_rule: bool = False,
+    watch: Stopwatch | None = None,
     command: Sequence[str] = (),
     on_event: OnEvent = lambda event: None,
 ) -> RunDirectory:
@@ -73,7 +50,11 @@ def train(
 
     Args:
         out: the run directory to make; it must not exist or be empty.
+        budget: seconds of training, in place of the recipe's epochs: one cycle over wall-clock time.
         target: the accuracy (with the recipe's test-time augmentation) to compare the result with.
+        dawn_rule: stop at the first epoch whose test accuracy reaches the target, as DAWNBench counted. The test
+            images then choose when to stop; the summary says so.
+        watch: a clock that runs already, where choosing the recipe has spent part of the budget.
         command: the command line, for the record.
         on_event: called with every row of metrics as it comes, and with what a progress display needs.
 
@@ -88,90 +69,71 @@ def train(
     """
     begun = time.perf_counter()
     where = pick_device(device)
-    with StopRequest() as stop:
-        session = prepare(recipe, dataset, seed, where)
+    with StopRequest() as stop, kept_memory() if where.type == "cpu" else nullcontext():
+        session = prepare(recipe, dataset, seed, where, budget=budget, watch=watch)
+        if is_worth_compiling(session):
+            compile_net(session)
         run = RunDirectory.create(out)  # only now: a recipe that cannot be built leaves no run behind
-        run.write_config(_config(recipe, dataset, seed, target, where, command))
-        loader = session.loader
-        notes = list(dataset.notes)
-        on_event(
-            {"event": "start", "run": str(run.path), "epochs": loader.epochs, "steps": loader.steps, "notes": notes}
-        )
-        fit(session, run, stop, on_event)
-        run.write_model(session.classifier.net, _card(session))
+        run.write_config(config_of(session, budget, target, command))
+        on_event({"event": "start", "run": str(run.path), "notes": list(dataset.notes)} | _plan(session))
+        fit(session, run, stop, target if dawn_rule else None, on_event)
+        run.write_model(session.classifier.net, model_card(session))
         predictions = None if stop.signal else judge(session, run)
-        summary = _summary(session, predictions, target, begun, stop.signal)
+        summary = summary_of(session, predictions, budget, target, begun, stop.signal) | {"dawn_rule": dawn_rule}
         run.write_summary(summary)
     on_event({"event": "end"} | summary)
     return run
 
 
-def prepare(recipe: Recipe, dataset: Dataset, seed: int, device: torch.device) -> Session:
-    """Everything before the first step; on the clock from the moment the training images are read."""
-    dtype = compute_dtype(recipe.precision, device)
-    net = place(initial_net(recipe, dataset, seed), device)
-    size = max(SMALLEST_SIZE, dataset.decode.size)  # smaller images are enlarged
-    watch = Stopwatch(synchronizer(device))
-    with watch.timed("train"):
-        images_NHWC = resize(torch.from_numpy(np.array(dataset.train.images_NHWC)).to(device), size)
-        labels_N = torch.from_numpy(np.array(dataset.train.labels_N)).to(device)
-        normalize = Normalizer.of(images_NHWC)
-        if isinstance(net, SprintNet):
-            net.fit_whitening(normalize(images_NHWC[_spread(len(images_NHWC), WHITEN_PATCHES // size**2)]))
-        loader = Loader(recipe, images_NHWC, labels_N, normalize, seed, dtype)
-        optimizer = build_optimizer(net, recipe, loader.batch_size, dtype)
-        ema = _moving_average(net, recipe.ema)
-    judged = ema.module if ema else net
-    classifier = Classifier(judged, dataset.classes, size, normalize, device, dtype)
-    return Session(recipe, dataset, seed, device, dtype, watch, net, ema, optimizer, loader, classifier)
+def fit(
+    session: Session,
+    run: RunDirectory,
+    stop: StopRequest,
+    stop_at: float | None = None,
+    on_event: OnEvent = lambda event: None,
+) -> None:
+    """All epochs, or as many steps as there are until a signal asks to stop.
 
-
-def initial_net(recipe: Recipe, dataset: Dataset, seed: int) -> nn.Module:
-    """The net before training; depends on the seed alone and leaves the global random state as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return build_net(recipe.model, len(dataset.classes), dataset.decode.channels)
-
-
-def fit(session: Session, run: RunDirectory, stop: StopRequest, on_event: OnEvent) -> None:
-    """All epochs, or as many steps as there are until a signal asks to stop."""
-    for epoch in range(session.loader.epochs):
+    Args:
+        stop_at: the test accuracy that ends training early, under DAWNBench's rule.
+    """
+    log = StepLog(session, run, on_event)
+    while not session.pace.is_done(session.step):
         with session.watch.timed("train"):
-            last = train_epoch(session, run, stop, on_event)
+            position = train_epoch(session, log, stop)
         if stop.signal:
             return
         with session.watch.timed("evaluate"):
-            row = {"event": "epoch", "epoch": epoch + 1} | last | evaluate_epoch(session)
+            judged = evaluate_epoch(session, position["size"])
+        row = {"event": "epoch", "epoch": epochs_done(session)} | position | judged
         run.append_metrics(row)
         on_event(row)
+        if stop_at is not None and row["test_acc"] >= stop_at:
+            return
 
 
-def train_epoch(session: Session, run: RunDirectory, stop: StopRequest, on_event: OnEvent) -> dict[str, Any]:
-    """The steps of one epoch; returns where the last one stood."""
-    loader = session.loader
-    every, shown = max(1, loader.steps // STEP_ROWS), time.perf_counter()
-    row: dict[str, Any] = {}
-    for _ in range(loader.steps_per_epoch):
-        lr, momentum = session.optimizer.set_progress(session.step / loader.steps)
-        loss = train_step(session, *loader.batch(session.step))
+def train_epoch(session: Session, log: StepLog, stop: StopRequest) -> dict[str, Any]:
+    """The steps up to the end of an epoch or of the run; returns where the last one stood."""
+    steps_per_epoch = session.loader.steps_per_epoch
+    while True:
+        progress = session.progress
+        size = session.loader.size_at(progress)
+        lr, momentum = session.optimizer.set_progress(progress)
+        loss = train_step(session, *session.loader.batch(session.step, progress))
         session.step += 1
-        is_last = bool(stop.signal) or session.step % loader.steps_per_epoch == 0
-        is_row = is_last or session.step % every == 0
-        if is_row or time.perf_counter() - shown > SECONDS_BETWEEN_EVENTS:
-            shown = time.perf_counter()
-            row = _position(session, lr, momentum) | {"batch_loss": _finite(loss, session.step, lr)}
-            on_event({"event": "step"} | row | _pace(session))
-        if is_row:
-            run.append_metrics({"event": "step"} | row)
+        session.sizes[size] += 1
+        position = {"step": session.step, "progress": session.progress, "lr": lr, "momentum": momentum, "size": size}
+        position["train_seconds"] = session.watch.seconds("train")
+        is_last = session.step % steps_per_epoch == 0 or session.pace.is_done(session.step) or bool(stop.signal)
+        log.add(position, loss, progress, is_last)
         if is_last:
-            break
-    return row
+            return position
 
 
 def train_step(session: Session, images_BCHW: Tensor, labels_B: Tensor) -> Tensor:
     """Forward, backward, update; returns the mean loss over the batch."""
     with autocast(session.device, session.dtype):
-        logits = session.net(images_BCHW)
+        logits = session.forward(images_BCHW)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # bfloat16 is too coarse for a loss
     loss = F.cross_entropy(logits, labels_B, label_smoothing=session.recipe.label_smoothing)
     session.optimizer.zero_grad()
@@ -182,13 +144,13 @@ def train_step(session: Session, images_BCHW: Tensor, labels_B: Tensor) -> Tenso
     return loss.detach()
 
 
-def evaluate_epoch(session: Session) -> dict[str, float]:
+def evaluate_epoch(session: Session, size: int) -> dict[str, float]:
     """Loss and accuracy of the net as it now is, without augmentation: on a fixed sample of the training images and
-    on all test images, at the resolution it is being trained at. (A mean over the epoch's batches would average over
+    on all test images, at the size it is being trained at. (A mean over the epoch's batches would average over
     nets that no longer exist.)"""
     train, test = session.dataset.train, session.dataset.test
-    sample = _spread(len(train.labels_N), TRAIN_SAMPLE)
-    classifier = replace(session.classifier, size=session.loader.size_at(session.step - 1))
+    sample = spread(len(train.labels_N), TRAIN_SAMPLE)
+    classifier = replace(session.classifier, size=size)
     train_logits = classifier.logits(train.images_NHWC[sample])
     test_logits = classifier.logits(test.images_NHWC)
     _check_logits(train_logits, session.step)
@@ -210,116 +172,16 @@ def judge(session: Session, run: RunDirectory) -> Predictions:
     return predictions
 
 
-def _moving_average(net: nn.Module, decay: float | None) -> AveragedModel | None:
-    return AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True) if decay else None
+def epochs_done(session: Session) -> int | float:
+    """Whole epochs; a run over wall-clock time ends within one."""
+    epochs, rest = divmod(session.step, session.loader.steps_per_epoch)
+    return epochs if rest == 0 else round(session.step / session.loader.steps_per_epoch, 2)
 
 
-def _spread(n: int, at_most: int) -> np.ndarray:
-    """Indices evenly spread over n samples; the order of a data set by class then does no harm."""
-    return np.linspace(0, n - 1, min(n, at_most)).astype(np.int64)
-
-
-def _finite(loss: Tensor, step: int, lr: float) -> float:
-    value = loss.item()
-    if not math.isfinite(value):
-        raise NonFiniteError(f"step {step}", f"the loss is {value} at learning rate {lr:g}", "a lower schedule.max_lr")
-    return value
+def _plan(session: Session) -> dict[str, int | None]:
+    return {"epochs": session.pace.epochs, "steps": session.pace.steps}
 
 
 def _check_logits(logits_NK: np.ndarray, step: int) -> None:
     if not np.isfinite(logits_NK).all():
         raise NonFiniteError(f"step {step}", "the net's logits are not finite any more", "a lower schedule.max_lr")
-
-
-def _position(session: Session, lr: float, momentum: float) -> dict[str, Any]:
-    progress = session.step / session.loader.steps
-    return {"step": session.step, "progress": progress, "lr": lr, "momentum": momentum} | {
-        "size": session.loader.size_at(session.step - 1),
-        "train_seconds": session.watch.seconds("train"),
-    }
-
-
-def _pace(session: Session) -> dict[str, float]:
-    """For a progress display: how fast, and the share of the run's work that is done."""
-    return {"images_per_second": _images_per_second(session), "work": session.loader.work_done(session.step)}
-
-
-def _images_per_second(session: Session) -> float:
-    return session.step * session.loader.batch_size / max(session.watch.seconds("train"), 1e-9)
-
-
-def _config(
-    recipe: Recipe,
-    dataset: Dataset,
-    seed: int,
-    target: float | None,
-    device: torch.device,
-    command: Sequence[str],
-) -> dict[str, Any]:
-    return {
-        "recipe": recipe.model_dump(mode="json"),
-        "data": _data_config(dataset),
-        "seed": seed,
-        "target": target,
-        "command": list(command),
-        "versions": versions(),
-        "hardware": describe_hardware(device),
-        "compute_dtype": str(compute_dtype(recipe.precision, device)).removeprefix("torch."),
-    }
-
-
-def _data_config(dataset: Dataset) -> dict[str, Any]:
-    """What it takes to open the same data again, and to know that it is the same."""
-    keys = ("name", "title", "fingerprint", "notes")
-    return {"request": asdict(dataset.request)} | {key: getattr(dataset, key) for key in keys}
-
-
-def _card(session: Session) -> ModelCard:
-    classifier, recipe = session.classifier, session.recipe
-    mean, std = classifier.normalize.mean, classifier.normalize.std
-    decode = session.dataset.decode
-    return ModelCard(recipe.model, classifier.classes, classifier.size, decode, mean, std, recipe.precision)
-
-
-def _summary(
-    session: Session, predictions: Predictions | None, target: float | None, begun: float, interrupted: int | None
-) -> dict[str, Any]:
-    scores: dict[str, Any] = {"test_acc": None, "test_acc_tta": None, "test_loss": None}
-    if predictions:
-        scores = {
-            "test_acc": metrics.accuracy(predictions.logits, predictions.labels),
-            "test_acc_tta": metrics.accuracy(predictions.logits_tta, predictions.labels),
-            "test_loss": metrics.cross_entropy(predictions.logits, predictions.labels),
-        }
-    reached = scores["test_acc_tta"]
-    target_met = None if target is None or reached is None else bool(reached >= target)
-    return scores | {
-        "tta": session.recipe.tta,
-        "train_seconds": session.watch.seconds("train"),
-        "evaluate_seconds": session.watch.seconds("evaluate"),
-        "data_seconds": dict(session.dataset.seconds),
-        "wall_seconds": time.perf_counter() - begun,
-        "epochs": session.step / session.loader.steps_per_epoch,
-        "steps": session.step,
-        "images_per_second": _images_per_second(session),
-        "params": count_params(session.net),
-        "train_flops": train_flops(session),
-        "peak_rss_bytes": peak_memory_bytes(),
-        "device": session.device.type,
-        "dataset": session.dataset.title,
-        "notes": list(session.dataset.notes),
-        "recipe": session.recipe.name,
-        "seed": session.seed,
-        "target": target,
-        "target_met": target_met,
-        "interrupted": interrupted,
-    }
-
-
-def train_flops(session: Session) -> int:
-    """Floating-point operations of all steps so far: two a multiply-add, the backward pass counted as two forwards."""
-    loader, channels = session.loader, session.dataset.decode.channels
-    sizes = [loader.size_at(step) for step in range(session.step)]
-    net = initial_net(session.recipe, session.dataset, session.seed)  # a copy on the CPU: tracing runs the net
-    macs = {size: count_macs(net, size, channels) for size in set(sizes)}
-    return 3 * 2 * loader.batch_size * sum(macs[size] for size in sizes)

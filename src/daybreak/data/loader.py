@@ -1,7 +1,7 @@
 """Training batches: the order of samples, the resolution of the moment, and the augmented images.
 
 All images live on the training device as uint8 (CIFAR-10: 154 MB). A batch is a pure function of
-(recipe, seed, step): nothing in here advances, so any step can be asked for at any time.
+(recipe, seed, step, progress): nothing in here advances, so any step can be asked for at any time.
 Epochs are whole batches: the few images left over are others in every epoch.
 """
 
@@ -52,28 +52,28 @@ class Loader:
         self._planned: tuple[int, Tensor, Draws] | None = None  # of the epoch last asked for
         self._size, self._padded_NHWC = 0, images_NHWC
 
-    def size_at(self, step: int) -> int:
-        """The side in pixels of the images of this step."""
-        return max(MIN_SIZE, round(self.images_NHWC.shape[1] * scale_at(self.recipe.resolution, step / self.steps)))
+    def size_at(self, progress: float) -> int:
+        """The side in pixels of the images at this progress."""
+        return max(MIN_SIZE, round(self.images_NHWC.shape[1] * scale_at(self.recipe.resolution, progress)))
 
     def work_done(self, steps: int) -> float:
-        """The share of the run's pixels in its first `steps` steps: what is left takes time in proportion."""
+        """The share of the recipe's pixels in its first `steps` steps: what is left takes time in proportion."""
         pixels = self._pixels
         return pixels[steps] / pixels[-1]
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Images (B, C, H, W) and labels (B,) of a step counted over the whole run."""
+    def batch(self, step: int, progress: float) -> tuple[Tensor, Tensor]:
+        """Images (B, C, H, W) and labels (B,) of a step counted over the whole run, at the size of this progress."""
         epoch, at = divmod(step, self.steps_per_epoch)
         order_N, draws = self._plan(epoch)
         index_B = order_N[at * self.batch_size : (at + 1) * self.batch_size]
-        size = self.size_at(step)
+        size = self.size_at(progress)
         padded_NHWC = self._padded_at(size)
         images = augment_batch(self.recipe.augment, padded_NHWC, index_B, draws, size, self.normalize, self.dtype)
         return images, self.labels_N[index_B]
 
     @cached_property
     def _pixels(self) -> list[int]:
-        return [0, *accumulate(self.size_at(step) ** 2 for step in range(self.steps))]
+        return [0, *accumulate(self.size_at(step / self.steps) ** 2 for step in range(self.steps))]
 
     def _plan(self, epoch: int) -> tuple[Tensor, Draws]:
         """The order of an epoch and the random numbers of its samples."""

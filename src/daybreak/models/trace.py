@@ -63,6 +63,11 @@ def count_macs(net: nn.Module, image_size: int, in_channels: int) -> int:
     return sum(layer.macs for layer in trace(net, image_size, in_channels))
 
 
+def symbolic(net: nn.Module) -> fx.GraphModule:
+    """The net as a graph of its modules; it shares their parameters."""
+    return fx.GraphModule(net, _LeafTracer().trace(net))
+
+
 class _LeafTracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, _LEAVES) or super().is_leaf_module(m, module_qualified_name)
@@ -72,7 +77,7 @@ class _Tracer(fx.Interpreter):
     """Runs the graph node by node and keeps the receptive field of every value."""
 
     def __init__(self, net: nn.Module) -> None:
-        super().__init__(fx.GraphModule(net, _LeafTracer().trace(net)), garbage_collect_values=False)
+        super().__init__(symbolic(net), garbage_collect_values=False)
         self.layers: list[Layer] = []
         self._fields: dict[fx.Node, _Field] = {}
 

@@ -1,0 +1,148 @@
+"""What every peer shares: arguments, pixels, the clock, how many steps fit a budget, the result line.
+
+Nothing in here is about how a net is trained. A peer hands `main` two functions, `train` and `judge`; `main` prints
+one JSON object as the last line of stdout, everything else goes to stderr.
+
+The rules, the same for all:
+- The clock starts before the first training pixel is touched (normalising and whitening are inside) and stops for
+  evaluation. Starting the process and reading the pixels' file are outside.
+- With a budget, a peer first trains a few throw-away steps to learn how many fit. They are *not* on its clock: a
+  courtesy to the peers, which have no budgets of their own. Its schedule then has that many steps, at least one, and
+  it reports the seconds these really took.
+"""
+
+import argparse
+import contextlib
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+REHEARSAL = 8  # throw-away steps; the first pays for setting up, so it does not count as a step
+EVALUATION_BATCH = 500
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Images (N, H, W, C) uint8 and labels (N,) int64 of both parts."""
+
+    x_train: npt.NDArray[np.uint8]
+    y_train: npt.NDArray[np.int64]
+    x_test: npt.NDArray[np.uint8]
+    y_test: npt.NDArray[np.int64]
+
+    @classmethod
+    def load(cls, path: Path) -> "Pixels":
+        with np.load(path) as file:
+            return cls(*(file[name] for name in ("x_train", "y_train", "x_test", "y_test")))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How far to train, and how long the schedule is that the rates follow; they differ only where a run is cut
+    short on purpose (`--of`, a rehearsal)."""
+
+    steps: int
+    schedule: int
+    steps_per_epoch: int
+
+    @property
+    def epochs(self) -> int:
+        """Epochs begun."""
+        return math.ceil(self.steps / self.steps_per_epoch)
+
+
+class Clock:
+    """Seconds of training. `start` and `stop` as often as needed; `step` after every step."""
+
+    def __init__(self) -> None:
+        self._before, self._begun = 0.0, None  # type: float, float | None
+        self.steps: list[float] = []  # seconds on the clock when each step was done
+
+    def start(self) -> None:
+        self._begun = time.perf_counter()
+
+    def stop(self) -> None:
+        self._before, self._begun = self.seconds, None
+
+    def step(self) -> None:
+        self.steps.append(self.seconds)
+
+    @property
+    def seconds(self) -> float:
+        return self._before + (time.perf_counter() - self._begun if self._begun is not None else 0.0)
+
+
+Train = Callable[[Pixels, Plan, int, Clock], Any]  # pixels, plan, seed, clock -> trained model
+Judge = Callable[[Any, Pixels], tuple[float, float | None]]  # accuracy: plain, with test-time augmentation
+
+
+def main(peer: str, batch_size: int, train: Train, judge: Judge, packages: Sequence[str] = ("torch", "numpy")) -> None:
+    """Run one peer as the command line says.
+
+    Args:
+        batch_size: of the training part; where that is smaller, it is one batch.
+    """
+    arguments = parse()
+    pixels = Pixels.load(arguments.pixels)
+    steps_per_epoch = max(1, len(pixels.y_train) // batch_size)
+    with contextlib.redirect_stdout(sys.stderr):  # frameworks print what they like
+        plan = make_plan(arguments, steps_per_epoch, lambda plan, clock: train(pixels, plan, arguments.seed, clock))
+        say(f"{peer}: {plan.steps} steps of {plan.schedule}, {steps_per_epoch} an epoch")
+        clock = Clock()
+        model = train(pixels, plan, arguments.seed, clock)
+        clock.stop()
+        say(f"{peer}: trained in {clock.seconds:.1f} s")
+        test_acc, test_acc_tta = judge(model, pixels)
+    result = {"peer": peer, "seed": arguments.seed, "budget": arguments.budget, "epochs": plan.steps / steps_per_epoch}
+    result |= {"steps": plan.steps, "schedule_steps": plan.schedule, "train_seconds": clock.seconds}
+    result |= {"test_acc": test_acc, "test_acc_tta": test_acc_tta}
+    print(json.dumps(result | {"versions": {name: version(name) for name in packages}}), flush=True)
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--pixels", type=Path, required=True, help=".npz with x_train, y_train, x_test, y_test")
+    length = parser.add_mutually_exclusive_group(required=True)
+    length.add_argument("--budget", type=float, help="seconds of training")
+    length.add_argument("--epochs", type=int)
+    parser.add_argument("--of", type=int, help="stop after --epochs of a schedule of this many")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args(arguments)
+
+
+def make_plan(arguments: argparse.Namespace, steps_per_epoch: int, rehearse: Callable[[Plan, Clock], object]) -> Plan:
+    """The plan that the command line asks for; a budget takes a rehearsal."""
+    if arguments.budget is None:
+        schedule = arguments.of or arguments.epochs
+        return Plan(arguments.epochs * steps_per_epoch, schedule * steps_per_epoch, steps_per_epoch)
+    clock = Clock()
+    rehearse(Plan(REHEARSAL, 100 * REHEARSAL, 100 * REHEARSAL), clock)  # the start of a long epoch
+    steps = steps_for(arguments.budget, clock.steps)
+    return Plan(steps, steps, steps_per_epoch)
+
+
+def steps_for(budget: float, rehearsed: Sequence[float]) -> int:
+    """How many steps fit `budget` seconds, at least one.
+
+    Args:
+        rehearsed: seconds on the clock when each throw-away step was done. What the first took more than the others
+            is the time to set up.
+    """
+    lengths = np.diff(rehearsed).tolist()
+    one = median(lengths)
+    setting_up = max(0.0, rehearsed[0] - one)
+    return max(1, int((budget - setting_up) / one))
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,97 @@
+"""Write the README's tables and the figure of accuracy against time from the records.
+
+    python benchmarks/readme.py
+
+Nothing in between the markers is written by hand; a test holds it equal to the records.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from daybreak.record import read_record
+from daybreak.report.figures import STYLE, TEST, svg
+
+ROOT = Path(__file__).parents[1]
+RECORDS = ROOT / "benchmarks" / "records"
+FIGURE = ROOT / "docs" / "ladder.svg"
+BLOCK = re.compile(r"(<!-- results -->\n).*?(<!-- end of results -->)", re.DOTALL)
+
+HIDDEN = ("--recipe", "--seed")
+
+Row = dict[str, Any]
+
+
+def main() -> None:
+    found = rows()
+    readme = ROOT / "README.md"
+    readme.write_text(BLOCK.sub(lambda m: m[1] + table(found) + m[2], readme.read_text()))
+    FIGURE.write_text(svg(ladder(found)))
+
+
+def rows() -> list[Row]:
+    """Every recipe of every record, with the record's folder, by data set and time."""
+    records = [(path.parent, read_record(path.parent)) for path in sorted(RECORDS.glob("*/record.json"))]
+    found = [row | {"folder": folder, "hardware": r["hardware"]} for folder, r in records for row in r["recipes"]]
+    return sorted(found, key=lambda row: (row["dataset"], row["train_seconds"]["mean"]))
+
+
+def table(found: list[Row]) -> str:
+    """The results as Markdown."""
+    head = "| run | data | accuracy (TTA) | training | n | hardware | date and record |"
+    return "\n".join([head, "| --- " * 7 + "|", *(line(row) for row in found)]) + "\n"
+
+
+def line(row: Row) -> str:
+    accuracy, seconds, folder = row["test_acc_tta"], row["train_seconds"], row["folder"]
+    spread = "" if accuracy["std"] is None else f" ± {100 * accuracy['std']:.2f}"
+    failed = f", {row['failed']} failed" if row["failed"] else ""
+    link = f"[{folder.name[:10]}]({folder.relative_to(ROOT).as_posix()})"
+    cells = (
+        f"`{command(row)}`", row["dataset"], f"{100 * accuracy['mean']:.2f}{spread} %", f"{seconds['mean']:.0f} s",
+        f"{row['n']}{failed}", hardware(row["hardware"]), link,
+    )  # fmt: skip
+    return "| " + " | ".join(cells) + " |"
+
+
+def command(row: Row) -> str:
+    """What was asked for: the recipe, or the budget that chose one, and what differs from it."""
+    words = row["command"][3:]
+    options = [word for pair in zip(words[::2], words[1::2], strict=True) if pair[0] not in HIDDEN for word in pair]
+    return " ".join(options if "--budget" in options else [row["config"]["name"], *options])
+
+
+def hardware(facts: Row) -> str:
+    name = facts.get("gpu") or facts["cpu"].replace(" (family 26 model 2)", " Zen 5")
+    return f"{facts['cores']} cores, {name}"
+
+
+def ladder(found: list[Row]) -> Figure:
+    """Accuracy against training time of every recipe on CIFAR-10, with the deviation of single runs."""
+    shown = [row for row in found if row["dataset"].startswith("CIFAR-10")]
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(7.5, 4), layout="constrained")
+        axes = figure.subplots()
+        for row in shown:
+            accuracy, seconds = row["test_acc_tta"], row["train_seconds"]
+            axes.errorbar(
+                seconds["mean"],
+                100 * accuracy["mean"],
+                yerr=100 * (accuracy["std"] or 0),
+                fmt="o",
+                color=TEST,
+                capsize=3,
+            )
+            axes.annotate(
+                row["recipe"], (seconds["mean"], 100 * accuracy["mean"]), textcoords="offset points", xytext=(7, -9)
+            )
+        axes.set(xscale="log", xlabel="training time, seconds", ylabel="test accuracy (TTA), %")
+        axes.set_title("CIFAR-10 (JPEG q75), two CPU cores", loc="left", fontsize=10)
+    return figure
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""`daybreak bench`: recipes side by side over many seeds, with what it takes to believe the numbers.
+
+Runs are interleaved (every recipe's first seed, then every recipe's second, …), so that a drifting machine hits all
+alike. A run whose loss stops being finite counts as failed. What proves a run is kept in the record's folder; a series
+that was interrupted goes on with the runs it lacks when it is started again.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from daybreak import api, dawn
+from daybreak.config import Device
+from daybreak.data import Dataset, open_dataset
+from daybreak.errors import NonFiniteError, UsageError
+from daybreak.latency import fastest, latencies
+from daybreak.record import keep_evidence, make_record, write_record
+from daybreak.run import RunDirectory, default_path
+from daybreak.session import OnEvent
+
+LATENCY = "latency.json"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What is run with every seed: a recipe, or a budget for which a recipe is chosen."""
+
+    label: str
+    recipe: str | None
+    budget: float | None
+
+
+@dataclass(frozen=True)
+class Series:
+    """A bench: what is run, how often, and where it goes."""
+
+    data: str | Path
+    candidates: tuple[Candidate, ...]
+    seeds: range
+    folder: Path
+    device: Device
+    latency: bool
+
+
+class SeriesInterruptedError(Exception):
+    """A signal ended a run of the series; what was finished is kept."""
+
+    def __init__(self, signal: int, folder: Path) -> None:
+        super().__init__(f"signal {signal}")
+        self.signal, self.folder = signal, folder
+
+
+def bench(
+    data: str | Path,
+    recipes: Sequence[str] = (),
+    *,
+    budgets: Sequence[float] = (),
+    runs: int = 5,
+    seed: int = 0,
+    target: float | None = None,
+    dawn_rule: bool = False,
+    cost_per_hour: float | None = None,
+    dawn_folder: str | Path | None = None,
+    out: str | Path | None = None,
+    device: Device = "auto",
+    latency: bool = True,
+    on_event: OnEvent = lambda event: None,
+) -> dict[str, Any]:
+    """Train every recipe with every seed; returns the record, which is also written to its folder ("record").
+
+    Args:
+        budgets: seconds; each is benched like a recipe, with the rung of the ladder that fits it.
+        runs: how many seeds, from `seed` on.
+        target: accuracy for the time to target; under `dawn_rule` the first epoch that reaches it counts.
+        cost_per_hour: USD of this machine, for DAWNBench's two costs.
+        dawn_folder: where DAWNBench's own files go.
+        out: the record's folder, by default a new one below `runs/`; runs that are there already are not repeated.
+        latency: also time the test images one at a time.
+
+    Raises:
+        UsageError: there is nothing to run.
+    """
+    candidates = tuple(Candidate(name, name, None) for name in recipes)
+    candidates += tuple(Candidate(f"budget-{seconds:g}s", None, seconds) for seconds in budgets)
+    if not candidates or runs < 1:
+        raise UsageError("bench", "nothing to run", "--recipe NAME or --budget 5m, and --runs 1 or more")
+    folder = Path(out) if out else default_path("bench", "-".join(c.label for c in candidates), seed)
+    series = Series(data, candidates, range(seed, seed + runs), folder, device, latency)
+    for run_seed in series.seeds:
+        for candidate in series.candidates:
+            _run_once(series, candidate, run_seed, on_event)
+    record = finish(series.folder, target, dawn_rule, cost_per_hour)
+    if dawn_folder is not None:
+        write_dawn(Path(dawn_folder), series.folder, record, cost_per_hour)
+    return record | {"record": str(folder)}
+
+
+def finish(folder: Path, target: float | None, dawn_rule: bool, cost_per_hour: float | None) -> dict[str, Any]:
+    """The record of the runs in a folder, with latencies and costs, written to record.json."""
+    record = make_record(folder, target, dawn_rule)
+    record["recipes"] = [row | _inference(folder / row["recipe"]) for row in record["recipes"]]
+    for row in record["recipes"]:
+        row["cost_train_usd"] = _usd(dawn.training_cost, row["train_seconds"]["mean"], cost_per_hour)
+        row["cost_inference_usd"] = _usd(dawn.inference_cost, row["latency_ms"], cost_per_hour)
+    record["cost_per_hour_usd"] = cost_per_hour
+    write_record(folder, record)
+    return record
+
+
+def _usd(cost: Callable[[float, float], float], amount: float | None, cost_per_hour: float | None) -> float | None:
+    return None if amount is None or cost_per_hour is None else cost(amount, cost_per_hour)
+
+
+def write_dawn(folder: Path, evidence: Path, record: dict[str, Any], cost_per_hour: float | None) -> None:
+    """DAWNBench's files for every recipe of a record."""
+    for row in record["recipes"]:
+        logs = {
+            seed: dawn.tsv(RunDirectory.open(evidence / row["recipe"] / f"seed-{seed}").metrics("epoch"))
+            for seed in row["seeds"]
+            if (evidence / row["recipe"] / f"seed-{seed}" / "metrics.jsonl").exists()
+        }
+        dawn.write_entries(folder, row, record, logs, cost_per_hour)
+
+
+def _run_once(series: Series, candidate: Candidate, seed: int, on_event: OnEvent) -> None:
+    kept = series.folder / candidate.label / f"seed-{seed}"
+    if kept.exists():
+        return
+    work = series.folder / ".work"
+    shutil.rmtree(work, ignore_errors=True)
+    on_event({"event": "run", "label": candidate.label, "seed": seed})
+    try:
+        run = api.train(
+            series.data, recipe=candidate.recipe, budget=candidate.budget, seed=seed, device=series.device,
+            out=work, report=False, on_event=on_event,
+        ).directory  # fmt: skip
+    except NonFiniteError as error:
+        run = RunDirectory.open(work)
+        run.write_summary({"test_acc": None, "train_seconds": None, "error": str(error)})
+    if signal := run.summary.get("interrupted"):
+        shutil.rmtree(work)
+        raise SeriesInterruptedError(signal, series.folder)
+    if series.latency and "error" not in run.summary and not (kept.parent / LATENCY).exists():
+        on_event({"event": "latency", "label": candidate.label})
+        _measure_latency(run, open_dataset(series.data), kept.parent / LATENCY, series.device)
+    keep_evidence(run, kept)
+    shutil.rmtree(work)
+
+
+def _measure_latency(run: RunDirectory, dataset: Dataset, path: Path, device: Device) -> None:
+    found = latencies(run.classifier(device), dataset.test.images_NHWC)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"one_image_ms": found, "fastest": fastest(found)}, indent=2) + "\n", encoding="utf-8")
+
+
+def _inference(folder: Path) -> dict[str, Any]:
+    path = folder / LATENCY
+    if not path.exists():
+        return {"latency_ms": None, "latency_median_ms": None, "latency_form": None}
+    found = json.loads(path.read_text(encoding="utf-8"))
+    form, forms = found["fastest"], found["one_image_ms"]
+    best = {"latency_ms": forms[form]["mean"], "latency_median_ms": forms[form]["median"]}
+    return best | {"latency_form": form, "latency_forms": forms}

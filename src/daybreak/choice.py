@@ -1,0 +1,120 @@
+"""Which recipe a call means: the one it names, what fits a budget here, or what promises a target."""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from daybreak.clock import Stopwatch
+from daybreak.config import Recipe, override
+from daybreak.data.dataset import Dataset
+from daybreak.device import kept_memory, synchronizer
+from daybreak.recipes import LADDER, RECIPES, SMALL_DATA, get_recipe
+from daybreak.session import prepare
+from daybreak.training import train_step
+
+STEPS_TIMED = 2  # at each of two image sizes, after one step that is not
+
+
+def named_or_default(
+    recipe: str | Recipe | None, dataset: Dataset, epochs: int | None, settings: Mapping[str, Any] | None
+) -> Recipe:
+    """The recipe that is named, or the default for this much data, with its overrides."""
+    if recipe is None:
+        chosen = RECIPES["small" if is_small(dataset) else "sprint"]
+    else:
+        chosen = get_recipe(recipe) if isinstance(recipe, str) else recipe
+    return override(chosen, dict(settings or {}) | ({} if epochs is None else {"epochs": epochs, "min_steps": 0}))
+
+
+def is_small(dataset: Dataset) -> bool:
+    """Below this many images the sprint recipes' few, large steps do not add up to a trained net."""
+    return len(dataset.train.labels_N) < SMALL_DATA
+
+
+def for_target(target: float, dataset: Dataset) -> tuple[Recipe, str]:
+    """The cheapest recipe whose record promises the target on this data, and a note on why it was taken."""
+    promising = [r for r in RECIPES.values() if promise(r, dataset.title) >= target]
+    if promising:
+        cheapest = min(promising, key=_seconds)
+        return cheapest, f"recipe {cheapest.name}: its record promises {promise(cheapest, dataset.title):.2%}"
+    chosen = RECIPES["small"] if is_small(dataset) else LADDER[-1]
+    return chosen, f"no recipe has a record of {target:.2%} on {dataset.title}; taking {chosen.name}, the most thorough"
+
+
+def what_it_takes(target: float, dataset_title: str) -> str:
+    """A remedy for a missed target: the cheapest recipe that promises it, or how to train longer."""
+    promising = [r for r in RECIPES.values() if r.expected and promise(r, dataset_title) >= target]
+    if not promising:
+        return f"no recipe has a record of {target:.2%} on {dataset_title}; the longest is --recipe {LADDER[-1].name}"
+    recipe = min(promising, key=_seconds)
+    e = recipe.expected
+    assert e is not None
+    return f"--recipe {recipe.name} reached {e.accuracy:.2%} ± {e.std:.2%} in {e.train_seconds:.0f} s on {e.hardware}"
+
+
+def _seconds(recipe: Recipe) -> float:
+    return recipe.expected.train_seconds if recipe.expected else math.inf
+
+
+def promise(recipe: Recipe, dataset_title: str) -> float:
+    """The accuracy that 19 of 20 runs exceed by the recipe's record: mean - 1.64 deviations. 0 without a record."""
+    expected = recipe.expected
+    if expected is None or expected.dataset != dataset_title:
+        return 0.0
+    return expected.accuracy - 1.64 * expected.std
+
+
+def for_budget(
+    budget: float, dataset: Dataset, seed: int, device: torch.device, watch: Stopwatch
+) -> tuple[Recipe, str]:
+    """The rung of the ladder that takes about this long on this machine; its cycle is then stretched to fit exactly.
+
+    Args:
+        budget: seconds of training. The steps that are timed here run on `watch` and are spent from it.
+    """
+    if is_small(dataset):
+        return RECIPES["small"], "recipe small, for little data"
+    with watch.timed("train"):
+        seconds_at = step_seconds(LADDER[-1], dataset, seed, device)
+    foretold = {recipe.name: predicted_seconds(recipe, dataset, seconds_at) for recipe in LADDER}
+    chosen = min(LADDER, key=lambda recipe: abs(math.log(foretold[recipe.name] / budget)))
+    return (
+        chosen,
+        f"recipe {chosen.name}: its {chosen.epochs} epochs would take about {foretold[chosen.name]:.0f} s here",
+    )
+
+
+def step_seconds(recipe: Recipe, dataset: Dataset, seed: int, device: torch.device) -> Callable[[int], float]:
+    """Seconds a step as a function of the image side: linear in the pixels, from a few steps of a net thrown away."""
+    wait = synchronizer(device)
+    with kept_memory():
+        session = prepare(recipe, dataset, seed, device)
+        points = []
+        for progress in (0.0, 1.0):
+            session.optimizer.set_progress(0.0)
+            batch, begun = session.loader.batch(0, progress), 0.0
+            for step in range(1 + STEPS_TIMED):
+                begun = time.perf_counter() if step == 1 else begun
+                train_step(session, *batch)
+                wait()
+            points.append((session.loader.size_at(progress) ** 2, (time.perf_counter() - begun) / STEPS_TIMED))
+    return _line(points)
+
+
+def predicted_seconds(recipe: Recipe, dataset: Dataset, seconds_at: Callable[[int], float]) -> float:
+    """How long a recipe's own epochs would take."""
+    steps = recipe.epochs * (len(dataset.train.labels_N) // recipe.batch_size)
+    starts = [0.0, *(stage.until for stage in recipe.resolution)]
+    shares = [stage.until - start for start, stage in zip(starts, recipe.resolution, strict=False)]
+    sides = [round(stage.scale * dataset.decode.size) for stage in recipe.resolution]
+    return steps * sum(share * seconds_at(side) for share, side in zip(shares, sides, strict=True))
+
+
+def _line(points: Sequence[tuple[float, float]]) -> Callable[[int], float]:
+    """Seconds by side through two (pixels, seconds) points; through the origin where they are at one size."""
+    (x0, y0), (x1, y1) = points
+    slope = (y1 - y0) / (x1 - x0) if x1 != x0 else y1 / x1
+    return lambda side: max(y1 + slope * (side**2 - x1), 1e-9)

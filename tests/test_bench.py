@@ -1,0 +1,296 @@
+"""Records, time to target, DAWNBench's files, latency forms, and choosing a recipe."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from daybreak import benchmark, choice, dawn
+from daybreak.augment import Normalizer
+from daybreak.clock import Stopwatch
+from daybreak.config import Expected, ModelConfig, Recipe, Stage, override
+from daybreak.data import Dataset, open_dataset
+from daybreak.errors import NonFiniteError, UsageError
+from daybreak.inference import Classifier
+from daybreak.latency import fastest, form_of, latencies
+from daybreak.models import build_net
+from daybreak.models.fold import fold_batch_norms
+from daybreak.recipes import LADDER, RECIPES
+from daybreak.record import make_record, spread, time_to_target
+
+CPU = torch.device("cpu")
+
+
+def test_spread_of_known_values() -> None:
+    found = spread([1.0, 2.0, 3.0, 4.0])
+    assert found["mean"] == 2.5
+    assert found["std"] == pytest.approx(1.2909944)
+    # Student's t for 3 degrees of freedom at 97.5 %: 3.182446
+    assert found["ci95"] == pytest.approx([2.5 - 3.182446 * 1.2909944 / 2, 2.5 + 3.182446 * 1.2909944 / 2], rel=1e-6)
+    assert spread([5.0])["std"] is None
+    assert spread([])["mean"] is None
+
+
+def test_a_run_that_misses_the_target_counts_as_infinite() -> None:
+    found = time_to_target([10.0, None, 30.0], 0.9, dawn_rule=False)
+    assert (found["n"], found["reached"], found["mean"], found["median"]) == (3, 2, None, 30.0)
+    assert time_to_target([10.0, None], 0.9, dawn_rule=False)["median"] is None
+    assert time_to_target([10.0, 20.0], 0.9, dawn_rule=False)["mean"] == 15.0
+
+
+# The published entry of ResNet-164 on 16 vCPUs: 75.35224573 ms at 0.533 USD an hour cost 1.1156318603913891e-05 USD
+# (stanford-futuredata/dawn-bench-entries, CIFAR10/inference/dawn_resnet164_b_16vCPUs-gc_pytorch.json).
+def test_the_cost_of_an_image_is_that_of_a_published_entry() -> None:
+    assert dawn.inference_cost(75.35224573, 0.533) == pytest.approx(1.1156318603913891e-05, rel=1e-12)
+
+
+def test_the_cost_of_training_is_hours_times_price() -> None:
+    assert dawn.training_cost(7200, 0.9) == pytest.approx(1.8)
+
+
+def test_the_log_is_in_the_published_format() -> None:
+    rows = [{"epoch": 1, "train_seconds": 258.0, "test_acc": 0.3357}, {"epoch": 2, "train_seconds": 526, "test_acc": 1}]
+    # The README's example: 1 <tab> 0.07166666666666667 <tab> 33.57
+    assert dawn.tsv(rows).splitlines()[:2] == ["epoch\thours\ttop1Accuracy", "1\t0.07166666666666667\t33.57"]
+    assert dawn.tsv(rows).endswith("\n")
+
+
+# Fields as the README of the entries lists them; optional ones may be missing.
+TRAIN_FIELDS = {"version", "author", "authorEmail", "framework", "model", "hardware", "timestamp"}
+OPTIONAL = {"codeURL", "costPerHour", "logFilename", "misc"}
+INFERENCE_FIELDS = TRAIN_FIELDS | {"latency", "cost", "top1Accuracy"}
+
+QUICK = {"model.width": 0.1, "epochs": 2, "min_steps": 0, "precision": "float32"}
+
+
+@pytest.fixture
+def quick_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("one", "two"):
+        changed = override(RECIPES["small"], QUICK).model_copy(update={"name": name})
+        monkeypatch.setitem(RECIPES, name, changed)
+
+
+@pytest.mark.usefixtures("quick_recipes")
+def test_a_bench_is_interleaved_and_leaves_a_record_and_dawnbench_files(tmp_path: Path) -> None:
+    events: list[tuple[str, int]] = []
+    out, entries = tmp_path / "record", tmp_path / "dawn"
+
+    def watch(event: dict) -> None:  # type: ignore[type-arg]
+        if event["event"] == "run":
+            events.append((event["label"], event["seed"]))
+
+    record = benchmark.bench(
+        "digits", ["one", "two"], runs=2, seed=3, target=0.01, cost_per_hour=3.6, dawn_folder=entries, out=out,
+        device="cpu", on_event=watch,
+    )  # fmt: skip
+    assert events == [("one", 3), ("two", 3), ("one", 4), ("two", 4)]
+    assert json.loads((out / "record.json").read_text()) | {"record": str(out)} == record
+    for row in record["recipes"]:
+        summaries = [json.loads(p.read_text()) for p in sorted((out / row["recipe"]).glob("seed-*/summary.json"))]
+        assert row["n"] == 2
+        assert row["failed"] == 0
+        assert row["test_acc"]["values"] == [s["test_acc"] for s in summaries]
+        seconds = [s["train_seconds"] for s in summaries]
+        assert row["time_to_target"]["mean"] == pytest.approx(sum(seconds) / 2)
+        assert row["cost_train_usd"] == pytest.approx(sum(seconds) / 2 / 1000)
+        assert row["cost_inference_usd"] == pytest.approx(row["latency_ms"] / 1e6)
+    assert record["hardware"]["threads"] == torch.get_num_threads()
+    assert "clock" in record
+    assert not list(out.rglob("model.safetensors"))  # a record is evidence, not weights
+    check_entries(entries)
+
+
+def check_entries(entries: Path) -> None:
+    train = sorted((entries / "train").glob("*.json"))
+    assert len(train) == len(list((entries / "train").glob("*.tsv"))) == 4
+    for path in train:
+        fields = set(json.loads(path.read_text()))
+        assert TRAIN_FIELDS <= fields <= TRAIN_FIELDS | OPTIONAL
+        header, *rows = path.with_suffix(".tsv").read_text().splitlines()
+        assert header == "epoch\thours\ttop1Accuracy"
+        assert [int(row.split("\t")[0]) for row in rows] == [1, 2]
+    inference = sorted((entries / "inference").glob("*.json"))
+    assert len(inference) == 2
+    for path in inference:
+        assert INFERENCE_FIELDS <= set(json.loads(path.read_text())) <= INFERENCE_FIELDS | OPTIONAL
+
+
+@pytest.mark.usefixtures("quick_recipes")
+def test_a_series_goes_on_where_it_was_stopped_and_counts_failures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    benchmark.bench("digits", ["one"], runs=1, out=tmp_path / "r", device="cpu", latency=False)
+    before = (tmp_path / "r" / "one" / "seed-0" / "summary.json").read_text()
+
+    from daybreak import steplog
+
+    monkeypatch.setattr(steplog.math, "isfinite", lambda value: False)
+    record = benchmark.bench("digits", ["one"], runs=2, out=tmp_path / "r", device="cpu", latency=False, target=0.5)
+    row = record["recipes"][0]
+    assert (row["n"], row["failed"], row["seeds"]) == (1, 1, [0, 1])
+    assert (tmp_path / "r" / "one" / "seed-0" / "summary.json").read_text() == before
+    assert row["time_to_target"]["n"] == 2
+    assert row["time_to_target"]["mean"] is None
+    assert "NonFinite" not in json.dumps(row)
+
+
+def test_a_bench_of_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="nothing to run"):
+        benchmark.bench("digits", [], out=tmp_path)
+
+
+def test_runs_on_two_machines_do_not_make_one_record(tmp_path: Path) -> None:
+    for seed, cores in ((0, 2), (1, 4)):
+        folder = tmp_path / "a" / f"seed-{seed}"
+        folder.mkdir(parents=True)
+        config = {"hardware": {"cores": cores}, "versions": {}, "compute_dtype": "float32"}
+        (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="differ in hardware"):
+        make_record(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["sprint", "page"])
+def test_folding_keeps_the_function_and_removes_every_norm(name: str) -> None:
+    torch.manual_seed(0)
+    net = build_net(ModelConfig(name=name, width=0.25), 10, 3).double()
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_var, 0.5, 2)  # type: ignore[arg-type]
+            nn.init.normal_(module.running_mean)  # type: ignore[arg-type]
+            nn.init.uniform_(module.weight, 0.5, 2)
+            nn.init.normal_(module.bias)
+    images = torch.randn(4, 3, 32, 32, dtype=torch.float64)
+    folded = fold_batch_norms(net)
+    with torch.no_grad():
+        assert torch.allclose(folded(images), net.eval()(images), atol=1e-10)
+    assert not [m for m in folded.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]  # the net itself is as it was
+
+
+def test_a_norm_that_turns_signs_stays_behind_its_pool() -> None:
+    """max(-x) is not -max(x)."""
+    torch.manual_seed(0)
+    net = build_net(ModelConfig(name="sprint", width=0.25), 10, 3).eval()
+    norm = net.get_submodule("layer1.norm1")
+    nn.init.constant_(norm.weight, -1.0)  # type: ignore[arg-type]
+    images = torch.randn(4, 3, 32, 32)
+    folded = fold_batch_norms(net)
+    assert len([m for m in folded.modules() if isinstance(m, nn.BatchNorm2d)]) == 1
+    with torch.no_grad():
+        assert torch.allclose(folded(images), net(images), atol=1e-5)
+
+
+def test_every_form_gives_the_same_answers() -> None:
+    torch.manual_seed(0)
+    net = build_net(ModelConfig(name="sprint", width=0.1), 10, 3).eval()
+    classes = tuple("abcdefghij")
+    classifier = Classifier(net, classes, 32, Normalizer((0.5,) * 3, (0.25,) * 3), CPU, torch.float32)
+    images = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
+    expected = classifier.logits(images)
+    for form in ("folded", "compiled"):
+        assert form_of(classifier, form).logits(images) == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_form_that_does_not_work_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    from daybreak import latency as module
+
+    net = build_net(ModelConfig(name="sprint", width=0.1), 10, 3).eval()
+    classifier = Classifier(net, ("a",) * 10, 32, Normalizer((0.5,) * 3, (0.25,) * 3), CPU, torch.float32)
+    images = np.zeros((3, 32, 32, 3), np.uint8)
+
+    def broken(*_: object) -> Classifier:
+        raise RuntimeError("no C++ compiler\nand more")
+
+    monkeypatch.setattr(module, "form_of", broken)
+    found = latencies(classifier, images, ["compiled"])
+    assert found == {"compiled": {"unavailable": "RuntimeError: no C++ compiler"}}
+    monkeypatch.undo()
+    assert fastest(latencies(classifier, images, ["eager"]) | found) == "eager"
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DAYBREAK_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        return open_dataset("digits")
+
+
+def claim(name: str, accuracy: float, std: float, seconds: float, dataset: str = "digits") -> Recipe:
+    expected = Expected(
+        accuracy=accuracy, std=std, train_seconds=seconds, dataset=dataset, hardware="here", record="nowhere"
+    )
+    return RECIPES["small"].model_copy(update={"name": name, "expected": expected})
+
+
+def test_a_target_takes_the_cheapest_recipe_whose_record_promises_it(
+    digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipes = [
+        claim("quick", 0.90, 0.002, 10),
+        claim("lucky", 0.952, 0.01, 20),  # above the target in the mean only
+        claim("sure", 0.96, 0.002, 50),
+        claim("slow", 0.98, 0.002, 500),
+        claim("elsewhere", 0.99, 0.001, 1, dataset="another"),
+    ]
+    monkeypatch.setattr(choice, "RECIPES", {r.name: r for r in recipes})
+    chosen, why = choice.for_target(0.95, digits)
+    assert chosen.name == "sure"
+    assert "95.67%" in why  # 0.96 - 1.64 * 0.002
+    assert choice.for_target(0.85, digits)[0].name == "quick"
+    assert "--recipe sure reached 96.00% ± 0.20% in 50 s" in choice.what_it_takes(0.95, "digits")
+    assert "no recipe has a record of 99.90%" in choice.what_it_takes(0.999, "digits")
+
+
+def test_a_target_that_no_record_promises_takes_the_most_thorough(digits: Dataset) -> None:
+    chosen, why = choice.for_target(0.9999, digits)
+    assert chosen.name == "small"
+    assert "no recipe has a record" in why
+
+
+def test_seconds_are_linear_in_pixels() -> None:
+    seconds_at = choice._line([(400, 0.3), (1024, 0.612)])
+    assert seconds_at(20) == pytest.approx(0.3)
+    assert seconds_at(32) == pytest.approx(0.612)
+    assert seconds_at(24) == pytest.approx(0.3 + (576 - 400) * 0.0005)
+
+
+def test_predicted_seconds_add_up_over_the_stages(digits: Dataset) -> None:
+    stages = (Stage(until=0.25, scale=0.5), Stage(until=1.0, scale=1.0))
+    recipe = RECIPES["small"].model_copy(update={"epochs": 4, "batch_size": 100, "resolution": stages})
+    steps = 4 * (len(digits.train.labels_N) // 100)
+    side = digits.decode.size
+    found = choice.predicted_seconds(recipe, digits, lambda size: float(size))
+    assert found == pytest.approx(steps * (0.25 * round(side / 2) + 0.75 * side))
+
+
+@pytest.mark.cifar
+@pytest.mark.parametrize(("budget_in_rungs", "expected"), [(1.0, 0), (1.15, 0), (0.01, 0), (100.0, -1)])
+def test_a_budget_takes_the_rung_that_lasts_about_as_long(
+    budget_in_rungs: float, expected: int, cifar: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "step_seconds", lambda *_: lambda size: size**2 / 1024)
+    shortest = choice.predicted_seconds(LADDER[0], cifar, lambda size: size**2 / 1024)
+    watch = Stopwatch()
+    chosen, why = choice.for_budget(budget_in_rungs * shortest, cifar, 0, CPU, watch)
+    assert chosen == LADDER[expected]
+    assert chosen.name in why
+    assert watch.seconds("train") > 0  # what choosing takes is spent from the budget
+
+
+def test_a_ladder_climbs() -> None:
+    epochs = [recipe.epochs for recipe in LADDER]
+    assert epochs == sorted(epochs)
+    assert all(math.isclose(recipe.resolution[-1].until, 1.0) for recipe in LADDER)
+
+
+def test_a_failed_loss_names_the_step(digits: Dataset, tmp_path: Path) -> None:
+    from daybreak.training import train
+
+    broken = override(RECIPES["small"], QUICK | {"schedule.max_lr": 1e30, "schedule.initial_lr": 1e30})
+    with pytest.raises(NonFiniteError):
+        train(broken, replace(digits), tmp_path / "run", device="cpu")

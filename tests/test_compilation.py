@@ -1,0 +1,73 @@
+"""The compiled step gives the eager step's losses, leaves nothing behind and compiles nothing on the clock."""
+
+import pytest
+import torch
+
+from daybreak.compilation import compile_net, phases
+from daybreak.config import Recipe, override
+from daybreak.data import Dataset, open_dataset
+from daybreak.recipes import RECIPES
+from daybreak.session import Session, prepare
+from daybreak.training import train_step
+
+CPU = torch.device("cpu")
+SETTINGS = {
+    "model.width": 0.1,
+    "batch_size": 64,
+    "epochs": 1,
+    "min_steps": 0,
+    "precision": "float32",
+    "optimizer.whiten_bias_until": 0.5,
+    "resolution": [{"until": 0.4, "scale": 0.75}, {"until": 1.0, "scale": 1.0}],
+}
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DAYBREAK_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        return open_dataset("digits")
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiled_yet() -> None:
+    torch._dynamo.reset()
+
+
+def recipe() -> Recipe:
+    return override(RECIPES["sprint"], SETTINGS)
+
+
+def losses(session: Session) -> list[float]:
+    found = []
+    for step in range(session.loader.steps):
+        progress = session.pace.progress(step)
+        session.optimizer.set_progress(progress)
+        found.append(train_step(session, *session.loader.batch(step, progress)).item())
+    return found
+
+
+def test_every_size_and_every_freezing_is_a_phase(digits: Dataset) -> None:
+    assert phases(prepare(recipe(), digits, 0, CPU)) == pytest.approx([0.2, 0.45, 0.75])
+
+
+def test_compiled_training_is_eager_training_and_compiles_before_the_clock(digits: Dataset) -> None:
+    expected = losses(prepare(recipe(), digits, 0, CPU))
+    session = prepare(recipe(), digits, 0, CPU)
+    before = {name: value.clone() for name, value in session.net.state_dict().items()}
+    on_the_clock = session.watch.seconds("train")
+    compile_net(session, backend="aot_eager")
+    assert session.watch.seconds("train") == on_the_clock
+    assert session.watch.seconds("compile") > 0
+    assert all(torch.equal(before[name], value) for name, value in session.net.state_dict().items())
+    assert session.net.get_parameter("whiten.bias").requires_grad
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        assert losses(session) == pytest.approx(expected, abs=1e-4)
+
+
+def test_what_was_not_foreseen_would_be_noticed(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = prepare(recipe(), digits, 0, CPU)
+    monkeypatch.setattr("daybreak.compilation.phases", lambda _: [0.2])
+    compile_net(session, backend="aot_eager")
+    with torch._dynamo.config.patch(error_on_recompile=True), pytest.raises(torch._dynamo.exc.RecompileError):
+        losses(session)

@@ -1,0 +1,94 @@
+"""Progress over steps and over wall-clock time."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from daybreak import api, training
+from daybreak.clock import parse_seconds
+from daybreak.errors import UsageError
+from daybreak.pace import TimePace
+from daybreak.session import Session
+
+TINY = {"model.width": 0.1, "precision": "float32"}
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("300", 300), ("90s", 90), ("5m", 300), ("1.5h", 5400), ("1h30m", 5400), ("0.5s", 0.5)]
+)
+def test_lengths_of_time(text: str, seconds: float) -> None:
+    assert parse_seconds(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "m", "5 m", "-5m", "5d", "5m!", "1e3"])
+def test_what_is_not_a_length_of_time_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="not a length of time"):
+        parse_seconds(text)
+
+
+def test_progress_is_elapsed_time_over_the_budget() -> None:
+    clock = Clock()
+    pace = TimePace(10.0, clock)
+    found = []
+    for now in (0.0, 2.5, 5.0, 10.0, 12.0):
+        clock.now = now
+        found.append(pace.progress(0))
+    assert found == [0.0, 0.25, 0.5, 1.0, 1.0]
+
+
+@given(st.floats(0.01, 3.0), st.floats(0.01, 3.0), st.floats(0.0, 1.0))
+def test_a_run_ends_within_half_a_step_of_its_budget(before: float, after: float, slows_down_at: float) -> None:
+    """Whatever the machine does in mid-run: steps of one length first, of another later."""
+    clock, budget, step = Clock(), 20.0, 0
+    pace = TimePace(budget, clock)
+    while not pace.is_done(step):
+        clock.now += before if clock.now < slows_down_at * budget else after
+        step += 1
+        assert pace.is_done(step) == pace.is_done(step)  # asking twice changes nothing
+    changed_late = abs(clock.now - budget) <= max(before, after) / 2 + 1e-9
+    assert changed_late or (slows_down_at * budget > budget - 2 * max(before, after))
+
+
+def test_time_spent_before_the_first_step_counts() -> None:
+    clock = Clock()
+    clock.now = 4.0
+    pace = TimePace(10.0, clock)
+    assert pace.progress(0) == 0.4
+    assert not pace.is_done(0)
+
+
+@pytest.mark.parametrize("burden", [1.0, 2.5, 0.4])
+def test_a_budget_holds_on_a_machine_that_changes_pace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, burden: float
+) -> None:
+    """The cycle closes on time, with fewer or more steps. Time is made of steps here: 0.1 s each, and `burden` times
+    that from the middle on."""
+    clock, plain, budget = Clock(), training.train_step, 10.0
+
+    def step(session: Session, *batch: torch.Tensor) -> torch.Tensor:
+        clock.now += 0.1 * (burden if session.progress > 0.5 else 1.0)
+        return plain(session, *batch)
+
+    monkeypatch.setattr("daybreak.clock.time", SimpleNamespace(perf_counter=clock))
+    monkeypatch.setattr(training, "train_step", step)
+    run = api.train("digits", budget=budget, settings=TINY, out=tmp_path / "run", report=False)
+    assert run.summary.train_seconds == pytest.approx(budget, rel=0.03)
+    assert run.summary.steps == pytest.approx(50 + 50 / burden, abs=2)
+    rows = run.directory.metrics("step")
+    assert rows[-1]["lr"] < 0.05 * rows[0]["lr"]  # linear to zero: the cycle closed
+    assert rows[-1]["progress"] == pytest.approx(1.0, abs=0.03)
+    assert [row["progress"] for row in rows] == sorted(row["progress"] for row in rows)
+    assert (run.directory.config["budget"], run.summary.budget) == (budget, budget)
+    assert [row["epoch"] for row in run.history][-1] == pytest.approx(run.summary.epochs, abs=0.01)
