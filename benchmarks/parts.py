@@ -1,4 +1,4 @@
-"""Times of single parts on this machine: decoding, augmentation, class activation maps.
+"""Times of single parts on this machine: decoding, augmentation, logging, class activation maps, matrix rates.
 
     python benchmarks/parts.py cifar10-jpeg
 
@@ -7,6 +7,7 @@ writes benchmarks/records/DATE_parts/parts.json. Every pair is measured side by 
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -20,15 +21,21 @@ from typing import Any
 import numpy as np
 import torch
 from captum.attr import LayerGradCam
+from rich.console import Console
 
 from daybreak.config import ModelConfig, override
 from daybreak.data import Dataset, open_dataset
-from daybreak.device import describe_hardware, versions
+from daybreak.device import describe_hardware, kept_memory, versions
 from daybreak.explain import grad_cam
 from daybreak.models import build_net, stages_of
+from daybreak.models.trace import trace
+from daybreak.progress import TrainingProgress
 from daybreak.recipes import get_recipe
+from daybreak.run import RunDirectory
 from daybreak.session import Session, prepare
-from daybreak.training import train_step
+from daybreak.signals import StopRequest
+from daybreak.steplog import StepLog
+from daybreak.training import train_epoch, train_step
 
 RECORDS = Path(__file__).parent / "records"
 CPU = torch.device("cpu")
@@ -44,6 +51,8 @@ def main() -> None:
         "dataset": dataset.title,
         "opening": opening(data),
         "augmentation": [augmentation(dataset, name) for name in ("sprint", "page")],
+        "logging": logging(dataset),
+        "rooflines": rooflines(dataset),
         "maps": [maps(name) for name in ("sprint", "page")],
         "hardware": describe_hardware(CPU),
         "versions": versions(),
@@ -94,6 +103,70 @@ def step_seconds(session: Session, step: int) -> tuple[float, float]:
     make, batch = timed(lambda: session.loader.batch(step, session.pace.progress(step)))
     rest, _ = timed(lambda: train_step(session, *batch))
     return make, make + rest
+
+
+class TimedLog(StepLog):
+    """Counts the seconds that rows, their file and the progress display take."""
+
+    seconds = 0.0
+
+    def add(self, *arguments: Any) -> None:
+        begun = time.perf_counter()
+        super().add(*arguments)
+        self.seconds += time.perf_counter() - begun
+
+
+def logging(dataset: Dataset) -> dict[str, float]:
+    """The share of an epoch of sprint that logging and progress take; metrics are off the clock, at epoch ends."""
+    session = prepare(override(get_recipe("sprint"), {"epochs": 1}), dataset, 0, CPU)
+    console = Console(stderr=True, force_terminal=True)
+    with tempfile.TemporaryDirectory() as folder, TrainingProgress(console, False) as on_event, kept_memory():
+        on_event({"event": "start", "epochs": 1, "notes": []})
+        log = TimedLog(session, RunDirectory.create(Path(folder) / "run"), on_event)
+        before = session.watch.seconds("train")
+        with session.watch.timed("train"):
+            train_epoch(session, log, StopRequest())
+    whole = session.watch.seconds("train") - before
+    return {"steps": session.step, "seconds": log.seconds, "epoch_seconds": whole, "share": log.seconds / whole}
+
+
+def rooflines(dataset: Dataset, repeats: int = 7) -> dict[str, Any]:
+    """How far a step of sprint is from what the machine can do: its operations over the rate of a large bfloat16
+    product, and its bytes over the rate of a large copy (every activation written and read once each way)."""
+    flops, copied = matrix_rate(), copy_rate()
+    session = prepare(override(get_recipe("sprint"), {"epochs": 1}), dataset, 0, CPU)
+    rows = []
+    with kept_memory():
+        for progress in (0.1, 0.5, 0.9):
+            batch = session.loader.batch(0, progress)
+            size, images = batch[0].shape[3], len(batch[1])
+            session.optimizer.set_progress(progress)
+            step = median([timed(lambda batch=batch: train_step(session, *batch))[0] for _ in range(repeats)][2:])
+            layers = trace(session.net, size, 3)
+            work = 6 * images * sum(layer.macs for layer in layers)
+            moved = 4 * 2 * images * sum(math.prod(layer.output_shape) for layer in layers)
+            rows.append(
+                {
+                    "size": size,
+                    "step_ms": step * 1e3,
+                    "compute_ms": work / flops * 1e3,
+                    "memory_ms": moved / copied * 1e3,
+                }
+            )
+    return {"matrix_gflops": flops / 1e9, "copy_gb_per_s": copied / 1e9, "batch_size": images, "sizes": rows}
+
+
+def matrix_rate(side: int = 4096) -> float:
+    """Floating-point operations a second of a bfloat16 product."""
+    a = torch.randn(side, side, dtype=torch.bfloat16)
+    return 2 * side**3 / min(timed(lambda: a @ a)[0] for _ in range(5))
+
+
+def copy_rate(mebibytes: int = 512) -> float:
+    """Bytes a second, read and written."""
+    source = torch.zeros(mebibytes << 20, dtype=torch.uint8)
+    target = torch.zeros_like(source)
+    return 2 * len(source) / min(timed(lambda: target.copy_(source))[0] for _ in range(5))
 
 
 def maps(name: str, repeats: int = 5) -> dict[str, Any]:

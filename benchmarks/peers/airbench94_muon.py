@@ -75,7 +75,8 @@ def orthogonal(gradient: Tensor) -> Tensor:
     for _ in range(3):
         a = x @ x.T
         x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
-    return x.T if tall else x
+    nearest: Tensor = x.T if tall else x
+    return nearest
 
 
 class Muon(torch.optim.Optimizer):
@@ -90,7 +91,7 @@ class Muon(torch.optim.Optimizer):
                 buffer.mul_(MUON_MOMENTUM).add_(p.grad)
                 update = orthogonal((p.grad + MUON_MOMENTUM * buffer).reshape(len(p), -1))
                 p.mul_(len(p) ** 0.5 / p.norm())
-                p.sub_(group["lr"] * update.view_as(p))
+                p.sub_(update.view_as(p), alpha=group["lr"])
 
 
 class Optimizers:
@@ -178,24 +179,23 @@ def train(pixels: Pixels, plan: Plan, seed: int, clock: Clock) -> nn.Sequential:
     return model
 
 
-def views(images: Tensor) -> list[Tensor]:
-    """The image and its two neighbours one pixel off, up-left and down-right."""
+def views(images: Tensor) -> list[tuple[float, Tensor]]:
+    """Six weighted views: the image, and itself one pixel off up-left and down-right, each with its mirror image."""
     padded = F.pad(images, (1, 1, 1, 1), "reflect")
-    return [images, padded[:, :, :-2, :-2], padded[:, :, 2:, 2:]]
+    places = [(0.5, images), (0.25, padded[:, :, :-2, :-2]), (0.25, padded[:, :, 2:, 2:])]
+    return [(weight / 2, side) for weight, image in places for side in (image, image.flip(3))]
 
 
 @torch.no_grad()
 def judge(model: nn.Sequential, pixels: Pixels) -> tuple[float, float]:
-    """Accuracy plain, and over six views: three positions of weight 1/2, 1/4, 1/4, each with its mirror image."""
+    """Accuracy plain, and of the logits averaged over the views."""
     model.eval()
     images, labels = torch.from_numpy(pixels.x_test).permute(0, 3, 1, 2), torch.from_numpy(pixels.y_test)
     plain, averaged = [], []
     for part in model[0](images).split(BATCH):
-        straight = [predict(model[1], view) for view in views(part)]
-        mirrored = [predict(model[1], view.flip(3)) for view in views(part)]
-        centre, up_left, down_right = (a + b for a, b in zip(straight, mirrored, strict=True))
-        plain.append(straight[0])
-        averaged.append(0.5 * centre + 0.25 * up_left + 0.25 * down_right)
+        logits = [(weight, predict(model[1], view)) for weight, view in views(part)]
+        plain.append(logits[0][1])
+        averaged.append(torch.stack([weight * one for weight, one in logits]).sum(0))
     model.train()
     return accuracy(torch.cat(plain), labels), accuracy(torch.cat(averaged), labels)
 

@@ -1,0 +1,99 @@
+"""sprint against its anchor, airbench94_muon in plain eager PyTorch, alternating in one series of runs.
+
+    python benchmarks/anchor.py cifar10-jpeg --out benchmarks/records/DATE_sprint
+
+Every run is a process of its own, one at a time. The anchor (benchmarks/peers/airbench94_muon.py) runs as anyone would
+run it, and once more with the memory setting that daybreak uses on CPUs, to say how much of the difference that is.
+What is there already is not repeated. ratio.json has mean seconds over mean seconds of the anchor.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from peers import write_pixels
+
+from daybreak.data import open_dataset
+from daybreak.record import read_record, spread
+
+ANCHOR = Path(__file__).parent / "peers" / "airbench94_muon.py"
+# glibc's names for what daybreak.device.kept_memory sets: freed blocks stay in the process.
+KEPT_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**63 - 1)}
+PLAIN, KEPT = "airbench94_muon", "airbench94_muon, memory kept"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--recipe", action="append", help="recipe:runs, e.g. sprint:5; repeatable")
+    parser.add_argument("--anchors", type=int, default=2)
+    arguments = parser.parse_args()
+    recipes = dict(pair.split(":") for pair in arguments.recipe or ["sprint:5", "sprint-5:3"])
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        pixels = Path(folder) / "pixels.npz"
+        write_pixels(open_dataset(arguments.data), pixels)
+        for name, seed in order({name: int(runs) for name, runs in recipes.items()}, arguments.anchors):
+            if name in (PLAIN, KEPT):
+                run_anchor(name, seed, pixels, arguments.out)
+            else:
+                run_recipe(name, seed, arguments.data, arguments.out)
+    print(json.dumps(write_ratios(arguments.out), indent=2))
+
+
+def order(recipes: dict[str, int], anchors: int) -> Iterator[tuple[str, int]]:
+    """Runs as (name, seed): an anchor, the recipes in turn, an anchor, … The anchor with kept memory comes last."""
+    rounds = max(recipes.values())
+    for seed in range(rounds):
+        if seed < anchors:
+            yield PLAIN, seed
+        yield from ((name, seed) for name, runs in recipes.items() if seed < runs)
+    yield KEPT, 0
+
+
+def run_recipe(name: str, seed: int, data: str, out: Path) -> None:
+    latency = "--latency" if seed == 0 else "--no-latency"
+    words = ["bench", data, "--recipe", name, "--runs", "1", "--seed", str(seed), latency, "--out", str(out)]
+    subprocess.run([sys.executable, "-m", "daybreak.cli", *words, "--device", "cpu"], check=True, stdout=sys.stderr)
+
+
+def run_anchor(name: str, seed: int, pixels: Path, out: Path) -> None:
+    raw = out / "anchor.jsonl"
+    if any((row["name"], row["seed"]) == (name, seed) for row in rows(raw)):
+        return
+    print(f"{name}, seed {seed}", file=sys.stderr, flush=True)
+    words = [sys.executable, str(ANCHOR), "--pixels", str(pixels), "--epochs", "8", "--seed", str(seed)]
+    environment = os.environ | (KEPT_MEMORY if name == KEPT else {})
+    done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True, env=environment)
+    with raw.open("a") as file:
+        file.write(json.dumps({"name": name} | json.loads(done.stdout.splitlines()[-1])) + "\n")
+
+
+def rows(raw: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in raw.read_text().splitlines()] if raw.exists() else []
+
+
+def write_ratios(out: Path) -> dict[str, Any]:
+    anchors = rows(out / "anchor.jsonl")
+    found: dict[str, Any] = {"anchors": {}, "recipes": {}}
+    for name in (PLAIN, KEPT):
+        mine = [row for row in anchors if row["name"] == name]
+        figures = {key: spread([row[key] for row in mine]) for key in ("train_seconds", "test_acc", "test_acc_tta")}
+        found["anchors"][name] = {"n": len(mine), **figures}
+    for row in read_record(out)["recipes"]:
+        seconds = row["train_seconds"]["mean"]
+        ratios = {name: seconds / a["train_seconds"]["mean"] for name, a in found["anchors"].items() if a["n"]}
+        found["recipes"][row["recipe"]] = {"n": row["n"], "test_acc_tta": row["test_acc_tta"], "ratio_to": ratios}
+    (out / "ratio.json").write_text(json.dumps(found, indent=2) + "\n")
+    return found
+
+
+if __name__ == "__main__":
+    main()
