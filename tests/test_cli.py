@@ -17,7 +17,7 @@ from PIL import Image
 import daybreak as db
 from daybreak import cli
 
-COMMANDS = ("train", "evaluate", "explain", "report", "predict", "inspect", "recipes", "data")
+COMMANDS = ("train", "evaluate", "explain", "report", "predict", "inspect", "recipes", "data", "bench")
 
 
 def call(*arguments: object) -> int:
@@ -125,6 +125,58 @@ def test_a_call_that_cannot_work_leaves_no_run(
     monkeypatch.chdir(tmp_path)
     assert call("train", "digits", *settings) == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missed_target_says_what_it_would_take(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = ["--recipe", "small", "--epochs", 1, "--set", "model.width=0.1", "--no-report"]
+    assert call("train", "digits", *settings, "--out", tmp_path / "a", "--target", 0.99) == 8
+    assert "to reach 99.00%: --recipe small reached 99.55%" in capsys.readouterr().err
+    assert call("train", "digits", *settings, "--out", tmp_path / "b", "--target", 0.9999) == 8
+    assert "no recipe has a record of 99.99% on digits" in capsys.readouterr().err
+
+
+def test_the_dawn_rule_stops_at_the_first_epoch_that_is_good_enough(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ["--epochs", 12, "--set", "model.width=0.2", "--no-report", "--json", "-q"]
+    assert call("train", "digits", *settings, "--out", tmp_path / "a", "--target", 0.8, "--dawn-rule") == 0
+    summary = json.loads(capsys.readouterr().out)
+    accuracies = [row["test_acc"] for row in db.load(tmp_path / "a").history]
+    assert accuracies[-1] >= 0.8 > max([*accuracies[:-1], 0.0])
+    assert summary["epochs"] == len(accuracies) < 12
+    assert summary["dawn_rule"] is True
+
+
+def test_a_budget_chooses_a_recipe_says_so_and_keeps_to_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--budget", "2s", "--set", "model.width=0.1", "--no-report", "--out", tmp_path / "a"]
+    assert call("train", "digits", *options) == 0
+    assert "recipe small" in capsys.readouterr().err
+    config = json.loads((tmp_path / "a" / "config.json").read_text())
+    assert config["budget"] == 2.0
+    assert "--budget 2.0" in " ".join(config["command"])
+
+
+def test_bench_prints_a_table_or_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--budget", "1s", "--runs", 2, "--out", tmp_path / "b", "--target", 0.2, "--no-latency"]
+    assert call("bench", "digits", *options) == 0
+    out = capsys.readouterr()
+    assert "budget-1s, seed 1" in out.err
+    assert "(2 of 2 runs)" in out.out
+    assert call("bench", "digits", *options, "--json") == 0  # nothing is run again
+    out = capsys.readouterr()
+    assert "seed" not in out.err
+    row = json.loads(out.out)["recipes"][0]
+    assert {
+        "recipe",
+        "n",
+        "failed",
+        "test_acc",
+        "train_seconds",
+        "time_to_target",
+        "latency_ms",
+        "cost_train_usd",
+    } <= set(row)
+    assert (row["n"], row["failed"], len(row["train_seconds"]["values"])) == (2, 0, 2)
 
 
 def test_digits_reach_their_target_with_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -334,6 +386,12 @@ def test_bad_folders_give_one_line_and_write_no_run(
         (["train", "digits", "--epochs", "0"], 2, "--epochs"),
         (["train", "digits", "--device", "tpu"], 2, "auto, cpu, cuda, mps"),
         (["train", "digits", "--target", "94"], 2, "0.94"),
+        (["train", "digits", "--budget", "5 min"], 2, "5m"),
+        (["train", "digits", "--budget", "0s"], 2, "5m"),
+        (["train", "digits", "--budget", "5m", "--epochs", "3"], 2, "one of them"),
+        (["train", "digits", "--dawn-rule"], 2, "--target"),
+        (["bench", "digits"], 2, "--recipe"),
+        (["bench", "digits", "--recipe", "smal"], 2, "small"),
         (["train", "digits", "--recpe", "page"], 2, "--recipe"),
         (["train"], 2, "DATA"),
         (["trian", "digits"], 2, "train"),

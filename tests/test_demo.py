@@ -37,5 +37,6 @@ def test_with_cifar_at_hand_it_says_how_to_go_on(
     images = rng.integers(0, 256, (60, 32, 32, 3), dtype=np.uint8)
     np.savez(offline / "cifar10-jpeg.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
     monkeypatch.setenv("DAYBREAK_DATA_DIR", str(offline))
+    monkeypatch.setattr(demo, "CPU_BUDGET", 1.0)
     assert demo.main() == 0
     assert "the full recipe: .venv/bin/daybreak train cifar10-jpeg" in capsys.readouterr().out

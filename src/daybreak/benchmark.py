@@ -17,6 +17,7 @@ from daybreak.config import Device
 from daybreak.data import Dataset, open_dataset
 from daybreak.errors import NonFiniteError, UsageError
 from daybreak.latency import fastest, latencies
+from daybreak.recipes import get_recipe
 from daybreak.record import keep_evidence, make_record, write_record
 from daybreak.run import RunDirectory, default_path
 from daybreak.session import OnEvent
@@ -81,9 +82,9 @@ def bench(
         latency: also time the test images one at a time.
 
     Raises:
-        UsageError: there is nothing to run.
+        UsageError: there is nothing to run, or no such recipe.
     """
-    candidates = tuple(Candidate(name, name, None) for name in recipes)
+    candidates = tuple(Candidate(get_recipe(name).name, name, None) for name in recipes)
     candidates += tuple(Candidate(f"budget-{seconds:g}s", None, seconds) for seconds in budgets)
     if not candidates or runs < 1:
         raise UsageError("bench", "nothing to run", "--recipe NAME or --budget 5m, and --runs 1 or more")

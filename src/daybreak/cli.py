@@ -190,7 +190,7 @@ def bench(
     cost_per_hour: Annotated[float | None, typer.Option(min=0, help="USD of this machine, for the two costs.")] = None,
     dawn: Annotated[Path | None, typer.Option(metavar="DIR", help="Also write DAWNBench's .tsv and .json.")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="The record's folder, which is gone on with if it exists; runs/…-bench.")
+        Path | None, typer.Option(help="The record's folder; if it is there, what is missing is added.")
     ] = None,
     latency: Annotated[bool, typer.Option(help="Also time the test images one at a time.")] = True,
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps")] = "auto",
