@@ -37,7 +37,7 @@ LADDER = (
     rung("sprint-2", "two epochs of sprint", 2),
     rung("sprint-3", "three epochs of sprint", 3),
     rung("sprint-5", "five epochs of sprint", 5),
-    rung("sprint", "least time to accuracy: whitening, Muon, 20-24-32 px", 9),
+    rung("sprint", "least time to accuracy: whitening, Muon, 20-24-32 px", 11),
     rung("marathon", "sprint for those who can wait", 24),
 )
 RECIPE = LADDER[3]
