@@ -13,11 +13,10 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from peers import write_pixels
+from peers import open_record, setting_of, write_pixels
 
 from daybreak.data import open_dataset
 from daybreak.record import read_record, spread
@@ -36,10 +35,11 @@ def main() -> None:
     parser.add_argument("--anchors", type=int, default=2)
     arguments = parser.parse_args()
     recipes = dict(pair.split(":") for pair in arguments.recipe or ["sprint:5", "sprint-5:3"])
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    dataset = open_dataset(arguments.data)
+    open_record(arguments.out, setting_of(dataset))
     with tempfile.TemporaryDirectory() as folder:
         pixels = Path(folder) / "pixels.npz"
-        write_pixels(open_dataset(arguments.data), pixels)
+        write_pixels(dataset, pixels)
         for name, seed in order({name: int(runs) for name, runs in recipes.items()}, arguments.anchors):
             if name in (PLAIN, KEPT):
                 run_anchor(name, seed, pixels, arguments.out)
@@ -48,14 +48,17 @@ def main() -> None:
     print(json.dumps(write_ratios(arguments.out), indent=2))
 
 
-def order(recipes: dict[str, int], anchors: int) -> Iterator[tuple[str, int]]:
-    """Runs as (name, seed): an anchor, the recipes in turn, an anchor, … The anchor with kept memory comes last."""
+def order(recipes: dict[str, int], anchors: int) -> list[tuple[str, int]]:
+    """Runs as (name, seed): anchors first, last and evenly in between, the recipes in turn; the anchor with kept memory
+    stands in the middle."""
     rounds = max(recipes.values())
-    for seed in range(rounds):
-        if seed < anchors:
-            yield PLAIN, seed
-        yield from ((name, seed) for name, runs in recipes.items() if seed < runs)
-    yield KEPT, 0
+    places = [round(i * rounds / max(1, anchors - 1)) for i in range(anchors)]
+    found = []
+    for seed in range(rounds + 1):
+        found += [(PLAIN, anchor) for anchor, place in enumerate(places) if place == seed]
+        found += [(KEPT, 0)] if seed == rounds // 2 else []
+        found += [(name, seed) for name, runs in recipes.items() if seed < runs]
+    return found
 
 
 def run_recipe(name: str, seed: int, data: str, out: Path) -> None:
@@ -81,7 +84,7 @@ def rows(raw: Path) -> list[dict[str, Any]]:
 
 def write_ratios(out: Path) -> dict[str, Any]:
     anchors = rows(out / "anchor.jsonl")
-    found: dict[str, Any] = {"anchors": {}, "recipes": {}}
+    found: dict[str, Any] = {"anchors": {}, "recipes": {}}  # ratios: mean seconds over the anchor's mean seconds
     for name in (PLAIN, KEPT):
         mine = [row for row in anchors if row["name"] == name]
         figures = {key: spread([row[key] for row in mine]) for key in ("train_seconds", "test_acc", "test_acc_tta")}

@@ -50,8 +50,8 @@ def main() -> None:
     found = {
         "dataset": dataset.title,
         "opening": opening(data),
-        "augmentation": [augmentation(dataset, name) for name in ("sprint", "page")],
-        "logging": logging(dataset),
+        "augmentation": augmentations(dataset),
+        "whole_epoch": whole_epoch(dataset),
         "rooflines": rooflines(dataset),
         "maps": [maps(name) for name in ("sprint", "page")],
         "hardware": describe_hardware(CPU),
@@ -73,6 +73,11 @@ def opening(data: str) -> dict[str, Any]:
             for _ in range(2)
         )
     return {"first_start": first, "second_start": second}
+
+
+def augmentations(dataset: Dataset) -> list[dict[str, Any]]:
+    with kept_memory():
+        return [augmentation(dataset, name) for name in ("sprint", "page")]
 
 
 def augmentation(dataset: Dataset, name: str, steps: int = 12) -> dict[str, Any]:
@@ -111,14 +116,22 @@ class TimedLog(StepLog):
     seconds = 0.0
 
     def add(self, *arguments: Any) -> None:
-        begun = time.perf_counter()
-        super().add(*arguments)
-        self.seconds += time.perf_counter() - begun
+        taken, _ = timed(lambda: super(TimedLog, self).add(*arguments))
+        self.seconds += taken
 
 
-def logging(dataset: Dataset) -> dict[str, float]:
-    """The share of an epoch of sprint that logging and progress take; metrics are off the clock, at epoch ends."""
+def whole_epoch(dataset: Dataset) -> dict[str, float]:
+    """The shares of one epoch of sprint, all its resolutions included, that augmentation (with drawing its numbers and
+    preparing each resolution) and logging with progress take. Metrics are off the clock, at the end of an epoch."""
     session = prepare(override(get_recipe("sprint"), {"epochs": 1}), dataset, 0, CPU)
+    batches, make = [0.0], session.loader.batch
+
+    def timed_batch(step: int, progress: float) -> Any:
+        taken, batch = timed(lambda: make(step, progress))
+        batches[0] += taken
+        return batch
+
+    session.loader.batch = timed_batch  # type: ignore[method-assign]
     console = Console(stderr=True, force_terminal=True)
     with tempfile.TemporaryDirectory() as folder, TrainingProgress(console, False) as on_event, kept_memory():
         on_event({"event": "start", "epochs": 1, "notes": []})
@@ -127,7 +140,8 @@ def logging(dataset: Dataset) -> dict[str, float]:
         with session.watch.timed("train"):
             train_epoch(session, log, StopRequest())
     whole = session.watch.seconds("train") - before
-    return {"steps": session.step, "seconds": log.seconds, "epoch_seconds": whole, "share": log.seconds / whole}
+    shares = {"augmentation_share": batches[0] / whole, "logging_share": log.seconds / whole}
+    return {"steps": session.step, "epoch_seconds": whole} | shares
 
 
 def rooflines(dataset: Dataset, repeats: int = 7) -> dict[str, Any]:

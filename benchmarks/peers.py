@@ -13,6 +13,7 @@ import argparse
 import ast
 import hashlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -63,8 +64,7 @@ class Job:
 def main() -> None:
     arguments = parse()
     dataset = open_dataset(arguments.data)
-    setting: Row = {"dataset": dataset.title, "fingerprint": dataset.fingerprint}
-    setting |= {"hardware": describe_hardware(torch.device("cpu"))}
+    setting = setting_of(dataset)
     folder = open_record(arguments.record, setting)
     pythons, not_installable = environments(arguments.peers, arguments.environments)
     with tempfile.TemporaryDirectory() as scratch:
@@ -79,6 +79,12 @@ def main() -> None:
     (folder / "peers.json").write_text(json.dumps(record, indent=2) + "\n")
     (folder / "peers.svg").write_text(svg(draw(results)))
     print(table(results, not_installable))
+
+
+def setting_of(dataset: Dataset) -> Row:
+    """What all runs of a series have in common."""
+    hardware = describe_hardware(torch.device("cpu"))
+    return {"dataset": dataset.title, "fingerprint": dataset.fingerprint, "hardware": hardware, "versions": versions()}
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -120,7 +126,9 @@ def open_record(folder: Path, setting: Row) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "setting.json"
     if file.exists() and json.loads(file.read_text()) != setting:
-        raise SystemExit(f"error: {folder}: was begun with other data or on another machine; try: another --record")
+        raise SystemExit(
+            f"error: {folder}: was begun with other data, versions or on another machine; try: another --record"
+        )
     file.write_text(json.dumps(setting, indent=2) + "\n")
     return folder
 
@@ -147,7 +155,17 @@ def command(job: Job, python: Path, data: str, pixels: Path, scratch: Path) -> l
     if job.peer == DAYBREAK:
         out = scratch / f"daybreak-{job.minutes:g}-{job.seed}"
         budget = ["--budget", f"{job.minutes:g}m", "--seed", str(job.seed)]
-        return [str(python.with_name("daybreak")), "train", data, *budget, "--json", "--out", str(out)]
+        return [
+            str(python.with_name("daybreak")),
+            "train",
+            data,
+            *budget,
+            "--device",
+            "cpu",
+            "--json",
+            "--out",
+            str(out),
+        ]
     budget = ["--budget", f"{60 * job.minutes:g}", "--seed", str(job.seed)]
     return [str(python), str(SCRIPTS / f"{job.peer}.py"), "--pixels", str(pixels), *budget]
 
@@ -174,7 +192,8 @@ def without_paths(text: str) -> str:
 def run(line: Sequence[str], limit: float) -> tuple[int, str, str]:
     """Exit code, stdout and the last line of stderr, which is shown as it comes; killed after `limit` seconds."""
     with tempfile.TemporaryFile("w+") as stdout:
-        process = subprocess.Popen(line, stdout=stdout, stderr=subprocess.PIPE, text=True, errors="replace")
+        cpu = os.environ | {"CUDA_VISIBLE_DEVICES": ""}  # the same device for all
+        process = subprocess.Popen(line, stdout=stdout, stderr=subprocess.PIPE, text=True, errors="replace", env=cpu)
         timer = threading.Timer(limit, process.kill)
         timer.start()
         last = deque([""], maxlen=1)

@@ -12,7 +12,8 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from daybreak.record import read_record
+from daybreak.recipes import RECIPES
+from daybreak.record import read_record, settings
 from daybreak.report.figures import STYLE, TEST, svg
 
 ROOT = Path(__file__).parents[1]
@@ -20,9 +21,10 @@ RECORDS = ROOT / "benchmarks" / "records"
 FIGURE = ROOT / "docs" / "ladder.svg"
 BLOCK = re.compile(r"(<!-- results -->\n).*?(<!-- end of results -->)", re.DOTALL)
 
-HIDDEN = ("--recipe", "--seed")
+HIDDEN = ("--recipe", "--seed", "--device")
 
 Row = dict[str, Any]
+DATASET, HARDWARE = "CIFAR-10 (JPEG q75)", "2 cores, AMD EPYC Zen 5"  # of the figure
 
 
 def main() -> None:
@@ -35,7 +37,9 @@ def main() -> None:
 def rows() -> list[Row]:
     """Every recipe of every record, with the record's folder, by data set and time."""
     records = [(path.parent, read_record(path.parent)) for path in sorted(RECORDS.glob("*/record.json"))]
-    found = [row | {"folder": folder, "hardware": r["hardware"]} for folder, r in records for row in r["recipes"]]
+    found = [
+        row | {"folder": folder, "hardware": r["hardware"]} for folder, r in records for row in r["recipes"] if row["n"]
+    ]
     return sorted(found, key=lambda row: (row["dataset"], row["train_seconds"]["mean"]))
 
 
@@ -61,7 +65,10 @@ def command(row: Row) -> str:
     """What was asked for: the recipe, or the budget that chose one, and what differs from it."""
     words = row["command"][3:]
     options = [word for pair in zip(words[::2], words[1::2], strict=True) if pair[0] not in HIDDEN for word in pair]
-    return " ".join(options if "--budget" in options else [row["config"]["name"], *options])
+    name = row["config"]["name"]
+    is_still = name in RECIPES and settings(RECIPES[name].model_dump(mode="json")) == settings(row["config"])
+    was = [] if is_still or options else [f"as of {row['folder'].name[:10]}"]
+    return " ".join(options if "--budget" in options else [name, *options, *was])
 
 
 def hardware(facts: Row) -> str:
@@ -70,8 +77,8 @@ def hardware(facts: Row) -> str:
 
 
 def ladder(found: list[Row]) -> Figure:
-    """Accuracy against training time of every recipe on CIFAR-10, with the deviation of single runs."""
-    shown = [row for row in found if row["dataset"].startswith("CIFAR-10")]
+    """Accuracy against training time of every run on one data set and machine, with the deviation of single runs."""
+    shown = [row for row in found if row["dataset"] == DATASET and hardware(row["hardware"]) == HARDWARE]
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.5, 4), layout="constrained")
         axes = figure.subplots()
@@ -86,10 +93,10 @@ def ladder(found: list[Row]) -> Figure:
                 capsize=3,
             )
             axes.annotate(
-                row["recipe"], (seconds["mean"], 100 * accuracy["mean"]), textcoords="offset points", xytext=(7, -9)
+                command(row), (seconds["mean"], 100 * accuracy["mean"]), textcoords="offset points", xytext=(7, -9)
             )
         axes.set(xscale="log", xlabel="training time, seconds", ylabel="test accuracy (TTA), %")
-        axes.set_title("CIFAR-10 (JPEG q75), two CPU cores", loc="left", fontsize=10)
+        axes.set_title(f"{DATASET}, {HARDWARE}; written by benchmarks/readme.py", loc="left", fontsize=10)
     return figure
 
 

@@ -1,9 +1,12 @@
 """Records, time to target, DAWNBench's files, latency forms, and choosing a recipe."""
 
+import importlib
 import json
 import math
+import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,15 +18,24 @@ from daybreak.augment import Normalizer
 from daybreak.clock import Stopwatch
 from daybreak.config import Expected, ModelConfig, Recipe, Stage, override
 from daybreak.data import Dataset, open_dataset
-from daybreak.errors import NonFiniteError, UsageError
+from daybreak.errors import NonFiniteError, RunError, UsageError
 from daybreak.inference import Classifier
 from daybreak.latency import fastest, form_of, latencies
 from daybreak.models import build_net
 from daybreak.models.fold import fold_batch_norms
 from daybreak.recipes import LADDER, RECIPES
-from daybreak.record import make_record, spread, time_to_target
+from daybreak.record import keep_evidence, make_record, spread, time_to_target
+from daybreak.run import RunDirectory
 
 CPU = torch.device("cpu")
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+def script(name: str) -> Any:
+    """The module of a script in benchmarks/."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(BENCHMARKS))
+        return importlib.import_module(name)
 
 
 def test_spread_of_known_values() -> None:
@@ -129,14 +141,15 @@ def test_a_series_goes_on_where_it_was_stopped_and_counts_failures(
 
     from daybreak import steplog
 
-    monkeypatch.setattr(steplog.math, "isfinite", lambda value: False)
+    monkeypatch.setattr(steplog, "isfinite", lambda _: False)
     record = benchmark.bench("digits", ["one"], runs=2, out=tmp_path / "r", device="cpu", latency=False, target=0.5)
     row = record["recipes"][0]
     assert (row["n"], row["failed"], row["seeds"]) == (1, 1, [0, 1])
     assert (tmp_path / "r" / "one" / "seed-0" / "summary.json").read_text() == before
-    assert row["time_to_target"]["n"] == 2
-    assert row["time_to_target"]["mean"] is None
-    assert "NonFinite" not in json.dumps(row)
+    assert (row["time_to_target"]["n"], row["time_to_target"]["mean"]) == (2, None)
+    assert row["time_to_target"]["reached"] == (1 if row["test_acc_tta"]["values"][0] >= 0.5 else 0)
+    failed = json.loads((tmp_path / "r" / "one" / "seed-1" / "summary.json").read_text())
+    assert failed["error"].startswith("step ")
 
 
 def test_a_bench_of_nothing_is_refused(tmp_path: Path) -> None:
@@ -148,10 +161,73 @@ def test_runs_on_two_machines_do_not_make_one_record(tmp_path: Path) -> None:
     for seed, cores in ((0, 2), (1, 4)):
         folder = tmp_path / "a" / f"seed-{seed}"
         folder.mkdir(parents=True)
-        config = {"hardware": {"cores": cores}, "versions": {}, "compute_dtype": "float32"}
+        config = {"hardware": {"cores": cores}, "versions": {}, "compute_dtype": "float32", "recipe": {}}
+        config["data"] = {"fingerprint": "f"}
         (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="differ in hardware"):
+    with pytest.raises(RunError, match="differ in data, hardware"):
         make_record(tmp_path)
+
+
+@pytest.mark.usefixtures("quick_recipes")
+def test_runs_of_a_recipe_that_was_changed_do_not_make_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    benchmark.bench("digits", ["one"], runs=1, out=tmp_path, device="cpu", latency=False)
+    monkeypatch.setitem(RECIPES, "one", override(RECIPES["one"], {"label_smoothing": 0.2}))
+    with pytest.raises(RunError, match="recipe one was another one then"):
+        benchmark.bench("digits", ["one"], runs=2, out=tmp_path, device="cpu", latency=False)
+    assert not (tmp_path / "one" / "seed-1").exists()  # refused before anything was trained
+
+
+@pytest.mark.usefixtures("quick_recipes")
+def test_a_record_of_other_data_is_not_gone_on_with(tmp_path: Path) -> None:
+    benchmark.bench("digits", ["one"], runs=1, out=tmp_path / "r", device="cpu", latency=False)
+    images, labels = np.zeros((40, 16, 16, 3), np.uint8), np.arange(40) % 2
+    np.savez(tmp_path / "other.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    with pytest.raises(RunError, match="another fingerprint"):
+        benchmark.bench(tmp_path / "other.npz", ["one"], runs=1, out=tmp_path / "r", device="cpu", latency=False)
+
+
+@pytest.mark.usefixtures("quick_recipes")
+def test_a_signal_ends_a_series_and_keeps_what_is_whole(tmp_path: Path) -> None:
+    def interrupt(event: dict) -> None:  # type: ignore[type-arg]
+        if event["event"] == "epoch" and (tmp_path / "one" / "seed-0").exists():
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(benchmark.SeriesInterruptedError) as stopped:
+        benchmark.bench("digits", ["one"], runs=3, out=tmp_path, device="cpu", latency=False, on_event=interrupt)
+    assert (stopped.value.signal, stopped.value.folder) == (signal.SIGTERM, tmp_path)
+    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == ["seed-0"]
+
+
+def test_anchors_stand_first_in_between_and_last() -> None:
+    anchor = script("anchor")
+    names = [name for name, _ in anchor.order({"sprint": 4, "short": 2}, 3)]
+    plain, kept = anchor.PLAIN, anchor.KEPT
+    assert names == [plain, "sprint", "short", "sprint", "short", plain, kept, "sprint", "sprint", plain]
+    seeds = [seed for name, seed in anchor.order({"sprint": 4, "short": 2}, 3) if name == plain]
+    assert seeds == [0, 1, 2]
+
+
+def test_ratios_are_means_over_means(tmp_path: Path) -> None:
+    anchor = script("anchor")
+    rows = [
+        {"name": anchor.PLAIN, "train_seconds": s, "test_acc": 0.8, "test_acc_tta": 0.9} for s in (100, 300)
+    ] + [{"name": anchor.KEPT, "train_seconds": 50, "test_acc": 0.8, "test_acc_tta": 0.9}]  # fmt: skip
+    (tmp_path / "anchor.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = {"recipe": "sprint", "n": 2, "train_seconds": {"mean": 80.0}, "test_acc_tta": {"mean": 0.9}}
+    (tmp_path / "record.json").write_text(json.dumps({"recipes": [recipe]}))
+    found = anchor.write_ratios(tmp_path)
+    assert found["recipes"]["sprint"]["ratio_to"] == {anchor.PLAIN: 0.4, anchor.KEPT: 1.6}
+    assert json.loads((tmp_path / "ratio.json").read_text()) == found
+
+
+def test_evidence_is_whole_or_not_there(tmp_path: Path) -> None:
+    """A copy that broke off has no name that a series would take for a finished run."""
+    broken = RunDirectory(tmp_path / "run")
+    broken.path.mkdir()
+    (broken.path / "config.json").write_text("not JSON")
+    with pytest.raises(json.JSONDecodeError):
+        keep_evidence(broken, tmp_path / "one" / "seed-0")
+    assert not (tmp_path / "one" / "seed-0").exists()
 
 
 @pytest.mark.parametrize("name", ["sprint", "page"])
@@ -208,7 +284,7 @@ def test_a_form_that_does_not_work_says_why(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(module, "form_of", broken)
     found = latencies(classifier, images, ["compiled"])
-    assert found == {"compiled": {"unavailable": "RuntimeError: no C++ compiler"}}
+    assert found == {"compiled": {"unavailable": "RuntimeError: no C++ compiler\\nand more"}}
     monkeypatch.undo()
     assert fastest(latencies(classifier, images, ["eager"]) | found) == "eager"
 
@@ -288,9 +364,9 @@ def test_a_ladder_climbs() -> None:
     assert all(math.isclose(recipe.resolution[-1].until, 1.0) for recipe in LADDER)
 
 
-def test_a_failed_loss_names_the_step(digits: Dataset, tmp_path: Path) -> None:
+def test_a_failed_loss_says_where(digits: Dataset, tmp_path: Path) -> None:
     from daybreak.training import train
 
     broken = override(RECIPES["small"], QUICK | {"schedule.max_lr": 1e30, "schedule.initial_lr": 1e30})
-    with pytest.raises(NonFiniteError):
+    with pytest.raises(NonFiniteError, match=r"step \d+: the loss is (nan|inf)"):
         train(broken, replace(digits), tmp_path / "run", device="cpu")

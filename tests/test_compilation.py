@@ -34,8 +34,8 @@ def nothing_compiled_yet() -> None:
     torch._dynamo.reset()
 
 
-def recipe() -> Recipe:
-    return override(RECIPES["sprint"], SETTINGS)
+def recipe(**settings: object) -> Recipe:
+    return override(RECIPES["sprint"], SETTINGS | {key.replace("__", "."): value for key, value in settings.items()})
 
 
 def losses(session: Session) -> list[float]:
@@ -51,12 +51,16 @@ def test_every_size_and_every_freezing_is_a_phase(digits: Dataset) -> None:
     assert phases(prepare(recipe(), digits, 0, CPU)) == pytest.approx([0.2, 0.45, 0.75])
 
 
-def test_compiled_training_is_eager_training_and_compiles_before_the_clock(digits: Dataset) -> None:
-    expected = losses(prepare(recipe(), digits, 0, CPU))
-    session = prepare(recipe(), digits, 0, CPU)
+@pytest.mark.parametrize("augment", [{}, {"augment__cutout": 8, "augment__rotation": 5}])
+def test_compiled_training_is_eager_training_and_compiles_before_the_clock(
+    digits: Dataset, augment: dict[str, object]
+) -> None:
+    expected = losses(prepare(recipe(**augment), digits, 0, CPU))
+    session = prepare(recipe(**augment), digits, 0, CPU)
     before = {name: value.clone() for name, value in session.net.state_dict().items()}
     on_the_clock = session.watch.seconds("train")
-    compile_net(session, backend="aot_eager")
+    assert compile_net(session, backend="aot_eager") == {}
+    assert session.forward is not session.net
     assert session.watch.seconds("train") == on_the_clock
     assert session.watch.seconds("compile") > 0
     assert all(torch.equal(before[name], value) for name, value in session.net.state_dict().items())
@@ -71,3 +75,16 @@ def test_what_was_not_foreseen_would_be_noticed(digits: Dataset, monkeypatch: py
     compile_net(session, backend="aot_eager")
     with torch._dynamo.config.patch(error_on_recompile=True), pytest.raises(torch._dynamo.exc.RecompileError):
         losses(session)
+
+
+def test_without_a_compiler_training_stays_eager_and_says_so(digits: Dataset) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("no C compiler\nanywhere")
+
+    session = prepare(recipe(), digits, 0, CPU)
+    before = {name: value.clone() for name, value in session.net.state_dict().items()}
+    told = compile_net(session, backend=broken)  # type: ignore[arg-type]
+    assert "no C compiler" in told["why"]
+    assert session.forward is session.net
+    assert all(torch.equal(before[name], value) for name, value in session.net.state_dict().items())
+    assert losses(session) == losses(prepare(recipe(), digits, 0, CPU))

@@ -69,6 +69,12 @@ def test_time_spent_before_the_first_step_counts() -> None:
     assert not pace.is_done(0)
 
 
+def test_a_budget_that_is_over_before_the_first_step_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="over before the first step"):
+        api.train("digits", budget=1e-6, settings=TINY, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("burden", [1.0, 2.5, 0.4])
 def test_a_budget_holds_on_a_machine_that_changes_pace(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, burden: float

@@ -385,7 +385,8 @@ def test_summary_prefers_the_accuracy_a_user_gets() -> None:
 def test_commands(tmp_path: Path) -> None:
     python, pixels_file = tmp_path / "bin" / "python", tmp_path / "p.npz"
     ours = peers.command(peers.Job("daybreak", 2.5, 3), python, "cifar10", pixels_file, tmp_path)
-    assert ours[1:8] == ["train", "cifar10", "--budget", "2.5m", "--seed", "3", "--json"]
+    assert ours[1:7] == ["train", "cifar10", "--budget", "2.5m", "--seed", "3"]
+    assert ours[7:10] == ["--device", "cpu", "--json"]
     theirs = peers.command(peers.Job("resnet18", 2.5, 3), python, "cifar10", pixels_file, tmp_path)
     assert Path(theirs[1]).is_file()
     assert theirs[2:] == ["--pixels", str(pixels_file), "--budget", "150", "--seed", "3"]

@@ -273,7 +273,7 @@ def test_a_signal_leaves_a_usable_run(number: signal.Signals, tmp_path: Path) ->
 
 
 def test_stopwatch_counts_named_phases(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = iter([0.0, 1.0, 5.0, 7.5, 8.0])
+    now = iter([-1.0, 0.0, 1.0, 5.0, 7.5, 8.0])
     monkeypatch.setattr(time, "perf_counter", lambda: next(now))
     waits = []
     watch = Stopwatch(lambda: waits.append(1))

@@ -162,7 +162,7 @@ def train(
     Raises:
         DaybreakError: with the exit code the command line would return; nothing that existed is changed.
     """
-    _check(epochs, budget, target, dawn_rule, min(seed, split_seed))
+    check_options(epochs, budget, target, dawn_rule, min(seed, split_seed))
     dataset = open_dataset(data, size=size, split_seed=split_seed)
     name = recipe.name if isinstance(recipe, Recipe) else recipe
     options = {"recipe": name, "epochs": epochs, "budget": budget, "target": target, "dawn_rule": dawn_rule}
@@ -204,7 +204,7 @@ def command_line(data: str | Path, options: Mapping[str, Any], settings: Mapping
     return [*words, *(text for pair in pairs for text in ("--set", pair))]
 
 
-def _check(epochs: int | None, budget: float | None, target: float | None, dawn_rule: bool, seed: int) -> None:
+def check_options(epochs: int | None, budget: float | None, target: float | None, dawn_rule: bool, seed: int) -> None:
     """Refuse what cannot be meant before anything is opened."""
     if budget is not None and not 0 < budget < float("inf"):
         raise UsageError(f"--budget {budget}", "not a length of time", "a time such as 90s, 5m or 1h")

@@ -180,7 +180,8 @@ def augment_batch(
         images = rotate(images, mine.angle_N)
     if config.cutout:
         images = cutout(images, mine.cutout_N2, scaled(config.cutout, size))
-    return images.to(dtype)  # last: turning an image needs more than the eight bits of bfloat16
+    images = images.to(dtype)  # last: turning an image needs more than the eight bits of bfloat16
+    return images.contiguous(memory_format=torch.channels_last)  # turning and cutting out leave another layout
 
 
 def _reflected(size: int, pad: int, device: torch.device) -> Tensor:

@@ -6,7 +6,7 @@ that was interrupted goes on with the runs it lacks when it is started again.
 """
 
 import json
-import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +15,11 @@ from typing import Any
 from daybreak import api, dawn
 from daybreak.config import Device
 from daybreak.data import Dataset, open_dataset
+from daybreak.device import describe_hardware, pick_device, versions
 from daybreak.errors import NonFiniteError, UsageError
 from daybreak.latency import fastest, latencies
 from daybreak.recipes import get_recipe
-from daybreak.record import keep_evidence, make_record, write_record
+from daybreak.record import check_same_setting, evidence, keep_evidence, make_record, write_record
 from daybreak.run import RunDirectory, default_path
 from daybreak.session import OnEvent
 
@@ -83,12 +84,19 @@ def bench(
 
     Raises:
         UsageError: there is nothing to run, or no such recipe.
+        RunError: the record is there already and has other data, another machine, other versions or recipes.
+        StorageError: the record cannot be written.
     """
-    candidates = tuple(Candidate(get_recipe(name).name, name, None) for name in recipes)
+    api.check_options(None, min(budgets, default=None), target, dawn_rule, seed)
+    chosen = {name: get_recipe(name) for name in recipes}
+    candidates = tuple(Candidate(name, name, None) for name in chosen)
     candidates += tuple(Candidate(f"budget-{seconds:g}s", None, seconds) for seconds in budgets)
     if not candidates or runs < 1:
         raise UsageError("bench", "nothing to run", "--recipe NAME or --budget 5m, and --runs 1 or more")
     folder = Path(out) if out else default_path("bench", "-".join(c.label for c in candidates), seed)
+    facts = {"fingerprint": open_dataset(data).fingerprint, "versions": versions()}
+    facts["hardware"] = describe_hardware(pick_device(device))
+    check_same_setting(folder, facts, chosen)
     series = Series(data, candidates, range(seed, seed + runs), folder, device, latency)
     for run_seed in series.seeds:
         for candidate in series.candidates:
@@ -115,46 +123,48 @@ def _usd(cost: Callable[[float, float], float], amount: float | None, cost_per_h
     return None if amount is None or cost_per_hour is None else cost(amount, cost_per_hour)
 
 
-def write_dawn(folder: Path, evidence: Path, record: dict[str, Any], cost_per_hour: float | None) -> None:
-    """DAWNBench's files for every recipe of a record."""
+def write_dawn(entries: Path, folder: Path, record: dict[str, Any], cost_per_hour: float | None) -> None:
+    """DAWNBench's files for every recipe of the record in `folder`."""
+    runs = evidence(folder)
     for row in record["recipes"]:
-        logs = {
-            seed: dawn.tsv(RunDirectory.open(evidence / row["recipe"] / f"seed-{seed}").metrics("epoch"))
-            for seed in row["seeds"]
-            if (evidence / row["recipe"] / f"seed-{seed}" / "metrics.jsonl").exists()
-        }
-        dawn.write_entries(folder, row, record, logs, cost_per_hour)
+        finished = [run for run in runs[row["recipe"]] if run.summary["test_acc"] is not None]
+        logs = {run.config["seed"]: dawn.tsv(run.metrics("epoch")) for run in finished}
+        dawn.write_entries(entries, row, record, logs, cost_per_hour)
 
 
 def _run_once(series: Series, candidate: Candidate, seed: int, on_event: OnEvent) -> None:
     kept = series.folder / candidate.label / f"seed-{seed}"
     if kept.exists():
         return
-    work = series.folder / ".work"
-    shutil.rmtree(work, ignore_errors=True)
     on_event({"event": "run", "label": candidate.label, "seed": seed})
+    with tempfile.TemporaryDirectory(prefix="daybreak-bench-") as scratch:
+        run = _train_once(series, candidate, seed, Path(scratch) / "run", on_event)
+        if signal := run.summary.get("interrupted"):
+            raise SeriesInterruptedError(signal, series.folder)
+        keep_evidence(run, kept)
+        speed = kept.parent / LATENCY
+        if series.latency and run.summary["test_acc"] is not None and not speed.exists():
+            on_event({"event": "latency", "label": candidate.label})
+            _measure_latency(run, open_dataset(series.data), speed, series.device)
+
+
+def _train_once(series: Series, candidate: Candidate, seed: int, out: Path, on_event: OnEvent) -> RunDirectory:
+    """A run; one whose loss stopped being finite has a summary that says so."""
     try:
-        run = api.train(
+        return api.train(
             series.data, recipe=candidate.recipe, budget=candidate.budget, seed=seed, device=series.device,
-            out=work, report=False, on_event=on_event,
+            out=out, report=False, on_event=on_event,
         ).directory  # fmt: skip
     except NonFiniteError as error:
-        run = RunDirectory.open(work)
+        run = RunDirectory.open(out)
         run.write_summary({"test_acc": None, "train_seconds": None, "error": str(error)})
-    if signal := run.summary.get("interrupted"):
-        shutil.rmtree(work)
-        raise SeriesInterruptedError(signal, series.folder)
-    if series.latency and "error" not in run.summary and not (kept.parent / LATENCY).exists():
-        on_event({"event": "latency", "label": candidate.label})
-        _measure_latency(run, open_dataset(series.data), kept.parent / LATENCY, series.device)
-    keep_evidence(run, kept)
-    shutil.rmtree(work)
+        return run
 
 
 def _measure_latency(run: RunDirectory, dataset: Dataset, path: Path, device: Device) -> None:
     found = latencies(run.classifier(device), dataset.test.images_NHWC)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"one_image_ms": found, "fastest": fastest(found)}, indent=2) + "\n", encoding="utf-8")
+    text = json.dumps({"one_image_ms": found, "fastest": fastest(found)}, indent=2) + "\n"
+    RunDirectory(path.parent).write_text(path.name, text)
 
 
 def _inference(folder: Path) -> dict[str, Any]:

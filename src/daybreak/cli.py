@@ -61,7 +61,10 @@ def train(
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.")] = None,
     budget: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Train for this long, e.g. 5m: one cycle over wall-clock time.")
+        str | None,
+        typer.Option(
+            metavar="TIME", help="Train for this long, e.g. 5m, in one cycle; evaluation and report come on top."
+        ),
     ] = None,
     target: Annotated[
         float | None,
@@ -179,7 +182,7 @@ def bench(
     data: Data,
     recipe: Annotated[list[str] | None, typer.Option(help="A recipe to run; repeatable.")] = None,
     budget: Annotated[
-        list[str] | None, typer.Option(metavar="TIME", help="Run what fits this time, e.g. 5m; repeatable.")
+        list[str] | None, typer.Option(metavar="TIME", help="Train for this long, e.g. 5m; repeatable.")
     ] = None,
     runs: Annotated[int, typer.Option(min=1, help="Seeds of each, interleaved.")] = 5,
     seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
@@ -187,7 +190,7 @@ def bench(
     dawn_rule: Annotated[
         bool, typer.Option("--dawn-rule", help="Time to target by the first epoch that reaches it, as DAWNBench did.")
     ] = False,
-    cost_per_hour: Annotated[float | None, typer.Option(min=0, help="USD of this machine, for the two costs.")] = None,
+    cost_per_hour: Annotated[float | None, typer.Option(min=0, help="Price of this machine in USD an hour.")] = None,
     dawn: Annotated[Path | None, typer.Option(metavar="DIR", help="Also write DAWNBench's .tsv and .json.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="The record's folder; if it is there, what is missing is added.")

@@ -1,8 +1,8 @@
 """What is timed and what is not: the DAWNBench clock.
 
 `train` starts before the first byte of training data is touched by the recipe (resizing, whitening,
-normalisation and augmentation are inside) and stops for evaluation. Download, decoding and evaluation run on
-clocks of their own. All clocks are monotonic: setting the machine's time does not change a duration.
+normalisation and augmentation are inside) and stops for evaluation. Download, decoding, one-off compilation and
+evaluation run on clocks of their own. All clocks are monotonic: setting the machine's time does not change a duration.
 """
 
 import re
@@ -36,6 +36,7 @@ class Stopwatch:
 
     def __init__(self, synchronize: Callable[[], None] = lambda: None) -> None:
         self._synchronize = synchronize
+        self._begun = time.perf_counter()
         self._seconds: dict[str, float] = {}
         self._running: dict[str, float] = {}
 
@@ -50,6 +51,10 @@ class Stopwatch:
             self._synchronize()
             begun = self._running.pop(phase)
             self._seconds[phase] = self._seconds.get(phase, 0.0) + time.perf_counter() - begun
+
+    def wall(self) -> float:
+        """Seconds since the clock was made, whatever was timed."""
+        return time.perf_counter() - self._begun
 
     def seconds(self, phase: str) -> float:
         """Seconds spent in `phase` so far, the block that is running included."""

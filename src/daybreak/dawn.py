@@ -5,17 +5,20 @@ start, accuracy in per cent, cost of one image = cost an hour × latency.
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
+
+from daybreak.run import RunDirectory
 
 HOUR = 3600.0
 
 
 def tsv(epochs: Sequence[Mapping[str, Any]]) -> str:
     """Rows of metrics.jsonl as DAWNBench's training log."""
-    rows = [f"{row['epoch']}\t{row['train_seconds'] / HOUR}\t{100 * row['test_acc']}" for row in epochs]
+    rows = [f"{math.ceil(row['epoch'])}\t{row['train_seconds'] / HOUR}\t{100 * row['test_acc']}" for row in epochs]
     return "\n".join(["epoch\thours\ttop1Accuracy", *rows]) + "\n"
 
 
@@ -60,23 +63,21 @@ def write_entries(
     """Write train/NAME.tsv and .json for every seed, and inference/NAME.json where a latency was measured.
 
     Args:
-        logs: the training log of each seed, as `tsv` makes it.
+        logs: the training log of each seed that did not fail, as `tsv` makes it.
+
+    Raises:
+        StorageError: a file cannot be written.
     """
-    shared = describe(row, record, cost_per_hour)
+    shared, files = describe(row, record, cost_per_hour), RunDirectory(folder)
     stem = f"daybreak_{row['recipe']}_{record['hardware']['device']}-{record['hardware']['cores']}cores_pytorch"
     for seed, log in logs.items():
         entry = shared | {"misc": shared["misc"] | {"seed": seed, "rule": "accuracy of one view at each epoch's end"}}
-        _write(folder / "train" / f"{stem}_seed{seed}.json", _json(entry))
-        _write(folder / "train" / f"{stem}_seed{seed}.tsv", log)
+        files.write_text(f"train/{stem}_seed{seed}.json", _json(entry))
+        files.write_text(f"train/{stem}_seed{seed}.tsv", log)
     if row["latency_ms"] is not None:
         cost = {} if cost_per_hour is None else {"cost": inference_cost(row["latency_ms"], cost_per_hour)}
         found = {"latency": row["latency_ms"], **cost, "top1Accuracy": 100 * row["test_acc"]["mean"]}
-        _write(folder / "inference" / f"{stem}.json", _json(shared | found))
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+        files.write_text(f"inference/{stem}.json", _json(shared | found))
 
 
 def _json(values: Mapping[str, Any]) -> str:

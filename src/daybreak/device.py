@@ -16,7 +16,7 @@ import torch
 from daybreak.config import Device, Precision
 from daybreak.errors import UsageError
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h; the values put back are glibc's defaults
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 
 
 def pick_device(name: Device = "auto") -> torch.device:
@@ -47,7 +47,7 @@ def kept_memory() -> Iterator[None]:
 
     glibc returns large blocks to the kernel as soon as they are freed, and every training step then pays for mapping
     and zeroing hundreds of MiB again: at batch 2000 of 32 px, 40 % of the time (benchmarks/LOG.md). Elsewhere than on
-    glibc this does nothing.
+    glibc this does nothing. Afterwards glibc's thresholds are fixed at its defaults and no longer move by themselves.
     """
     libc: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
     if not hasattr(libc, "mallopt"):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from daybreak.device import synchronizer
+from daybreak.errors import one_line
 from daybreak.inference import Classifier
 from daybreak.models import place
 from daybreak.models.fold import fold_batch_norms
@@ -32,8 +33,7 @@ def form_of(classifier: Classifier, form: str) -> Classifier:
     net = place(net, classifier.device)
     call: Callable[[Tensor], Tensor] = net
     if form == "compiled":
-        torch._inductor.config.freezing = True
-        call = torch.compile(net)
+        call = torch.compile(net, options={"freezing": True})
     return replace(classifier, net=_Cast(call, classifier.dtype))
 
 
@@ -65,7 +65,7 @@ def latencies(
         try:
             found[form] = latency(form_of(classifier, form), images_NHWC)
         except Exception as error:  # whatever a compiler of another make may raise
-            found[form] = {"unavailable": f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"}
+            found[form] = {"unavailable": f"{type(error).__name__}: {one_line(str(error))[:200]}"}
     return found
 
 

@@ -1,6 +1,5 @@
 """What a run says about itself: its configuration before training, its card and summary after."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -17,7 +16,7 @@ from daybreak.steplog import images_per_second
 def config_of(session: Session, budget: float | None, target: float | None, command: Sequence[str]) -> dict[str, Any]:
     """config.json: what it takes to train the same net again."""
     return {
-        "recipe": session.recipe.model_dump(mode="json"),
+        "recipe": session.recipe.model_dump(mode="json", exclude={"expected"}),
         "data": _data_config(session.dataset),
         "seed": session.seed,
         "budget": budget,
@@ -42,10 +41,9 @@ def summary_of(
     predictions: Predictions | None,
     budget: float | None,
     target: float | None,
-    begun: float,
     interrupted: int | None,
 ) -> dict[str, Any]:
-    """summary.json. `begun`: when the run began, on `time.perf_counter`."""
+    """summary.json."""
     scores = _scores(predictions)
     reached = scores["test_acc_tta"]
     target_met = None if target is None or reached is None else bool(reached >= target)
@@ -55,7 +53,7 @@ def summary_of(
         "compile_seconds": session.watch.seconds("compile"),
         "evaluate_seconds": session.watch.seconds("evaluate"),
         "data_seconds": dict(session.dataset.seconds),
-        "wall_seconds": time.perf_counter() - begun,
+        "wall_seconds": session.watch.wall(),
         "epochs": session.step / session.loader.steps_per_epoch,
         "steps": session.step,
         "images_per_second": images_per_second(session),

@@ -41,6 +41,8 @@ class TrainingProgress:
             self._start(event)
         elif event["event"] == "choice":
             self._line(event["why"])
+        elif event["event"] == "compile" and "why" in event:
+            self._line(f"note: {event['why']}")
         elif event["event"] == "run":
             self._line(f"{event['label']}, seed {event['seed']}")
         elif event["event"] == "latency":
@@ -54,7 +56,7 @@ class TrainingProgress:
         self._epochs, self._accuracy = event["epochs"], ""
         for note in event["notes"]:
             self._line(f"note: {note}")
-        self._bar.update(self._task, completed=0, epochs=self._epoch_name(1))
+        self._bar.reset(self._task, epochs=self._epoch_name(1), facts="")
 
     def _epoch_name(self, epoch: int) -> str:
         return f"epoch {epoch}" if self._epochs is None else f"epoch {min(epoch, self._epochs)} of {self._epochs}"

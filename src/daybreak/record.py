@@ -6,6 +6,7 @@ A record is a folder: record.json, and for every run `LABEL/seed-N/` with its co
 
 import json
 import math
+import shutil
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any
 
 from scipy import stats
 
+from daybreak.config import Recipe
+from daybreak.errors import RunError
 from daybreak.run import RunDirectory
 
 CLOCK = (
@@ -25,12 +28,55 @@ SHARED = ("hardware", "versions", "compute_dtype")
 
 
 def keep_evidence(run: RunDirectory, folder: Path) -> None:
-    """Copy what proves a run; paths on this machine are cut down to the file's name."""
-    folder.mkdir(parents=True)
+    """Copy what proves a run; paths on this machine are cut down to the file's name.
+
+    Raises:
+        StorageError: the copy cannot be written; then nothing has the folder's name.
+    """
+    unfinished = RunDirectory(folder.with_name(f".{folder.name}"))
+    shutil.rmtree(unfinished.path, ignore_errors=True)
     for name in (name for name in EVIDENCE if (run.path / name).exists()):  # a run may fail before its first row
         text = (run.path / name).read_text(encoding="utf-8")
-        text = _json(_without_paths(json.loads(text))) if name == "config.json" else text
-        (folder / name).write_text(text, encoding="utf-8")
+        unfinished.write_text(name, _json(_without_paths(json.loads(text))) if name == "config.json" else text)
+    unfinished.path.rename(folder)
+
+
+def evidence(folder: Path) -> dict[str, list[RunDirectory]]:
+    """The runs of a record's folder by label, in the order of their seeds."""
+    labels = sorted({path.parent.parent.name for path in folder.glob("*/seed-*/config.json")})
+    return {
+        label: [RunDirectory.open(path) for path in sorted((folder / label).glob("seed-*"), key=_seed)]
+        for label in labels
+    }
+
+
+def shared_facts(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What all runs of a record have in common."""
+    return {key: config[key] for key in SHARED} | {"fingerprint": config["data"]["fingerprint"]}
+
+
+def settings(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides a run, without what is only said about it."""
+    return {key: value for key, value in recipe.items() if key not in ("name", "summary", "expected")}
+
+
+def check_same_setting(folder: Path, facts: Mapping[str, Any], recipes: Mapping[str, Recipe]) -> None:
+    """Refuse, before anything is trained, to add runs to a record that they would not fit.
+
+    Args:
+        facts: of the runs to come, as far as they are known: some of the keys of `shared_facts`.
+        recipes: by label; a recipe must be the one that the label's runs were made with.
+
+    Raises:
+        RunError: the record has other data, another machine, other versions, or another recipe of this name.
+    """
+    for label, runs in evidence(folder).items():
+        there = shared_facts(runs[0].config)
+        for key, value in facts.items():
+            if there[key] != value:
+                raise RunError(folder, f"its runs of {label} have another {key}", "another --out")
+        if label in recipes and settings(recipes[label].model_dump(mode="json")) != settings(runs[0].config["recipe"]):
+            raise RunError(folder / label, f"recipe {label} was another one then", "another --out")
 
 
 def make_record(folder: Path, target: float | None = None, dawn_rule: bool = False) -> dict[str, Any]:
@@ -39,23 +85,25 @@ def make_record(folder: Path, target: float | None = None, dawn_rule: bool = Fal
     Args:
         target: accuracy for the time to target; without it there is none.
         dawn_rule: count the first epoch whose test accuracy reaches the target, not the whole run.
+
+    Raises:
+        RunError: the runs do not belong into one record.
     """
-    rows, shared = [], None
-    for label in sorted({path.parent.parent.name for path in folder.glob("*/seed-*/config.json")}):
-        runs = [RunDirectory.open(path) for path in sorted((folder / label).glob("seed-*"), key=_seed)]
-        facts = [{key: run.config[key] for key in SHARED} for run in runs]
-        shared = shared or facts[0]
-        if any(fact != shared for fact in facts):
-            raise ValueError(f"{label}: runs of one record differ in hardware or versions")
-        rows.append(_row(label, runs, target, dawn_rule))
+    found = evidence(folder)
+    facts = [shared_facts(run.config) for runs in found.values() for run in runs]
+    if any(fact != facts[0] for fact in facts):
+        raise RunError(folder, "its runs differ in data, hardware or versions", "another --out")
+    for label, runs in found.items():
+        if runs[0].config.get("budget") is None and any(_recipe_of(run) != _recipe_of(runs[0]) for run in runs):
+            raise RunError(folder / label, "its runs were made with different recipes", "another --out")
+    rows = [_row(label, runs, target, dawn_rule) for label, runs in found.items()]
     rows.sort(key=lambda row: row["train_seconds"]["mean"] or math.inf)
-    return {"clock": CLOCK, **(shared or {}), "target": target, "recipes": rows}
+    return {"clock": CLOCK, **(facts[0] if facts else {}), "target": target, "recipes": rows}
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> Path:
-    path = folder / "record.json"
-    path.write_text(_json(record), encoding="utf-8")
-    return path
+    """record.json, whole or not at all."""
+    return RunDirectory(folder).write_text("record.json", _json(record))
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -105,11 +153,17 @@ def _row(label: str, runs: Sequence[RunDirectory], target: float | None, dawn_ru
         "failed": len(runs) - len(finished),
         **{figure: spread([run.summary[figure] for run in finished]) for figure in FIGURES},
         "config": runs[0].config["recipe"],
+        "chosen": [run.config["recipe"]["name"] for run in runs],  # under a budget not always the same
+        "time_to_target": None,
     }
     if target is not None:
         times = [_time_to(run, target, dawn_rule) for run in runs]
         row["time_to_target"] = time_to_target(times, target, dawn_rule)
     return row
+
+
+def _recipe_of(run: RunDirectory) -> dict[str, Any]:
+    return settings(run.config["recipe"])
 
 
 def _time_to(run: RunDirectory, target: float, dawn_rule: bool) -> float | None:

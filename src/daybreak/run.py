@@ -105,7 +105,10 @@ class RunDirectory:
     @property
     def recipe(self) -> Recipe:
         try:
-            return validate(Recipe, self.config.get("recipe", {}), "config.json")
+            values = {
+                k: v for k, v in self.config.get("recipe", {}).items() if k != "expected"
+            }  # a claim, not a setting
+            return validate(Recipe, values, "config.json")
         except UsageError as error:
             raise RunError(self.path / "config.json", f"{error.what}: {error.why}", "upgrade daybreak") from None
 

@@ -3,9 +3,9 @@
 Reading a loss makes the host wait for the device, so it is done about once a second and never once a step.
 """
 
-import math
 import time
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ class StepLog:
 
     def __init__(self, session: Session, run: RunDirectory, on_event: OnEvent) -> None:
         self.session, self.run, self.on_event = session, run, on_event
+        self.last: dict[str, Any] = {}  # the row that was read last
         self._rows: list[tuple[dict[str, Any], Tensor, bool]] = []
         self._read = time.perf_counter()
 
@@ -55,12 +56,13 @@ class StepLog:
         rows = [(row | {"batch_loss": loss}, is_row) for (row, _, is_row), loss in zip(self._rows, losses, strict=True)]
         self._rows, self._read = [], time.perf_counter()
         for row, is_row in rows:
-            if not math.isfinite(row["batch_loss"]):
+            if not isfinite(row["batch_loss"]):
                 why = f"the loss is {row['batch_loss']} at learning rate {row['lr']:g}"
                 raise NonFiniteError(f"step {row['step']}", why, "a lower schedule.max_lr")
             if is_row:
                 self.run.append_metrics({"event": "step"} | row)
-        self.on_event({"event": "step"} | rows[-1][0] | self._pace())
+        self.last = rows[-1][0]
+        self.on_event({"event": "step"} | self.last | self._pace())
 
     def _pace(self) -> dict[str, float]:
         """For a progress display: how fast, and the share of the run's work that is done."""

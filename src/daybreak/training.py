@@ -3,7 +3,6 @@
 `train` is the only entrance. What it leaves out: reports and galleries (they work on the finished directory).
 """
 
-import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -21,7 +20,7 @@ from daybreak.compilation import compile_net, is_worth_compiling
 from daybreak.config import Device, Recipe
 from daybreak.data.dataset import Dataset
 from daybreak.device import kept_memory, pick_device
-from daybreak.errors import NonFiniteError
+from daybreak.errors import NonFiniteError, UsageError
 from daybreak.inference import autocast
 from daybreak.outcome import config_of, model_card, summary_of
 from daybreak.run import Predictions, RunDirectory, predict_test
@@ -67,19 +66,22 @@ def train(
         NonFiniteError: the loss stopped being finite.
         StorageError: the run cannot be written.
     """
-    begun = time.perf_counter()
     where = pick_device(device)
     with StopRequest() as stop, kept_memory() if where.type == "cpu" else nullcontext():
         session = prepare(recipe, dataset, seed, where, budget=budget, watch=watch)
-        if is_worth_compiling(session):
-            compile_net(session)
+        if session.pace.is_done(0):
+            raise UsageError(f"--budget {budget:g}s", "over before the first step", "a longer budget")
         run = RunDirectory.create(out)  # only now: a recipe that cannot be built leaves no run behind
         run.write_config(config_of(session, budget, target, command))
         on_event({"event": "start", "run": str(run.path), "notes": list(dataset.notes)} | _plan(session))
-        fit(session, run, stop, target if dawn_rule else None, on_event)
+        if is_worth_compiling(session):
+            on_event({"event": "compile"} | compile_net(session))
+        by_the_rule = fit(session, run, stop, target if dawn_rule else None, on_event)
+        interrupted = stop.signal  # what comes later does not undo a finished training
         run.write_model(session.classifier.net, model_card(session))
-        predictions = None if stop.signal else judge(session, run)
-        summary = summary_of(session, predictions, budget, target, begun, stop.signal) | {"dawn_rule": dawn_rule}
+        predictions = None if interrupted else judge(session, run)
+        summary = summary_of(session, predictions, budget, target, interrupted) | {"dawn_rule": dawn_rule}
+        summary |= {"target_met": True} if by_the_rule else {}
         run.write_summary(summary)
     on_event({"event": "end"} | summary)
     return run
@@ -91,25 +93,31 @@ def fit(
     stop: StopRequest,
     stop_at: float | None = None,
     on_event: OnEvent = lambda event: None,
-) -> None:
+) -> bool:
     """All epochs, or as many steps as there are until a signal asks to stop.
 
     Args:
-        stop_at: the test accuracy that ends training early, under DAWNBench's rule.
+        stop_at: the test accuracy that ends training early, under DAWNBench's rule. It counts only at the size at
+            which the finished net will see images.
+
+    Returns:
+        Whether it was `stop_at` that ended training.
     """
     log = StepLog(session, run, on_event)
     while not session.pace.is_done(session.step):
         with session.watch.timed("train"):
             position = train_epoch(session, log, stop)
         if stop.signal:
-            return
+            return False
         with session.watch.timed("evaluate"):
             judged = evaluate_epoch(session, position["size"])
         row = {"event": "epoch", "epoch": epochs_done(session)} | position | judged
         run.append_metrics(row)
         on_event(row)
-        if stop_at is not None and row["test_acc"] >= stop_at:
-            return
+        is_full_size = row["size"] == session.classifier.size
+        if stop_at is not None and is_full_size and row["test_acc"] >= stop_at:
+            return True
+    return False
 
 
 def train_epoch(session: Session, log: StepLog, stop: StopRequest) -> dict[str, Any]:
@@ -127,7 +135,7 @@ def train_epoch(session: Session, log: StepLog, stop: StopRequest) -> dict[str, 
         is_last = session.step % steps_per_epoch == 0 or session.pace.is_done(session.step) or bool(stop.signal)
         log.add(position, loss, progress, is_last)
         if is_last:
-            return position
+            return log.last
 
 
 def train_step(session: Session, images_BCHW: Tensor, labels_B: Tensor) -> Tensor:

@@ -101,7 +101,7 @@ def _figures(run: RunDirectory, evaluation: Evaluation) -> dict[str, str]:
     made = {"confusion_figure": figures.confusion(evaluation.confusion, evaluation.classes)}
     if epochs:
         made["curves_figure"] = figures.curves(epochs)
-        made["schedule_figure"] = figures.schedule(steps, epochs[0]["step"])
+        made["schedule_figure"] = figures.schedule(steps, run.summary["steps"] / run.summary["epochs"])
     svgs = {name: figures.svg(figure) for name, figure in made.items()}
     for name, svg in svgs.items():
         run.write_text(f"figures/{name.removesuffix('_figure')}.svg", svg)
