@@ -33,22 +33,25 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--recipe", action="append", help="recipe:runs, e.g. sprint:5; repeatable")
     parser.add_argument("--anchors", type=int, default=2)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     arguments = parser.parse_args()
     recipes = dict(pair.split(":") for pair in arguments.recipe or ["sprint:5", "sprint-5:3"])
     dataset = open_dataset(arguments.data)
-    open_record(arguments.out, setting_of(dataset))
+    open_record(arguments.out, setting_of(dataset, arguments.device))
     with tempfile.TemporaryDirectory() as folder:
         pixels = Path(folder) / "pixels.npz"
         write_pixels(dataset, pixels)
-        for name, seed in order({name: int(runs) for name, runs in recipes.items()}, arguments.anchors):
+        for name, seed in order(
+            {name: int(runs) for name, runs in recipes.items()}, arguments.anchors, arguments.device
+        ):
             if name in (PLAIN, KEPT):
-                run_anchor(name, seed, pixels, arguments.out)
+                run_anchor(name, seed, pixels, arguments.out, arguments.device)
             else:
-                run_recipe(name, seed, arguments.data, arguments.out)
+                run_recipe(name, seed, arguments.data, arguments.out, arguments.device)
     print(json.dumps(write_ratios(arguments.out), indent=2))
 
 
-def order(recipes: dict[str, int], anchors: int) -> list[tuple[str, int]]:
+def order(recipes: dict[str, int], anchors: int, device: str = "cpu") -> list[tuple[str, int]]:
     """Runs as (name, seed): anchors first, last and evenly in between, the recipes in turn; the anchor with kept memory
     stands in the middle."""
     rounds = max(recipes.values())
@@ -56,22 +59,33 @@ def order(recipes: dict[str, int], anchors: int) -> list[tuple[str, int]]:
     found = []
     for seed in range(rounds + 1):
         found += [(PLAIN, anchor) for anchor, place in enumerate(places) if place == seed]
-        found += [(KEPT, 0)] if seed == rounds // 2 else []
+        found += [(KEPT, 0)] if seed == rounds // 2 and device == "cpu" else []
         found += [(name, seed) for name, runs in recipes.items() if seed < runs]
     return found
 
 
-def run_recipe(name: str, seed: int, data: str, out: Path) -> None:
+def run_recipe(name: str, seed: int, data: str, out: Path, device: str) -> None:
     words = ["bench", data, "--recipe", name, "--runs", "1", "--seed", str(seed), "--no-latency", "--out", str(out)]
-    subprocess.run([sys.executable, "-m", "daybreak.cli", *words, "--device", "cpu"], check=True, stdout=sys.stderr)
+    subprocess.run([sys.executable, "-m", "daybreak.cli", *words, "--device", device], check=True, stdout=sys.stderr)
 
 
-def run_anchor(name: str, seed: int, pixels: Path, out: Path) -> None:
+def run_anchor(name: str, seed: int, pixels: Path, out: Path, device: str) -> None:
     raw = out / "anchor.jsonl"
     if any((row["name"], row["seed"]) == (name, seed) for row in rows(raw)):
         return
     print(f"{name}, seed {seed}", file=sys.stderr, flush=True)
-    words = [sys.executable, str(ANCHOR), "--pixels", str(pixels), "--epochs", "8", "--seed", str(seed)]
+    words = [
+        sys.executable,
+        str(ANCHOR),
+        "--pixels",
+        str(pixels),
+        "--epochs",
+        "8",
+        "--seed",
+        str(seed),
+        "--device",
+        device,
+    ]
     environment = os.environ | (KEPT_MEMORY if name == KEPT else {})
     done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True, env=environment)
     with raw.open("a") as file:

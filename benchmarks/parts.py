@@ -1,4 +1,4 @@
-"""Times of single parts on this machine: decoding, augmentation, logging, class activation maps, matrix rates.
+"""Times of single parts on this machine: decoding, augmentation, logging, latency, class activation maps, matrix rates.
 
     python benchmarks/parts.py cifar10-jpeg
 
@@ -27,6 +27,7 @@ from daybreak.config import ModelConfig, override
 from daybreak.data import Dataset, open_dataset
 from daybreak.device import describe_hardware, kept_memory, versions
 from daybreak.explain import grad_cam
+from daybreak.latency import latencies
 from daybreak.models import build_net, stages_of
 from daybreak.models.trace import trace
 from daybreak.progress import TrainingProgress
@@ -51,8 +52,9 @@ def main() -> None:
         "dataset": dataset.title,
         "opening": opening(data),
         "augmentation": augmentations(dataset),
-        "whole_epoch": whole_epoch(dataset),
+        "whole_run": whole_run(dataset),
         "rooflines": rooflines(dataset),
+        "latency": latency(dataset),
         "maps": [maps(name) for name in ("sprint", "page")],
         "hardware": describe_hardware(CPU),
         "versions": versions(),
@@ -110,6 +112,12 @@ def step_seconds(session: Session, step: int) -> tuple[float, float]:
     return make, make + rest
 
 
+def latency(dataset: Dataset) -> dict[str, Any]:
+    """Milliseconds of 2,000 test images one at a time, for every form of the sprint net; its weights do not matter."""
+    classifier = prepare(get_recipe("sprint"), dataset, 0, CPU).classifier
+    return latencies(classifier, dataset.test.images_NHWC[:2000])
+
+
 class TimedLog(StepLog):
     """Counts the seconds that rows, their file and the progress display take."""
 
@@ -120,15 +128,18 @@ class TimedLog(StepLog):
         self.seconds += taken
 
 
-def whole_epoch(dataset: Dataset) -> dict[str, float]:
-    """The shares of one epoch of sprint, all its resolutions included, that augmentation (with drawing its numbers and
-    preparing each resolution) and logging with progress take. Metrics are off the clock, at the end of an epoch."""
+def whole_run(dataset: Dataset) -> dict[str, float]:
+    """The shares of a run of sprint that augmentation (with drawing its numbers and preparing each resolution) and
+    logging with progress take. One epoch that goes through all resolutions is timed, and what is prepared once a run
+    is counted once for all epochs of the recipe. Metrics are off the clock, at the end of an epoch."""
+    epochs = get_recipe("sprint").epochs
     session = prepare(override(get_recipe("sprint"), {"epochs": 1}), dataset, 0, CPU)
-    batches, make = [0.0], session.loader.batch
+    seconds, make = {"prepare": 0.0, "batch": 0.0}, session.loader.batch
 
     def timed_batch(step: int, progress: float) -> Any:
+        is_first = step == 0 or size_at(session, step) != size_at(session, step - 1)
         taken, batch = timed(lambda: make(step, progress))
-        batches[0] += taken
+        seconds["prepare" if is_first else "batch"] += taken
         return batch
 
     session.loader.batch = timed_batch  # type: ignore[method-assign]
@@ -139,23 +150,29 @@ def whole_epoch(dataset: Dataset) -> dict[str, float]:
         before = session.watch.seconds("train")
         with session.watch.timed("train"):
             train_epoch(session, log, StopRequest())
-    whole = session.watch.seconds("train") - before
-    shares = {"augmentation_share": batches[0] / whole, "logging_share": log.seconds / whole}
-    return {"steps": session.step, "epoch_seconds": whole} | shares
+    epoch = session.watch.seconds("train") - before - seconds["prepare"]
+    whole = epochs * epoch + seconds["prepare"]
+    return {
+        "epochs": epochs,
+        "epoch_seconds": epoch,
+        "prepare_seconds": seconds["prepare"],
+        "augmentation_share": (epochs * seconds["batch"] + seconds["prepare"]) / whole,
+        "logging_share": epochs * log.seconds / whole,
+    }
 
 
-def rooflines(dataset: Dataset, repeats: int = 7) -> dict[str, Any]:
+def rooflines(dataset: Dataset, repeats: int = 15) -> dict[str, Any]:
     """How far a step of sprint is from what the machine can do: its operations over the rate of a large bfloat16
     product, and its bytes over the rate of a large copy (every activation written and read once each way)."""
     flops, copied = matrix_rate(), copy_rate()
     session = prepare(override(get_recipe("sprint"), {"epochs": 1}), dataset, 0, CPU)
     rows = []
     with kept_memory():
-        for progress in (0.1, 0.5, 0.9):
+        for progress in (0.1, 0.3, 0.9):
             batch = session.loader.batch(0, progress)
             size, images = batch[0].shape[3], len(batch[1])
             session.optimizer.set_progress(progress)
-            step = median([timed(lambda batch=batch: train_step(session, *batch))[0] for _ in range(repeats)][2:])
+            step = median([timed(lambda batch=batch: train_step(session, *batch))[0] for _ in range(repeats)][8:])
             layers = trace(session.net, size, 3)
             work = 6 * images * sum(layer.macs for layer in layers)
             moved = 4 * 2 * images * sum(math.prod(layer.output_shape) for layer in layers)

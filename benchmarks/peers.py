@@ -81,9 +81,9 @@ def main() -> None:
     print(table(results, not_installable))
 
 
-def setting_of(dataset: Dataset) -> Row:
+def setting_of(dataset: Dataset, device: str = "cpu") -> Row:
     """What all runs of a series have in common."""
-    hardware = describe_hardware(torch.device("cpu"))
+    hardware = describe_hardware(torch.device(device))
     return {"dataset": dataset.title, "fingerprint": dataset.fingerprint, "hardware": hardware, "versions": versions()}
 
 

@@ -4,13 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from daybreak.config import ModelConfig
+from daybreak.config import ModelConfig, override
 from daybreak.errors import UsageError
 from daybreak.inspection import inspect
 from daybreak.models import NETS, build_net, stages_of
 from daybreak.models.layers import GlobalMaxPool, conv3x3
 from daybreak.models.sprint import WHITEN_PATCHES, whitening_filters
 from daybreak.models.trace import count_macs, count_params, trace
+from daybreak.recipes import RECIPES
 
 
 def net_of(name: str, classes: int = 10, channels: int = 3, width: float = 1.0) -> nn.Module:
@@ -68,6 +69,13 @@ def test_unknown_net_names_the_nearest() -> None:
 def test_global_max_pool_is_max_pool_four_at_four() -> None:
     x = torch.randn(5, 7, 4, 4)
     assert torch.equal(GlobalMaxPool()(x), nn.MaxPool2d(4)(x).flatten(1))
+
+
+def test_the_channels_of_the_sprint_net_can_be_chosen() -> None:
+    net = build_net(ModelConfig(name="sprint", channels=(48, 32, 16)), 10, 3)
+    assert [net.get_submodule(f"layer{i}.conv2").out_channels for i in (1, 2, 3)] == [48, 32, 16]
+    with pytest.raises(UsageError, match="channels"):
+        override(RECIPES["sprint"], {"model.channels": [48, 0, 16]})
 
 
 def test_sprint_starts_as_the_identity_where_it_has_channels() -> None:

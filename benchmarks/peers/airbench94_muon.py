@@ -126,16 +126,16 @@ def batches(images: Tensor, labels: Tensor, batch: int) -> Iterator[tuple[Tensor
     """Endless epochs. A random half of the images is mirrored in the first epoch, the other half in the second, and
     so on; each image is cut at a random place from its padded self. `images` are uint8 (N, C, H, W)."""
     n, _, size, _ = images.shape
-    half = torch.rand(n) < 0.5
+    half = torch.rand(n, device=images.device) < 0.5
     padded = F.pad(torch.where(half.view(-1, 1, 1, 1), images.flip(3), images), (TRANSLATE,) * 4, "reflect")
     epoch = 0
     while True:
-        cropped, (top, left) = torch.empty_like(images), torch.randint(2 * TRANSLATE + 1, (2, n))
+        cropped, (top, left) = torch.empty_like(images), torch.randint(2 * TRANSLATE + 1, (2, n), device=images.device)
         for y in range(2 * TRANSLATE + 1):
             for x in range(2 * TRANSLATE + 1):
                 here = (top == y) & (left == x)
                 cropped[here] = padded[here, :, y : y + size, x : x + size]
-        for index in torch.randperm(n).split(batch)[: n // batch]:
+        for index in torch.randperm(n, device=images.device).split(batch)[: n // batch]:
             chosen = cropped[index]
             yield chosen.flip(3) if epoch % 2 else chosen, labels[index]
         epoch += 1
@@ -156,16 +156,18 @@ class Normalize(nn.Module):
 
 def train(pixels: Pixels, plan: Plan, seed: int, clock: Clock) -> nn.Sequential:
     torch.manual_seed(seed)
-    net = Net().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    device = torch.device(clock.device)
+    net = Net().to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     clock.start()
-    images, labels = torch.from_numpy(pixels.x_train).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(pixels.y_train)
+    images = torch.from_numpy(pixels.x_train).to(device).permute(0, 3, 1, 2).contiguous()
+    labels = torch.from_numpy(pixels.y_train).to(device)
     batch = min(BATCH, len(labels))
     model = nn.Sequential(Normalize(images), net)
     with torch.no_grad():
         net.whiten.weight.copy_(whitening(model[0](images[:5000])))
     optimizers = Optimizers(net, batch, plan.schedule)
     for step, (images_B, labels_B) in zip(range(plan.steps), batches(images, labels, batch), strict=False):
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16):
             logits = model(images_B)
         loss = F.cross_entropy(logits.float(), labels_B, label_smoothing=SMOOTHING, reduction="sum")
         loss.backward()
@@ -188,7 +190,9 @@ def views(images: Tensor) -> list[tuple[float, Tensor]]:
 def judge(model: nn.Sequential, pixels: Pixels) -> tuple[float, float]:
     """Accuracy plain, and of the logits averaged over the views."""
     model.eval()
-    images, labels = torch.from_numpy(pixels.x_test).permute(0, 3, 1, 2), torch.from_numpy(pixels.y_test)
+    device = next(model.parameters()).device
+    images = torch.from_numpy(pixels.x_test).to(device).permute(0, 3, 1, 2)
+    labels = torch.from_numpy(pixels.y_test).to(device)
     plain, averaged = [], []
     for part in model[0](images).split(BATCH):
         logits = [(weight, predict(model[1], view)) for weight, view in views(part)]
@@ -203,7 +207,7 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
 
 
 def predict(net: nn.Module, images: Tensor) -> Tensor:
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(images.device.type, torch.bfloat16):
         logits: Tensor = net(images)
     return logits.float()
 

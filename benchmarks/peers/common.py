@@ -62,20 +62,33 @@ class Plan:
 
 
 class Clock:
-    """Seconds of training. `start` and `stop` as often as needed; `step` after every step."""
+    """Seconds of training. `start` and `stop` as often as needed; `step` after every step.
 
-    def __init__(self) -> None:
+    Args:
+        device: where the peer trains; `start` and `stop` wait until it has done all that was queued.
+    """
+
+    def __init__(self, device: str = "cpu") -> None:
+        self.device = device
         self._before, self._begun = 0.0, None  # type: float, float | None
         self.steps: list[float] = []  # seconds on the clock when each step was done
 
     def start(self) -> None:
+        self._wait()
         self._begun = time.perf_counter()
 
     def stop(self) -> None:
+        self._wait()
         self._before, self._begun = self.seconds, None
 
     def step(self) -> None:
         self.steps.append(self.seconds)
+
+    def _wait(self) -> None:
+        if self.device == "cuda":
+            import torch  # not every peer has it loaded, and only this one can be asked for CUDA
+
+            torch.cuda.synchronize()
 
     @property
     def seconds(self) -> float:
@@ -98,7 +111,7 @@ def main(peer: str, batch_size: int, train: Train, judge: Judge, packages: Seque
     with contextlib.redirect_stdout(sys.stderr):  # frameworks print what they like
         plan = make_plan(arguments, steps_per_epoch, lambda plan, clock: train(pixels, plan, arguments.seed, clock))
         say(f"{peer}: {plan.steps} steps of {plan.schedule}, {steps_per_epoch} an epoch")
-        clock = Clock()
+        clock = Clock(arguments.device)
         model = train(pixels, plan, arguments.seed, clock)
         clock.stop()
         say(f"{peer}: trained in {clock.seconds:.1f} s")
@@ -117,6 +130,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     length.add_argument("--epochs", type=int)
     parser.add_argument("--of", type=int, help="stop after --epochs of a schedule of this many")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: airbench94_muon with --epochs")
     return parser.parse_args(arguments)
 
 

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 from daybreak.errors import UsageError, nearest
 
@@ -29,11 +29,13 @@ S = TypeVar("S", bound=Section)
 
 
 class ModelConfig(Section):
-    """The net by its registered name; `width` multiplies its channel counts, `activation` is the sprint net's."""
+    """The net by its registered name; `width` multiplies its channel counts. `activation` and `channels`, the channel
+    counts of its three groups, are the sprint net's."""
 
     name: str
     width: float = Field(default=1.0, gt=0)
     activation: Literal["relu", "gelu", "silu"] = "relu"
+    channels: tuple[PositiveInt, PositiveInt, PositiveInt] = (64, 256, 256)
 
 
 Positive = Annotated[float, Field(gt=0)]

@@ -1,6 +1,6 @@
 """sprint: the speed net, after airbench94 (Jordan 2024).
 
-Shapes for a 32×32 colour image (at width 1: 1,972,792 parameters, 118 million multiply-adds):
+Shapes for a 32×32 colour image with its channels (1,972,792 parameters, 118 million multiply-adds):
 
     whiten  fixed 2×2 convolution 3→24, no padding; its bias is trained      24 × 31 × 31
     prep    activation                                                       24 × 31 × 31
@@ -31,7 +31,7 @@ class SprintNet(nn.Module):
 
     def __init__(self, config: ModelConfig, num_classes: int, in_channels: int) -> None:
         super().__init__()
-        w1, w2, w3 = (max(1, round(config.width * channels)) for channels in (64, 256, 256))
+        w1, w2, w3 = (max(1, round(config.width * channels)) for channels in config.channels)
         act = ACTIVATIONS[config.activation]
         whitened = 2 * in_channels * WHITEN_KERNEL**2
         self.whiten = nn.Conv2d(in_channels, whitened, WHITEN_KERNEL)

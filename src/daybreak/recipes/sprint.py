@@ -3,10 +3,10 @@
 Target       90.4 % on CIFAR-10 (JPEG q75) with six-view TTA for `sprint`; those pixels cost three to four points
              against the published files. What a rung reached stands in its `expected`, once it is measured.
 Command      daybreak train cifar10 --recipe sprint
-Origin       the net, Muon and its rates are those of airbench94_muon (Jordan 2024): 64/256/256 channels, a fixed
-             whitening layer, alternating flip, no warm-up. Smaller batches with a lower rate, SiLU, less label
-             smoothing, brightness and contrast jitter, and training at 20, 24 and then 32 px suit a CPU.
-             A rung differs from the next in its number of epochs.
+Origin       the net, Muon and its rates are those of airbench94_muon (Jordan 2024): a fixed whitening layer,
+             alternating flip, no warm-up. What suits a CPU better (benchmarks/LOG.md): a narrower first group (48
+             channels, not 64), smaller batches with a lower rate, SiLU, less label smoothing, brightness and
+             contrast jitter, and training at 20, 24 and then 32 px. A rung differs from the next in its epochs.
 """
 
 from daybreak.config import Augment, Expected, ModelConfig, Muon, OneCycle, Recipe, Stage
@@ -22,12 +22,12 @@ def rung(name: str, summary: str, epochs: int, expected: Expected | None = None)
         summary=summary,
         epochs=epochs,
         expected=expected,
-        model=ModelConfig(name="sprint", activation="silu"),
+        model=ModelConfig(name="sprint", activation="silu", channels=(48, 256, 256)),
         optimizer=Muon(),
         schedule=OneCycle(max_lr=0.14, initial_lr=0.14, final_lr=0.0, warmup=0.0),
         batch_size=500,
         augment=Augment(crop=2, flip="alternating", brightness=0.14, contrast=0.13),
-        resolution=(Stage(until=0.3, scale=0.625), Stage(until=0.6, scale=0.75), Stage(until=1.0, scale=1.0)),
+        resolution=(Stage(until=0.2, scale=0.625), Stage(until=0.4, scale=0.75), Stage(until=1.0, scale=1.0)),
         label_smoothing=0.1,
         tta="full",
     )
@@ -37,7 +37,7 @@ LADDER = (
     rung("sprint-2", "two epochs of sprint", 2),
     rung("sprint-3", "three epochs of sprint", 3),
     rung("sprint-5", "five epochs of sprint", 5),
-    rung("sprint", "least time to accuracy: whitening, Muon, 20-24-32 px", 11),
+    rung("sprint", "least time to accuracy: whitening, Muon, 20-24-32 px", 8),
     rung("marathon", "sprint for those who can wait", 24),
 )
 RECIPE = LADDER[3]
