@@ -399,7 +399,7 @@ def test_run_returns_code_output_and_last_words(capfd: pytest.CaptureFixture[str
 
 
 def test_peers_are_all_there_and_pin_what_they_need() -> None:
-    scripts = {path.stem for path in (BENCHMARKS / "peers").glob("*.py")} - {"common"}
+    scripts = {path.stem for path in (BENCHMARKS / "peers").glob("*.py")} - {"common", "plain"}
     assert scripts == set(peers.PEERS)
     for name in peers.PEERS:
         needs = peers.requirements(BENCHMARKS / "peers" / f"{name}.py")

@@ -8,11 +8,10 @@ zero padding of 4 and flip. Faster than most tutorials: channels last in memory,
 data and settings from here, so that only the trainer differs.
 """
 
-from collections.abc import Iterator
-
 import torch
 import torch.nn.functional as F
-from common import EVALUATION_BATCH, Clock, Pixels, Plan, main, say
+from common import EVALUATION_BATCH, Clock, Pixels, Plan, main
+from plain import fit
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 
@@ -102,26 +101,13 @@ def sgd(net: nn.Module) -> torch.optim.SGD:
     return torch.optim.SGD(net.parameters(), MAX_LR, MOMENTUM, weight_decay=WEIGHT_DECAY, nesterov=True)
 
 
-def endless(loader: DataLoader[Batch]) -> Iterator[Batch]:
-    while True:
-        yield from loader
-
-
 def train(pixels: Pixels, plan: Plan, seed: int, clock: Clock) -> ResNet18:
     torch.manual_seed(seed)
     net = make_net()
     optimizer = sgd(net)
     schedule = one_cycle(optimizer, plan.schedule)
     clock.start()
-    for step, (images_B, labels_B) in zip(range(plan.steps), endless(train_loader(pixels)), strict=False):
-        loss = F.cross_entropy(net(images_B), labels_B)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        clock.step()
-        if (step + 1) % plan.steps_per_epoch == 0:
-            say(f"epoch {(step + 1) // plan.steps_per_epoch} loss {loss.item():.4f} {clock.seconds:.1f} s")
+    fit(net, optimizer, schedule, train_loader(pixels), plan, clock)
     return net
 
 

@@ -7,13 +7,13 @@ what is compared is how the pixels get to the net and how it computes.
 """
 
 import random
-from collections.abc import Iterator
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from common import EVALUATION_BATCH, Clock, Pixels, Plan, main, say
+from common import EVALUATION_BATCH, Clock, Pixels, Plan, main
 from PIL import Image, ImageOps
+from plain import fit
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -88,11 +88,6 @@ def statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return scaled.mean(0, dtype=np.float64), scaled.std(0, dtype=np.float64)
 
 
-def endless(loader: DataLoader[Sample]) -> Iterator[tuple[Tensor, Tensor]]:
-    while True:
-        yield from loader
-
-
 def train(pixels: Pixels, plan: Plan, seed: int, clock: Clock) -> Net:
     torch.manual_seed(seed)
     net = Net()
@@ -104,15 +99,7 @@ def train(pixels: Pixels, plan: Plan, seed: int, clock: Clock) -> Net:
     images = Images(pixels.x_train, pixels.y_train, *statistics(pixels.x_train), augment=True)
     batch = min(BATCH, len(images))
     loader = DataLoader(images, batch, shuffle=True, num_workers=WORKERS, drop_last=True)
-    for step, (images_B, labels_B) in zip(range(plan.steps), endless(loader), strict=False):
-        loss = F.cross_entropy(net(images_B), labels_B)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        clock.step()
-        if (step + 1) % plan.steps_per_epoch == 0:
-            say(f"epoch {(step + 1) // plan.steps_per_epoch} loss {loss.item():.4f} {clock.seconds:.1f} s")
+    fit(net, optimizer, schedule, loader, plan, clock)
     return net
 
 
