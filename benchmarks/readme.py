@@ -21,6 +21,7 @@ RECORDS = ROOT / "benchmarks" / "records"
 FIGURE = ROOT / "docs" / "ladder.svg"
 BLOCK = re.compile(r"(<!-- results -->\n).*?(<!-- end of results -->)", re.DOTALL)
 
+TICKS = (60, 120, 300, 600, 1200)  # seconds
 HIDDEN = ("--recipe", "--seed", "--device")
 
 Row = dict[str, Any]
@@ -95,7 +96,9 @@ def ladder(found: list[Row]) -> Figure:
             axes.annotate(
                 command(row), (seconds["mean"], 100 * accuracy["mean"]), textcoords="offset points", xytext=(7, -9)
             )
-        axes.set(xscale="log", xlabel="training time, seconds", ylabel="test accuracy (TTA), %")
+        axes.set(xscale="log", xlim=(40, 1800), xlabel="training time, seconds", ylabel="test accuracy (TTA), %")
+        axes.set_xticks(TICKS, [str(seconds) for seconds in TICKS])
+        axes.minorticks_off()
         axes.set_title(f"{DATASET}, {HARDWARE}; written by benchmarks/readme.py", loc="left", fontsize=10)
     return figure
 
