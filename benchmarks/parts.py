@@ -26,8 +26,8 @@ from rich.console import Console
 from daybreak.config import ModelConfig, override
 from daybreak.data import Dataset, open_dataset
 from daybreak.device import describe_hardware, kept_memory, versions
-from daybreak.explain import grad_cam
 from daybreak.latency import latencies
+from daybreak.maps import class_maps
 from daybreak.models import build_net, stages_of
 from daybreak.models.trace import trace
 from daybreak.progress import TrainingProgress
@@ -213,10 +213,10 @@ def maps(name: str, repeats: int = 5) -> dict[str, Any]:
 
     def thousand() -> None:
         for part in many.split(100):
-            grad_cam(net, part, torch.zeros(len(part), dtype=torch.long), [last])
+            class_maps(net, part, torch.zeros(len(part), dtype=torch.long), [last])
 
     def daybreak() -> None:
-        grad_cam(net, images, targets, list(stages_of(net)))
+        class_maps(net, images, targets, list(stages_of(net)))
 
     for p in net.parameters():
         p.requires_grad_(True)  # Captum needs a gradient that reaches the first stage

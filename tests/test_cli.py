@@ -271,6 +271,21 @@ def test_explain_mistakes(trained: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert all(Image.open(m["path"]).size == (256, 256) for m in maps)
 
 
+def test_explain_one_class_against_another(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--n", 1, "--layers", "layer2", "--json")
+    assert call("explain", trained, *words, "--class", "true", "--method", "hires-cam") == 0
+    (alone,) = json.loads(capsys.readouterr().out)["maps"]
+    assert call("explain", trained, *words, "--class", "true", "--method", "hires-cam", "--against", "predicted") == 0
+    (against,) = json.loads(capsys.readouterr().out)["maps"]
+    mistake = db.load(trained).mistakes(1)[0]
+    assert (alone["class"], alone["method"], against["class"]) == (mistake.true, "hires-cam", mistake.true)
+    assert Path(alone["path"]).read_bytes() != Path(against["path"]).read_bytes()
+    assert call("explain", trained, "--class", "zebra") == 2
+    assert "predicted, true" in capsys.readouterr().err
+    assert call("explain", trained, "--method", "cam") == 2
+    assert "grad-cam" in capsys.readouterr().err
+
+
 def test_explain_given_images(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Image.fromarray(db.open_dataset("digits").test.images_NHWC[0, :, :, 0]).save(tmp_path / "mine.png")
     assert call("explain", trained, "--image", tmp_path / "mine.png", "--json") == 0

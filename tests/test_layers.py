@@ -13,7 +13,7 @@ HOUSE = [
     "errors", "config", "recipes", "clock", "device", "schedule", "data.dataset", "augment", "data", "data.loader",
     "models.layers", "models.page", "models.sprint", "models", "models.trace", "models.fold", "optim", "metrics",
     "inference", "run", "signals", "pace", "session", "compilation", "steplog", "outcome", "training", "choice",
-    "latency", "record", "dawn", "evaluate", "explain", "inspection", "predict", "gallery", "report", "api",
+    "latency", "record", "dawn", "evaluate", "maps", "explain", "inspection", "predict", "gallery", "report", "api",
     "benchmark", "progress", "show", "demo", "cli",
 ]  # fmt: skip
 FILES = sorted(SOURCE.rglob("*.py"))

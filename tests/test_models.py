@@ -10,7 +10,7 @@ from daybreak.inspection import inspect
 from daybreak.models import NETS, build_net, stages_of
 from daybreak.models.layers import GlobalMaxPool, conv3x3
 from daybreak.models.sprint import WHITEN_PATCHES, whitening_filters
-from daybreak.models.trace import count_macs, count_params, trace
+from daybreak.models.trace import count_macs, count_params, stage_fields, trace
 from daybreak.recipes import RECIPES
 
 
@@ -149,8 +149,10 @@ def test_receptive_field_is_what_a_gradient_reaches(name: str, stage: str, expec
 
     field, neighbour = reach(middle), reach(middle + 1)
     assert (field[-1] - field[0] + 1, neighbour[0] - field[0]) == expected
-    table = [layer for layer in trace(net_of(name, width=0.1), size, 3) if layer.name.startswith(stage)]
-    assert (table[-1].receptive_field, table[-1].effective_stride) == expected
+    seen = stage_fields(net_of(name, width=0.1), size, 3)[stage]
+    assert (seen.size, seen.stride) == expected
+    assert seen.span(middle, size) == (field[0].item(), field[-1].item() + 1)
+    assert seen.span(0, size)[0] == 0.0  # cut off at the border
 
 
 def test_receptive_field_of_strided_and_dilated_convolutions() -> None:
@@ -173,7 +175,7 @@ def test_inspect_adds_up() -> None:
     first = found.as_json()["layers"][0]
     assert first == {
         "name": "prep.conv", "kind": "conv 3×3", "output_shape": (64, 32, 32), "params": 1728, "macs": 1_769_472,
-        "receptive_field": 3, "effective_stride": 1,
+        "receptive_field": 3, "effective_stride": 1, "first_centre": 0.5,
     }  # fmt: skip
 
 

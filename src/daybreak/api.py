@@ -16,10 +16,11 @@ from daybreak.data import open_dataset
 from daybreak.device import pick_device, synchronizer
 from daybreak.errors import UsageError
 from daybreak.evaluate import Evaluation, Mistake, evaluate, image_index, run_dataset
-from daybreak.explain import explain
+from daybreak.explain import Question, class_numbers, explain
 from daybreak.gallery import draw_files, draw_mistakes
 from daybreak.inspection import Inspection
 from daybreak.inspection import inspect as inspect_net
+from daybreak.maps import Method
 from daybreak.predict import predict
 from daybreak.recipes import get_recipe
 from daybreak.report import figures, write_report
@@ -68,17 +69,26 @@ class Run:
         """The most confident wrong answers, without test-time augmentation."""
         return self.evaluate(tta="none").mistakes(n)
 
-    def cam(self, index: int, layer: str, target: str | None = None) -> np.ndarray:
-        """The Grad-CAM map (h, w), float32, of a test image at a stage, for the predicted or the named class.
+    def cam(
+        self, index: int, layer: str, target: str = "predicted", method: Method = "grad-cam", against: str | None = None
+    ) -> np.ndarray:
+        """The map (h, w), float32, of a test image at a stage.
+
+        Args:
+            target: the class to explain, by name, or "predicted" or "true".
+            method: see `daybreak.maps`.
+            against: explain `target` against this class: what speaks for the one and not for the other.
 
         Raises:
             UsageError: there is no such image, stage or class; what there is is listed.
         """
-        images = run_dataset(self.directory).test.images_NHWC
-        image = np.asarray(images[[image_index(index, len(images))]])
-        classifier = self.directory.classifier()
-        chosen = int(classifier.logits(image).argmax()) if target is None else self._class(target)
-        return explain(classifier, image, np.array([[chosen]]), [layer])[0].values_HW
+        test, classifier = run_dataset(self.directory).test, self.directory.classifier()
+        at = image_index(index, len(test.labels_N))
+        image, true_N = np.asarray(test.images_NHWC[[at]]), np.asarray(test.labels_N[[at]])
+        predicted_N = classifier.logits(image).argmax(1)
+        target_N = class_numbers(target, self.classes, predicted_N, true_N)
+        against_N = None if against is None else class_numbers(against, self.classes, predicted_N, true_N)
+        return explain(classifier, image, target_N[:, None], Question([layer], method), against_N)[0].values_HW
 
     def explain(
         self,
@@ -86,18 +96,25 @@ class Run:
         layers: Sequence[str] | None = None,
         n: int = 10,
         data: str | Path | None = None,
+        method: Method = "grad-cam",
+        target: str | None = None,
+        against: str | None = None,
     ) -> list[dict[str, Any]]:
-        """Draw maps as PNG below `figures/maps`; a row a map with "file", "layer", "class" and "path".
+        """Draw maps as PNG below `figures/maps`; a row a map with "file", "layer", "method", "class" and "path".
 
         Args:
             images: files to explain for the predicted class; without any, the `n` most confident mistakes are
                 explained for the predicted and for the true class, and rows have the test image's "index" too.
             layers: stages by name; all by default.
+            method: see `daybreak.maps`.
+            target: the class to explain instead, by name, or "predicted" or "true".
+            against: explain it against this class: what speaks for the one and not for the other.
             data: where the run's data is now, if it has moved.
         """
+        question = Question(layers, method, target, against)
         if images:
-            return draw_files(self.directory, images, layers)
-        return draw_mistakes(self.directory, n, layers, data)
+            return draw_files(self.directory, images, question)
+        return draw_mistakes(self.directory, n, question, data)
 
     def predict(self, *images: str | Path, top: int = 3, tta: Tta = "none") -> list[dict[str, Any]]:
         """Class probabilities of image files or of the images in folders."""
@@ -106,11 +123,6 @@ class Run:
     def report(self, data: str | Path | None = None) -> Path:
         """Write the report; returns its path. `data`: where the run's data is now, if it has moved."""
         return write_report(self.directory, data=data)
-
-    def _class(self, name: str) -> int:
-        if name not in self.classes:
-            raise UsageError(f"class {name}", "the run has no such class", f"one of {', '.join(self.classes)}")
-        return self.classes.index(name)
 
     def _repr_html_(self) -> str:
         """In a notebook: the line of `repr`, the curves and the confusion matrix."""

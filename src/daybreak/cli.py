@@ -129,13 +129,24 @@ def evaluate(
     _print(facts, as_json, lambda: show.evaluation(judged))
 
 
-@app.command(epilog="Example: daybreak explain runs/RUN --n 5 --layers layer2,layer3")
+@app.command(epilog="Example: daybreak explain runs/RUN --n 5 --layers layer2,layer3 --class predicted --against true")
 def explain(
     run: RunDir,
     image: Annotated[
         list[str] | None, typer.Option(help="Explain this file instead of misclassified test images; repeatable.")
     ] = None,
     layers: Annotated[str | None, typer.Option(help="Stages, separated by commas; all by default.")] = None,
+    method: Annotated[
+        str, typer.Option(metavar="NAME", help="grad-cam, grad-cam++, hires-cam, layer-cam, score-cam or eigen-cam.")
+    ] = "grad-cam",
+    target: Annotated[
+        str | None,
+        typer.Option("--class", metavar="CLASS", help="Explain this class, or `predicted` or `true`; both by default."),
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="CLASS", help="Show what speaks for the one class and not for this one ('why not dog')."),
+    ] = None,
     n: Annotated[int, typer.Option("--n", min=1, help="How many misclassified images.")] = 10,
     data: MovedData = None,
     as_json: Json = False,
@@ -144,9 +155,11 @@ def explain(
 ) -> None:
     """Class activation maps of misclassified or given images, at any stage, as PNG files."""
     from daybreak import api
+    from daybreak.maps import METHODS
 
-    rows = api.load(run).explain(image or [], layers.split(",") if layers else None, n, data)
-    _print({"maps": rows}, as_json, lambda: [print(row["path"]) for row in rows])
+    stages, chosen = layers.split(",") if layers else None, _choice("--method", method, METHODS)
+    rows = api.load(run).explain(image or [], stages, n, data, chosen, target, against)
+    _print({"maps": rows}, as_json, lambda: show.maps(rows))
 
 
 @app.command(epilog="Example: daybreak report runs/20261122-101502-cifar10-sprint-s0")

@@ -1,31 +1,21 @@
-"""Class activation maps: where in the image a stage of the net saw what speaks for a class.
+"""Maps of a classifier's own images, and how they are drawn over them. How a map is computed: daybreak.maps."""
 
-Grad-CAM (Selvaraju et al. 2017): the activations A of a stage, weighted by the mean gradient of the class's logit,
-
-    map = relu( sum_k  mean_ij(d logit / d A_kij) · A_k ),
-
-at the stage's own resolution. All stages share one forward and one backward pass; `benchmarks/maps.py` compares that
-with a library that takes one of each a stage. Maps are computed in float32, whatever the net trained in.
-"""
-
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 from matplotlib import colormaps
-from PIL import Image
-from torch import Tensor, nn
+from PIL import Image, ImageDraw
 
 from daybreak.errors import UsageError
 from daybreak.inference import Classifier, batch_for
-from daybreak.models import stages_of
+from daybreak.maps import Method, check_layers, class_maps
+from daybreak.models.trace import Field, stage_fields
 
 BATCH = 100  # images of 32 px a pass: bounds the memory of the activations that are kept
 HEAT = colormaps["inferno"]
+BOX_COLOUR = (64, 224, 255)
 
 
 @dataclass(frozen=True)
@@ -36,58 +26,83 @@ class ClassMap:
     layer: str
     target: int
     values_HW: np.ndarray  # float32, not negative, at the stage's resolution
+    field: Field  # of one cell
+
+    @property
+    def shows_a_place(self) -> bool:
+        """A map of one cell says how much, not where."""
+        return self.values_HW.size > 1
+
+    @property
+    def is_empty(self) -> bool:
+        """Nothing at this stage speaks for the class."""
+        return not self.values_HW.max() > 0
 
 
-def grad_cam(net: nn.Module, images_NCHW: Tensor, target_N: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
-    """Grad-CAM maps (N, h, w), float32, of every named stage; the net is left exactly as it was found.
+@dataclass(frozen=True)
+class Question:
+    """What maps are to answer: why this class (and not that one), seen at which stages, by which method.
 
-    Args:
-        images_NCHW: prepared images, float32.
-        target_N: int64, the class to explain for each image.
-
-    Raises:
-        UsageError: a stage has no such name.
+    Attributes:
+        layers: stages by name; all of them without any.
+        target: a class, or "predicted" or "true"; without one, what suits the images.
+        against: a class, or "predicted" or "true": the map then shows what speaks for the target and not for it.
     """
-    layers = check_layers(net, layers)
-    with _untouched(net), _captured(net, layers) as activations, torch.enable_grad():
-        logits_NK = net(images_NCHW)
-        score = logits_NK.gather(1, target_N[:, None]).sum()
-        gradients = torch.autograd.grad(score, [activations[name] for name in layers])
-    return {name: _weighted(activations[name].detach(), g) for name, g in zip(layers, gradients, strict=True)}
+
+    layers: Sequence[str] | None = None
+    method: Method = "grad-cam"
+    target: str | None = None
+    against: str | None = None
 
 
 def explain(
-    classifier: Classifier, images_NHWC: np.ndarray, targets_NT: np.ndarray, layers: Sequence[str] | None = None
+    classifier: Classifier,
+    images_NHWC: np.ndarray,
+    targets_NT: np.ndarray,
+    question: Question = Question(),
+    against_N: np.ndarray | None = None,
 ) -> list[ClassMap]:
-    """Maps of uint8 images at each stage for each of their T target classes, ordered by image, target and stage."""
-    names = check_layers(classifier.net, layers)
-    maps: list[ClassMap] = []
+    """Maps of uint8 images at each stage for each of their T target classes, ordered by image, target and stage.
+
+    Args:
+        question: stages and method; the classes are given by number.
+        against_N: for each image the class to explain its targets against.
+    """
+    names = check_layers(classifier.net, question.layers)
+    fields = stage_fields(classifier.net, classifier.size, images_NHWC.shape[3])
+    found: list[ClassMap] = []
     batch = batch_for(classifier.size, BATCH)
     for start in range(0, len(images_NHWC), batch):
-        images = classifier.prepare(images_NHWC[start : start + batch])
-        targets = torch.as_tensor(targets_NT[start : start + batch], device=images.device)
-        by_target = [grad_cam(classifier.net, images, target_N, names) for target_N in targets.unbind(1)]
-        maps += [
-            ClassMap(start + i, name, int(targets[i, t]), by_target[t][name][i].cpu().numpy())
+        part = slice(start, start + batch)
+        images = classifier.prepare(images_NHWC[part])
+        targets_TN = torch.as_tensor(targets_NT[part], device=images.device).unbind(1)
+        other_N = None if against_N is None else torch.as_tensor(against_N[part], device=images.device)
+        by_target = [class_maps(classifier.net, images, t, names, question.method, other_N) for t in targets_TN]
+        found += [
+            ClassMap(start + i, name, int(target_N[i]), maps[name][i].cpu().numpy(), fields[name])
             for i in range(len(images))
-            for t in range(targets.shape[1])
+            for target_N, maps in zip(targets_TN, by_target, strict=True)
             for name in names
         ]
-    return maps
+    return found
 
 
-def check_layers(net: nn.Module, layers: Sequence[str] | None) -> tuple[str, ...]:
-    """The stages asked for in order of depth; all of them where none is named.
+def class_numbers(name: str, classes: Sequence[str], predicted_N: np.ndarray, true_N: np.ndarray | None) -> np.ndarray:
+    """The class that a question means, for each image.
 
     Raises:
-        UsageError: a name is not a stage; the stages are listed.
+        UsageError: there is no such class, or nobody knows the true one.
     """
-    known = tuple(stages_of(net))
-    layers = [name.strip() for name in layers or known]
-    unknown = [name for name in layers if name not in known]
-    if unknown:
-        raise UsageError(f"layer {unknown[0]}", "this net has no such stage", f"one of {', '.join(known)}")
-    return tuple(name for name in known if name in layers)
+    if name == "predicted":
+        return predicted_N
+    if name == "true" and true_N is not None:
+        return true_N
+    if name not in classes:
+        raise UsageError(f"class {name}", "the run has no such class", f"predicted, true, {', '.join(classes)}")
+    return np.full(len(predicted_N), classes.index(name))
+
+
+# -- pictures ---------------------------------------------------------------------------------------------------------
 
 
 def overlay(image_HWC: np.ndarray, map_HW: np.ndarray, size: int = 128) -> Image.Image:
@@ -97,7 +112,7 @@ def overlay(image_HWC: np.ndarray, map_HW: np.ndarray, size: int = 128) -> Image
         image_HWC: uint8, 1 or 3 channels.
         map_HW: not negative, any resolution; shown relative to its own maximum.
     """
-    picture = np.asarray(to_picture(image_HWC).resize((size, size), Image.Resampling.NEAREST).convert("RGB"))
+    picture = np.asarray(enlarged(image_HWC, size))
     relative = map_HW / max(float(map_HW.max()), 1e-12)
     heat = np.asarray(Image.fromarray(relative.astype(np.float32)).resize((size, size), Image.Resampling.BICUBIC))
     heat = heat.clip(0, 1)[..., None]
@@ -106,47 +121,26 @@ def overlay(image_HWC: np.ndarray, map_HW: np.ndarray, size: int = 128) -> Image
     return Image.fromarray(mixed.round().astype(np.uint8))
 
 
+def field_box(m: ClassMap, image_HWC: np.ndarray, image_size: int, size: int = 128) -> Image.Image:
+    """The image with a box around all that the map's strongest cell can have seen of it.
+
+    Args:
+        image_size: side in px at which the net saw the image; the map's receptive field is in those px.
+    """
+    picture = enlarged(image_HWC, size)
+    row, column = np.unravel_index(int(m.values_HW.argmax()), m.values_HW.shape)
+    scale = size / image_size
+    (top, bottom), (left, right) = (m.field.span(int(unit), image_size) for unit in (row, column))
+    box = [round(v * scale) for v in (left, top, right, bottom)]
+    ImageDraw.Draw(picture).rectangle((box[0], box[1], box[2] - 1, box[3] - 1), outline=BOX_COLOUR, width=2)
+    return picture
+
+
+def enlarged(image_HWC: np.ndarray, size: int) -> Image.Image:
+    """The image in colour at another size, its pixels as squares."""
+    return to_picture(image_HWC).resize((size, size), Image.Resampling.NEAREST).convert("RGB")
+
+
 def to_picture(image_HWC: np.ndarray) -> Image.Image:
     """A uint8 image with 1 or 3 channels as a Pillow image with the very same pixels."""
     return Image.fromarray(np.ascontiguousarray(image_HWC.squeeze(2) if image_HWC.shape[2] == 1 else image_HWC))
-
-
-def _weighted(activations_NCHW: Tensor, gradients_NCHW: Tensor) -> Tensor:
-    weights_NC = gradients_NCHW.mean((2, 3))
-    return torch.einsum("nc,nchw->nhw", weights_NC, activations_NCHW).relu()
-
-
-@contextmanager
-def _captured(net: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """Collects what the stages put out during the block."""
-    activations: dict[str, Tensor] = {}
-    stages = stages_of(net)
-
-    def keep(name: str, _module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
-        # Parameters are frozen here, so autograd starts at the first stage asked for: what lies before is free.
-        activations[name] = output if output.requires_grad else output.detach().requires_grad_()
-        return activations[name]
-
-    handles = [stages[name].register_forward_hook(partial(keep, name)) for name in layers]
-    try:
-        yield activations
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextmanager
-def _untouched(net: nn.Module) -> Iterator[None]:
-    """Evaluation mode and no parameter gradients during the block; both as they were afterwards."""
-    training = {module: module.training for module in net.modules()}
-    trainable = [p for p in net.parameters() if p.requires_grad]
-    net.eval()
-    for p in trainable:
-        p.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for p in trainable:
-            p.requires_grad_(True)
-        for module, mode in training.items():
-            module.training = mode

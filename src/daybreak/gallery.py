@@ -1,6 +1,7 @@
 """Images with the maps that explain them, as PNG files in the run directory."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 
 from daybreak.config import Device
 from daybreak.evaluate import Mistake, evaluate, run_dataset
-from daybreak.explain import ClassMap, explain, overlay
+from daybreak.explain import ClassMap, Question, class_numbers, explain, overlay
 from daybreak.inference import Classifier
 from daybreak.predict import find_images, read_images
 from daybreak.run import RunDirectory
@@ -17,59 +18,90 @@ FOLDER = "figures/maps"
 MAP_SIZE = 256  # px
 LONGEST_NAME = 60
 
-Row = dict[str, Any]  # "file", "layer", "class", "path", and "index" where the image is one of the test part
+# "file", "layer", "method", "class", "path" (None where there is nothing to draw), "index" where the image is one of
+# the test part, and "note" where the map needs one.
+Row = dict[str, Any]
 
 
 def draw_mistakes(
     run: RunDirectory,
     n: int,
-    layers: Sequence[str] | None = None,
+    question: Question = Question(),
     data: str | Path | None = None,
     device: Device = "auto",
 ) -> list[Row]:
-    """Maps of the `n` most confident mistakes, for the predicted and for the true class."""
+    """Maps of the `n` most confident mistakes, for the predicted and for the true class unless one is asked for."""
     wrong = evaluate(run, tta="none", device=device).mistakes(n)
     images_NHWC = np.asarray(run_dataset(run, data).test.images_NHWC[[m.index for m in wrong]])
-    maps = maps_of_mistakes(run.classifier(device), wrong, images_NHWC, layers)
-    paths = draw(run, maps, images_NHWC, [f"test-{m.index}" for m in wrong])
-    facts = [{"index": wrong[m.image].index, "file": wrong[m.image].file} for m in maps]
-    return [_row(run, fact, m, path) for fact, m, path in zip(facts, maps, paths, strict=True)]
+    maps = maps_of_mistakes(run.classifier(device), wrong, images_NHWC, question)
+    facts = [{"index": m.index, "file": m.file} for m in wrong]
+    return draw(run, maps, images_NHWC, facts, [f"test-{m.index}" for m in wrong], question)
 
 
 def maps_of_mistakes(
-    classifier: Classifier, wrong: Sequence[Mistake], images_NHWC: np.ndarray, layers: Sequence[str] | None = None
+    classifier: Classifier, wrong: Sequence[Mistake], images_NHWC: np.ndarray, question: Question = Question()
 ) -> list[ClassMap]:
-    """Maps of misclassified images for the predicted and then for the true class; `images_NHWC` has one each."""
+    """Maps of misclassified images, the predicted class first; `images_NHWC` has one each."""
     classes = classifier.classes
-    targets_N2 = np.array([[classes.index(m.predicted), classes.index(m.true)] for m in wrong]).reshape(-1, 2)
-    return explain(classifier, images_NHWC, targets_N2, layers)
+    predicted_N, true_N = (np.array([classes.index(name) for name in names], dtype=np.int64) for names in (
+        [m.predicted for m in wrong], [m.true for m in wrong]
+    ))  # fmt: skip
+    asked = ["predicted", "true"] if question.target is None else [question.target]
+    return _answers(classifier, images_NHWC, question, asked, predicted_N, true_N)
 
 
 def draw_files(
-    run: RunDirectory, images: Sequence[str | Path], layers: Sequence[str] | None = None, device: Device = "auto"
+    run: RunDirectory, images: Sequence[str | Path], question: Question = Question(), device: Device = "auto"
 ) -> list[Row]:
-    """Maps of image files for the predicted class."""
+    """Maps of image files, for the predicted class unless another is asked for."""
     files = find_images(images)
     pixels_NHWC = read_images(files, run.card.decode)
     classifier = run.classifier(device)
-    maps = explain(classifier, pixels_NHWC, classifier.logits(pixels_NHWC).argmax(1)[:, None], layers)
-    paths = draw(run, maps, pixels_NHWC, [f"{i}-{Path(file).stem}" for i, file in enumerate(files)])
-    return [_row(run, {"file": files[m.image]}, m, path) for m, path in zip(maps, paths, strict=True)]
+    predicted_N = classifier.logits(pixels_NHWC).argmax(1)
+    maps = _answers(classifier, pixels_NHWC, question, [question.target or "predicted"], predicted_N, None)
+    names = [f"{i}-{Path(file).stem}" for i, file in enumerate(files)]
+    return draw(run, maps, pixels_NHWC, [{"file": file} for file in files], names, question)
 
 
-def draw(run: RunDirectory, maps: Sequence[ClassMap], images_NHWC: np.ndarray, names: Sequence[str]) -> list[Path]:
-    """Write each map over its image: `NAME-LAYER-NUMBER_CLASS.png`, in characters that every file system takes."""
-    return [
-        run.write_picture(
-            f"{FOLDER}/{_safe(names[m.image])}-{m.layer}-{m.target}_{_safe(run.card.classes[m.target])}.png",
-            overlay(images_NHWC[m.image], m.values_HW, MAP_SIZE),
-        )
-        for m in maps
-    ]
+def _answers(
+    classifier: Classifier,
+    images_NHWC: np.ndarray,
+    question: Question,
+    asked: Sequence[str],
+    predicted_N: np.ndarray,
+    true_N: np.ndarray | None,
+) -> list[ClassMap]:
+    numbers = partial(class_numbers, classes=classifier.classes, predicted_N=predicted_N, true_N=true_N)
+    against_N = None if question.against is None else numbers(question.against)
+    return explain(classifier, images_NHWC, np.stack([numbers(name) for name in asked], 1), question, against_N)
 
 
-def _row(run: RunDirectory, fact: Row, m: ClassMap, path: Path) -> Row:
-    return fact | {"layer": m.layer, "class": run.card.classes[m.target], "path": str(path)}
+def draw(
+    run: RunDirectory,
+    maps: Sequence[ClassMap],
+    images_NHWC: np.ndarray,
+    facts: Sequence[Row],
+    names: Sequence[str],
+    question: Question = Question(),
+) -> list[Row]:
+    """Write each map over its image: `NAME-LAYER-METHOD-NUMBER_CLASS.png`, in characters that every file system takes.
+
+    Args:
+        facts: what to say of each image in its rows.
+        names: of the images, for their files.
+    """
+    rows = []
+    against = "" if question.against is None else f"-against-{_safe(question.against)}"
+    for m in maps:
+        target = run.card.classes[m.target]
+        row = facts[m.image] | {"layer": m.layer, "method": question.method, "class": target, "path": None}
+        if not m.shows_a_place:
+            rows.append(row | {"note": f"{m.layer} has shrunk to 1×1: a map of one cell shows no place"})
+            continue
+        name = f"{_safe(names[m.image])}-{m.layer}-{question.method}-{m.target}_{_safe(target)}{against}.png"
+        path = run.write_picture(f"{FOLDER}/{name}", overlay(images_NHWC[m.image], m.values_HW, MAP_SIZE))
+        rows.append(row | {"path": str(path)} | ({"note": "nothing here speaks for this class"} if m.is_empty else {}))
+    return rows
 
 
 def _safe(name: str) -> str:

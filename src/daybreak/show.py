@@ -65,6 +65,15 @@ def evaluation(judged: "Evaluation") -> None:
         console.print(f"note: {one_line(note)}", highlight=False, markup=False)
 
 
+def maps(rows: list[dict[str, Any]]) -> None:
+    """The path of every map; a remark on those that need one, on stderr."""
+    for row in rows:
+        if row["path"]:
+            print(row["path"])
+    for remark in {row["note"] for row in rows if not row["path"]}:
+        print(f"note: {remark}", file=sys.stderr)
+
+
 def inspection(found: "Inspection") -> None:
     table = _table("layer", "kind", "output:", "params:", "MACs:", "RF:", "stride:")
     for layer in found.layers:

@@ -7,7 +7,7 @@ receptive fields of convolutional neural networks"); where branches meet, the la
 
 import operator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -29,15 +29,26 @@ class Layer:
     macs: int
     receptive_field: int  # px of the image, in either direction, cut off at no border
     effective_stride: int  # px of the image between neighbouring units
+    first_centre: float  # px from the image's border to the centre of the first unit's field
 
 
 @dataclass(frozen=True)
-class _Field:
+class Field:
+    """What a unit sees of the image, in px and in either direction."""
+
     size: int = 1
     stride: int = 1
+    centre: float = 0.5  # of the first unit's field, from the image's border
 
-    def after(self, kernel: int, stride: int, dilation: int) -> "_Field":
-        return _Field(self.size + (kernel - 1) * dilation * self.stride, self.stride * stride)
+    def after(self, kernel: int, stride: int, dilation: int, padding: int) -> "Field":
+        reach = (kernel - 1) * dilation
+        centre = self.centre + (reach / 2 - padding) * self.stride
+        return Field(self.size + reach * self.stride, self.stride * stride, centre)
+
+    def span(self, unit: int, image_size: int) -> tuple[float, float]:
+        """From where to where unit number `unit` sees, cut off at the image's borders."""
+        middle = self.centre + unit * self.stride
+        return max(0.0, middle - self.size / 2), min(float(image_size), middle + self.size / 2)
 
 
 def trace(net: nn.Module, image_size: int, in_channels: int) -> list[Layer]:
@@ -51,6 +62,13 @@ def trace(net: nn.Module, image_size: int, in_channels: int) -> list[Layer]:
     finally:
         net.train(training)
     return tracer.layers
+
+
+def stage_fields(net: nn.Module, image_size: int, in_channels: int) -> dict[str, Field]:
+    """The receptive field of a unit of each stage's output."""
+    layers, stages = trace(net, image_size, in_channels), cast(tuple[str, ...], net.stages)
+    last = {stage: [row for row in layers if f"{row.name}.".startswith(f"{stage}.")][-1] for stage in stages}
+    return {name: Field(row.receptive_field, row.effective_stride, row.first_centre) for name, row in last.items()}
 
 
 def count_params(net: nn.Module) -> int:
@@ -79,12 +97,12 @@ class _Tracer(fx.Interpreter):
     def __init__(self, net: nn.Module) -> None:
         super().__init__(symbolic(net), garbage_collect_values=False)
         self.layers: list[Layer] = []
-        self._fields: dict[fx.Node, _Field] = {}
+        self._fields: dict[fx.Node, Field] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
         sources = [self._fields[source] for source in n.all_input_nodes]
-        field = max(sources, key=lambda f: f.size, default=_Field())
+        field = max(sources, key=lambda f: f.size, default=Field())
         if n.op == "call_module":
             module = self.submodules[str(n.target)]
             field = _through(module, field, self.env[n.all_input_nodes[0]])
@@ -94,10 +112,11 @@ class _Tracer(fx.Interpreter):
         self._fields[n] = field
         return value
 
-    def _note(self, name: str, kind: str, value: Tensor, module: nn.Module | None, field: _Field) -> None:
+    def _note(self, name: str, kind: str, value: Tensor, module: nn.Module | None, field: Field) -> None:
         params = count_params(module) if module else 0
         macs = _macs(module, value) if module else 0
-        self.layers.append(Layer(name, kind, tuple(value.shape[1:]), params, macs, field.size, field.stride))
+        seen = (field.size, field.stride, field.centre)
+        self.layers.append(Layer(name, kind, tuple(value.shape[1:]), params, macs, *seen))
 
     def _join_name(self, n: fx.Node) -> str:
         """The module in whose forward the branches meet; fx keeps the innermost one last."""
@@ -110,7 +129,7 @@ def kind_of(module: nn.Module) -> str:
     """What a person calls this layer, e.g. `conv 3×3`, `conv 3×3 /2`, `max-pool 2×2`."""
     if isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
         name = {nn.Conv2d: "conv", nn.MaxPool2d: "max-pool", nn.AvgPool2d: "avg-pool"}[type(module)]
-        kernel, stride, dilation = _geometry(module)
+        kernel, stride, dilation, _ = _geometry(module)
         step = f" /{stride}" if stride > 1 and isinstance(module, nn.Conv2d) else ""
         holes = f" dilated {dilation}" if dilation > 1 else ""
         return f"{name} {kernel}×{kernel}{step}{holes}"
@@ -118,17 +137,18 @@ def kind_of(module: nn.Module) -> str:
     return names.get(type(module).__name__, type(module).__name__.lower())
 
 
-def _through(module: nn.Module, field: _Field, x_NCHW: Tensor) -> _Field:
+def _through(module: nn.Module, field: Field, x_NCHW: Tensor) -> Field:
     if isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
         return field.after(*_geometry(module))
     if isinstance(module, GlobalMaxPool):
-        return field.after(x_NCHW.shape[2], x_NCHW.shape[2], 1)
+        return field.after(x_NCHW.shape[2], x_NCHW.shape[2], 1, 0)
     return field
 
 
-def _geometry(module: nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d) -> tuple[int, int, int]:
-    """Kernel, stride and dilation of a layer whose window is square."""
-    return (_side(module.kernel_size), _side(module.stride), _side(getattr(module, "dilation", 1)))
+def _geometry(module: nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d) -> tuple[int, int, int, int]:
+    """Kernel, stride, dilation and padding of a layer whose window is square."""
+    dilation = _side(getattr(module, "dilation", 1))
+    return _side(module.kernel_size), _side(module.stride), dilation, _side(module.padding)
 
 
 def _side(value: Any) -> int:

@@ -90,7 +90,7 @@ def _shown(mistake: Mistake, images_NHWC: np.ndarray) -> Shown:
 
 
 def _strip(maps: Sequence[ClassMap], image_HWC: np.ndarray, classes: Sequence[str], kind: str) -> Strip:
-    pictures = [data_uri(overlay(image_HWC, m.values_HW, MAP_SIZE)) if m.values_HW.size > 1 else None for m in maps]
+    pictures = [data_uri(overlay(image_HWC, m.values_HW, MAP_SIZE)) if m.shows_a_place else None for m in maps]
     layers = [m.layer for m in maps]
     return Strip(classes[maps[0].target], kind, tuple(zip(layers, pictures, strict=True)))
 
