@@ -52,3 +52,43 @@ def test_calibration_error_known_answers() -> None:
 def test_mistakes_come_most_confident_first() -> None:
     logits = np.array([[5, 0], [1, 0], [0, 3], [9, 0]], dtype=np.float32)
     assert metrics.mistakes(logits, np.array([1, 1, 1, 0]), 5).tolist() == [0, 1]
+
+
+def test_right_answers_come_least_confident_first() -> None:
+    logits = np.array([[5, 0], [1, 0], [0, 3], [9, 0]], dtype=np.float32)
+    assert metrics.unsure(logits, np.array([0, 0, 1, 1]), 2).tolist() == [1, 2]
+
+
+def test_top_k_is_sklearns_and_ties_are_no_hits() -> None:
+    for k in (1, 2, 5):
+        theirs = sk.top_k_accuracy_score(LABELS, LOGITS, k=k, labels=range(6))
+        assert metrics.top_k_accuracy(LOGITS, LABELS, k) == pytest.approx(theirs)
+    assert metrics.top_k_accuracy(np.zeros((4, 6)), np.zeros(4, int), 5) == 0
+
+
+def test_reliability_bins_by_hand() -> None:
+    """Probabilities 0.5, 0.9, 0.95: with ten bins the last two share one, and a sure 1.0 belongs to it as well."""
+    probability = np.array([[0.5, 0.5], [0.1, 0.9], [0.95, 0.05], [1 - 1e-12, 1e-12]])
+    bins = metrics.reliability(np.log(probability), np.array([0, 1, 1, 0]), bins=10)
+    assert [(b.low, b.high, b.images, b.accuracy) for b in bins] == [(0.5, 0.6, 1, 1.0), (0.9, 1.0, 3, 2 / 3)]
+    assert bins[1].confidence == pytest.approx((0.9 + 0.95 + 1) / 3)
+
+
+def test_temperature_undoes_what_was_done() -> None:
+    """Labels drawn from softmax(logits): their temperature is 1, and c for logits that were multiplied by c."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(20_000, 5)) * 2
+    labels = (metrics.softmax(logits).cumsum(1) > rng.random((20_000, 1))).argmax(1)
+    for factor in (1.0, 0.3, 4.0):
+        assert metrics.fit_temperature(logits * factor, labels) == pytest.approx(factor, rel=0.03)
+    surer = logits * 4
+    assert metrics.expected_calibration_error(surer, labels) > 0.1
+    assert metrics.expected_calibration_error(metrics.cross_fitted(surer, labels), labels) < 0.02
+
+
+def test_cross_fitting_never_looks_at_the_images_it_changes() -> None:
+    changed = LABELS.copy()
+    changed[::2] = LOGITS[::2].argmax(1)  # the even images are all right now: only the odd ones' logits may notice
+    before, after = metrics.cross_fitted(LOGITS, LABELS), metrics.cross_fitted(LOGITS, changed)
+    assert np.array_equal(before[::2], after[::2])
+    assert not np.allclose(before[1::2], after[1::2])

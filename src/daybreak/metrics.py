@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import minimize_scalar
 
 
 def softmax(logits_NK: np.ndarray) -> np.ndarray:
@@ -30,13 +31,61 @@ def confusion_matrix(logits_NK: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
     return np.bincount(labels_N * k + logits_NK.argmax(1), minlength=k * k).reshape(k, k)
 
 
+def top_k_accuracy(logits_NK: np.ndarray, labels_N: np.ndarray, k: int) -> float:
+    """The share of images whose label is among the k highest logits; ties count against the label."""
+    own_N1 = logits_NK[np.arange(len(labels_N)), labels_N][:, None]
+    return float(((logits_NK >= own_N1).sum(1) <= k).mean())
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """Images whose highest probability lies between `low` and `high`: how sure the net was, how often it was right."""
+
+    low: float
+    high: float
+    images: int
+    confidence: float
+    accuracy: float
+
+
+def reliability(logits_NK: np.ndarray, labels_N: np.ndarray, bins: int = 15) -> list[ReliabilityBin]:
+    """The bins that have images, of equal width in confidence (Guo et al. 2017, eq. 1 and 2)."""
+    probability_NK = softmax(logits_NK)
+    confidence_N, right_N = probability_NK.max(1), probability_NK.argmax(1) == labels_N
+    bin_N = np.minimum((confidence_N * bins).astype(int), bins - 1)
+    counts = np.bincount(bin_N, minlength=bins)
+    confidence, accuracy = (np.bincount(bin_N, v, bins) / np.maximum(counts, 1) for v in (confidence_N, right_N))
+    return [
+        ReliabilityBin(b / bins, (b + 1) / bins, int(counts[b]), float(confidence[b]), float(accuracy[b]))
+        for b in range(bins)
+        if counts[b]
+    ]
+
+
 def expected_calibration_error(logits_NK: np.ndarray, labels_N: np.ndarray, bins: int = 15) -> float:
     """ECE (Guo et al. 2017, eq. 3): mean gap between confidence and accuracy over equal-width bins of confidence."""
-    probability_NK = softmax(logits_NK)
-    confidence, correct = probability_NK.max(1), probability_NK.argmax(1) == labels_N
-    bin_N = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = np.bincount(bin_N, correct - confidence, minlength=bins)
-    return float(np.abs(gaps).sum() / len(labels_N))
+    gaps = [b.images * abs(b.accuracy - b.confidence) for b in reliability(logits_NK, labels_N, bins)]
+    return sum(gaps) / len(labels_N)
+
+
+def fit_temperature(logits_NK: np.ndarray, labels_N: np.ndarray) -> float:
+    """The T in [1/20, 20] for which softmax(logits / T) has the least cross-entropy (Guo et al. 2017, section 4.2).
+    Above one: the net is surer than it should be."""
+    found = minimize_scalar(
+        lambda log_t: cross_entropy(logits_NK / np.exp(log_t), labels_N), bounds=(-np.log(20), np.log(20)),
+        method="bounded", options={"xatol": 1e-4},
+    )  # fmt: skip
+    return float(np.exp(found.x))
+
+
+def cross_fitted(logits_NK: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
+    """The logits over a temperature; that of each half of the images (even, odd) is fitted on the other half, so that
+    what is judged has not been fitted."""
+    scaled_NK = logits_NK.astype(np.float64)
+    for mine, other in ((slice(0, None, 2), slice(1, None, 2)), (slice(1, None, 2), slice(0, None, 2))):
+        if len(labels_N[other]):
+            scaled_NK[mine] /= fit_temperature(logits_NK[other], labels_N[other])
+    return scaled_NK
 
 
 @dataclass(frozen=True)
@@ -71,3 +120,10 @@ def mistakes(logits_NK: np.ndarray, labels_N: np.ndarray, n: int) -> np.ndarray:
     predicted_N = probability_NK.argmax(1)
     wrong = np.flatnonzero(predicted_N != labels_N)
     return wrong[np.argsort(-probability_NK[wrong, predicted_N[wrong]], kind="stable")][:n]
+
+
+def unsure(logits_NK: np.ndarray, labels_N: np.ndarray, n: int) -> np.ndarray:
+    """Indices of correctly classified images, the least confident first."""
+    probability_NK = softmax(logits_NK)
+    right = np.flatnonzero(probability_NK.argmax(1) == labels_N)
+    return right[np.argsort(probability_NK[right].max(1), kind="stable")][:n]
