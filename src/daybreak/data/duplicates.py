@@ -1,0 +1,84 @@
+"""Images of the test part that are, as good as, in the training part: a test on them flatters.
+
+Two steps. A perceptual hash (Zauner 2010) finds candidates among all pairs: the signs of the 8×8 lowest frequencies of
+the grey image about their median, 64 bits that scaling, JPEG and brightness hardly change; mirrored test images are
+hashed too. Then the pixels decide: the correlation of the two images, which no brightness or contrast changes.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.fft import dctn
+
+from daybreak.data.dataset import Dataset, Pixels
+
+SIDE, LOW = 32, 8  # px of the grey image, lowest frequencies kept in each direction
+MOST_BITS = 10  # that may differ between candidates
+LEAST_CORRELATION = 0.95
+MOST_EACH = 32  # candidates for one test image: images of one colour would all be candidates of each other
+BLOCK = 128  # test images compared with all training images at once
+
+Hashes = npt.NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class Duplicate:
+    """A test image and the training image that it repeats."""
+
+    test: int
+    train: int
+    correlation: float  # of the pixels
+    mirrored: bool
+    same_label: bool
+
+
+def near_duplicates(dataset: Dataset) -> list[Duplicate]:
+    """Each test image with a (near-)duplicate in the training part, with the closest one; the closest pairs first."""
+    train, test = dataset.train, dataset.test
+    known, found = perceptual_hashes(train.images_NHWC), dict[int, Duplicate]()
+    for mirrored in (False, True):
+        images = test.images_NHWC[:, :, ::-1] if mirrored else test.images_NHWC
+        for i, j in candidates(perceptual_hashes(images), known):
+            r = correlation(images[i], train.images_NHWC[j])
+            if r >= LEAST_CORRELATION and (i not in found or r > found[i].correlation):
+                found[i] = Duplicate(i, j, r, mirrored, bool(test.labels_N[i] == train.labels_N[j]))
+    return sorted(found.values(), key=lambda d: -d.correlation)
+
+
+def perceptual_hashes(images_NHWC: Pixels) -> Hashes:
+    """64 bits an image, (N,). An image of one colour has no structure; such images look alike to the hash."""
+    bits = [_low_frequency_signs(images_NHWC[at : at + 4096]) for at in range(0, len(images_NHWC), 4096)]
+    packed = np.packbits(np.concatenate(bits) if bits else np.zeros((0, 64), bool), axis=1)
+    return packed.view(">u8")[:, 0].astype(np.uint64)
+
+
+def candidates(test_N: Hashes, train_M: Hashes) -> Iterator[tuple[int, int]]:
+    """The pairs (test, train) whose hashes differ in few bits; at most MOST_EACH for a test image."""
+    for at in range(0, len(test_N), BLOCK):
+        differing_BM = np.bitwise_count(test_N[at : at + BLOCK, None] ^ train_M)
+        for i in np.flatnonzero((differing_BM <= MOST_BITS).any(1)):
+            nearest = np.argsort(differing_BM[i], kind="stable")[:MOST_EACH]
+            yield from ((at + int(i), int(j)) for j in nearest if differing_BM[i, j] <= MOST_BITS)
+
+
+def correlation(a_HWC: Pixels, b_HWC: Pixels) -> float:
+    """Pearson's, over all pixels and channels; 1 for images of one colour that are equal, 0 for those that are not."""
+    a, b = (image.astype(np.float64).ravel() - image.mean() for image in (a_HWC, b_HWC))
+    length = float(np.sqrt((a @ a) * (b @ b)))
+    return float(a @ b) / length if length else float(np.array_equal(a_HWC, b_HWC))
+
+
+def _low_frequency_signs(images_NHWC: Pixels) -> npt.NDArray[np.bool_]:
+    grey = images_NHWC.mean(3, dtype=np.float32)
+    low = dctn(_shrunk(grey), axes=(1, 2), norm="ortho")[:, :LOW, :LOW].reshape(len(grey), -1)
+    return low > np.median(low[:, 1:], axis=1, keepdims=True)  # without the mean brightness
+
+
+def _shrunk(grey_NHW: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """To SIDE px by the mean over whole blocks; the few pixels that are left over at the far borders do not matter."""
+    step = max(1, grey_NHW.shape[1] // SIDE)
+    side = grey_NHW.shape[1] // step
+    blocks = grey_NHW[:, : side * step, : side * step].reshape(len(grey_NHW), side, step, side, step)
+    return np.asarray(blocks.mean((2, 4)), np.float32)
