@@ -252,7 +252,7 @@ def test_a_norm_that_turns_signs_stays_behind_its_pool() -> None:
     """max(-x) is not -max(x)."""
     torch.manual_seed(0)
     net = build_net(ModelConfig(name="sprint", width=0.25), 10, 3).eval()
-    norm = net.get_submodule("layer1.norm1")
+    norm = net.get_submodule("layer1.norm")
     nn.init.constant_(norm.weight, -1.0)  # type: ignore[arg-type]
     images = torch.randn(4, 3, 32, 32)
     folded = fold_batch_norms(net)

@@ -73,13 +73,13 @@ def test_global_max_pool_is_max_pool_four_at_four() -> None:
 
 def test_the_channels_of_the_sprint_net_can_be_chosen() -> None:
     net = build_net(ModelConfig(name="sprint", channels=(48, 32, 16)), 10, 3)
-    assert [net.get_submodule(f"layer{i}.conv2").out_channels for i in (1, 2, 3)] == [48, 32, 16]
+    assert [net.get_submodule(f"layer{i}.residual.conv").out_channels for i in (1, 2, 3)] == [48, 32, 16]
     with pytest.raises(UsageError, match="channels"):
         override(RECIPES["sprint"], {"model.channels": [48, 0, 16]})
 
 
 def test_sprint_starts_as_the_identity_where_it_has_channels() -> None:
-    conv = net_of("sprint").layer1.conv1
+    conv = net_of("sprint").layer1.conv
     x = torch.randn(1, 24, 9, 9)
     assert torch.allclose(conv(x)[:, :24], x, atol=1e-6)
 

@@ -1,12 +1,12 @@
-"""sprint: the speed net, after airbench94 (Jordan 2024).
+"""sprint: the speed net, after airbench94 (Jordan 2024), with a residual round the second convolution of each group.
 
 Shapes for a 32×32 colour image with its channels (1,972,792 parameters, 118 million multiply-adds):
 
     whiten  fixed 2×2 convolution 3→24, no padding; its bias is trained      24 × 31 × 31
     prep    activation                                                       24 × 31 × 31
-    layer1  conv→64,  max-pool, BN, act, conv→64,  BN, act                   64 × 15 × 15
-    layer2  conv→256, max-pool, BN, act, conv→256, BN, act                  256 ×  7 ×  7
-    layer3  conv→256, max-pool, BN, act, conv→256, BN, act                  256 ×  3 ×  3
+    layer1  conv→64,  max-pool, BN, act, + residual (conv, BN, act)          64 × 15 × 15
+    layer2  conv→256, max-pool, BN, act, + residual (conv, BN, act)         256 ×  7 ×  7
+    layer3  conv→256, max-pool, BN, act, + residual (conv, BN, act)         256 ×  3 ×  3
     pool    max over what is left                                           256
     head    linear without bias, divided by its input width                  10
 
@@ -14,11 +14,13 @@ The whitening filters are the eigenvectors of 2×2 image patches, each with its 
 (Page 2019). Batch-norm scales stay at one, convolutions start as the identity as far as they have channels.
 """
 
+from collections import OrderedDict
+
 import torch
 from torch import Tensor, nn
 
 from daybreak.config import ModelConfig
-from daybreak.models.layers import ACTIVATIONS, GlobalMaxPool, Scale, conv3x3, named
+from daybreak.models.layers import ACTIVATIONS, GlobalMaxPool, Residual, Scale, conv3x3, named
 
 WHITEN_KERNEL = 2
 WHITEN_PATCHES = 5_000_000  # of 5,000 images of 32 px: more than enough for a 12×12 covariance
@@ -69,10 +71,10 @@ def whitening_filters(images_NCHW: Tensor, kernel: int, eps: float = 5e-4) -> Te
 
 
 def group(c_in: int, c_out: int, act: type[nn.Module]) -> nn.Sequential:
+    residual = Residual(OrderedDict(conv=identity_conv(c_out, c_out), norm=bias_norm(c_out), act=act()))
     return named(
-        conv1=identity_conv(c_in, c_out), pool=nn.MaxPool2d(2), norm1=bias_norm(c_out), act1=act(),
-        conv2=identity_conv(c_out, c_out), norm2=bias_norm(c_out), act2=act(),
-    )  # fmt: skip
+        conv=identity_conv(c_in, c_out), pool=nn.MaxPool2d(2), norm=bias_norm(c_out), act=act(), residual=residual
+    )
 
 
 def identity_conv(c_in: int, c_out: int) -> nn.Conv2d:
