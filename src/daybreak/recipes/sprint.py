@@ -17,7 +17,7 @@ DATASET = "CIFAR-10 (JPEG q75)"
 
 
 # Full size is what teaches most and what costs most: long runs spend more of their steps on it.
-SHORT = (Stage(until=0.3, scale=0.625), Stage(until=0.6, scale=0.75), Stage(until=1.0, scale=1.0))
+SHORT = (Stage(until=0.35, scale=0.625), Stage(until=0.65, scale=0.75), Stage(until=1.0, scale=1.0))
 LONG = (Stage(until=0.2, scale=0.625), Stage(until=0.4, scale=0.75), Stage(until=1.0, scale=1.0))
 
 
