@@ -9,6 +9,7 @@ import argparse
 import json
 import math
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -46,8 +47,9 @@ OPEN = "import json, sys; from daybreak.data import open_dataset; print(json.dum
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data")
-    data = parser.parse_args().data
-    dataset = open_dataset(data)
+    parser.add_argument("--run", type=Path, help="also time the report of this run")
+    arguments = parser.parse_args()
+    data, dataset = arguments.data, open_dataset(arguments.data)
     found = {
         "dataset": dataset.title,
         "opening": opening(data),
@@ -59,6 +61,7 @@ def main() -> None:
         "hardware": describe_hardware(CPU),
         "versions": versions(),
     }
+    found |= {"report": report(arguments.run)} if arguments.run else {}
     folder = RECORDS / f"{time.strftime('%Y-%m-%d')}_parts"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "parts.json").write_text(json.dumps(found, indent=2) + "\n")
@@ -229,6 +232,22 @@ def maps(name: str, repeats: int = 5) -> dict[str, Any]:
         "captum_ms": median(p[1] for p in pairs) * 1e3,
         "ratio": float(np.median([b / a for a, b in pairs])),
         "thousand_images_last_stage_seconds": median(timed(thousand)[0] for _ in range(3)),
+    }
+
+
+def report(run: Path) -> dict[str, Any]:
+    """Seconds and peak memory of `daybreak report` on a finished run, process start included, and the page's size."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    words = [sys.executable, "-m", "daybreak.cli", "report", str(run)]
+    seconds, _ = timed(lambda: subprocess.run(words, check=True, capture_output=True))
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    assert peak > before, "an earlier child took more memory: the report's cannot be told"
+    images = len(RunDirectory.open(run).predictions().labels)
+    return {
+        "test_images": images,
+        "seconds": seconds,
+        "peak_rss_bytes": 1024 * peak,
+        "page_bytes": (run / "report.html").stat().st_size,
     }
 
 

@@ -5,6 +5,7 @@
 Nothing in between the markers is written by hand; a test holds it equal to the records.
 """
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,32 @@ def rows() -> list[Row]:
 def table(found: list[Row]) -> str:
     """The results as Markdown."""
     head = "| run | data | accuracy (TTA) | training | n | hardware | date and record |"
-    return "\n".join([head, "| --- " * 7 + "|", *(line(row) for row in found)]) + "\n"
+    return "\n".join([head, "| --- " * 7 + "|", *(line(row) for row in found), *map(against_anchor, series())]) + "\n"
+
+
+def series() -> list[Path]:
+    """The records in which recipes alternated with their anchor."""
+    return [path.parent for path in sorted(RECORDS.glob("*/ratio.json"))]
+
+
+def against_anchor(folder: Path) -> str:
+    """What the recipes of one series took as a share of the anchor's time, with and without kept memory."""
+    found = json.loads((folder / "ratio.json").read_text())
+    (plain, anchor), (kept, anchor_kept) = found["anchors"].items()
+    text = f"\nIn the same series, alternating: {plain} in plain eager PyTorch took {seconds_of(anchor)} for "
+    text += (
+        f"{100 * anchor['test_acc_tta']['mean']:.2f} % (n = {anchor['n']}); {seconds_of(anchor_kept)} where it keeps "
+    )
+    text += f"freed memory as daybreak does (n = {anchor_kept['n']}). "
+    text += "; ".join(
+        f"`{name}` takes {row['ratio_to'][plain]:.3f} of the first, {row['ratio_to'][kept]:.3f} of the second"
+        for name, row in found["recipes"].items()
+    )
+    return f"{text}. [Record]({folder.relative_to(ROOT).as_posix()}), by `python benchmarks/anchor.py`."
+
+
+def seconds_of(figures: Row) -> str:
+    return f"{figures['train_seconds']['mean']:.0f} s"
 
 
 def line(row: Row) -> str:

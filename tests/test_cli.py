@@ -319,7 +319,7 @@ def test_inspect(what: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("inspect", what, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert set(found) == {"name", "image_size", "params", "macs", "layers"}
-    row = {"name", "kind", "output_shape", "params", "macs", "receptive_field", "effective_stride"}
+    row = {"name", "kind", "output_shape", "params", "macs", "receptive_field", "effective_stride", "first_centre"}
     assert all(set(layer) == row for layer in found["layers"])
     assert call("inspect", what) == 0
     text = capsys.readouterr().out
@@ -509,7 +509,7 @@ def test_run_object(trained: Path) -> None:
 
 def test_what_import_daybreak_offers() -> None:
     assert set(db.__all__) <= set(dir(db))
-    functions = ["load", "train", "inspect", "open_dataset"]
+    functions = ["load", "train", "inspect", "open_dataset", "bench", "compare", "samples"]
     code = f"""
 import pkgutil, daybreak
 modules = [__import__(m.name) for m in pkgutil.walk_packages(daybreak.__path__, "daybreak.")]

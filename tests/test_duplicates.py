@@ -12,11 +12,10 @@ from daybreak.data.duplicates import correlation, near_duplicates, perceptual_ha
 
 
 @pytest.fixture(scope="module")
-def cifar() -> Dataset:
+def few(cifar: Dataset) -> Dataset:
     """500 training and 200 test images, none of which repeats another."""
-    whole = open_dataset("cifar10-jpeg")
-    train, test = (part(split, n) for split, n in ((whole.train, 500), (whole.test, 200)))
-    return replace(whole, train=train, test=test)
+    train, test = (part(split, n) for split, n in ((cifar.train, 500), (cifar.test, 200)))
+    return replace(cifar, train=train, test=test)
 
 
 def part(split: Split, n: int) -> Split:
@@ -39,23 +38,23 @@ KINDS = ("the same", "brighter", "less contrast", "smaller and back", "mirrored"
 
 
 @pytest.mark.cifar
-def test_planted_duplicates_are_found_with_their_partner(cifar: Dataset) -> None:
-    images, planted = cifar.test.images_NHWC.copy(), {}
+def test_planted_duplicates_are_found_with_their_partner(few: Dataset) -> None:
+    images, planted = few.test.images_NHWC.copy(), {}
     for n in range(50):
         planted[4 * n] = 7 * n
-        images[4 * n] = worked_on(cifar.train.images_NHWC[7 * n], KINDS[n % 5])
-    found = near_duplicates(replace(cifar, test=replace(cifar.test, images_NHWC=images)))
+        images[4 * n] = worked_on(few.train.images_NHWC[7 * n], KINDS[n % 5])
+    found = near_duplicates(replace(few, test=replace(few.test, images_NHWC=images)))
     assert {d.test: d.train for d in found} == planted
     assert {d.test for d in found if d.mirrored} == {4 * n for n in range(50) if n % 5 == 4}
     assert [d.correlation for d in found] == sorted((d.correlation for d in found), reverse=True)
     assert found[0].correlation == pytest.approx(1)
-    same = cifar.test.labels_N[[d.test for d in found]] == cifar.train.labels_N[[d.train for d in found]]
+    same = few.test.labels_N[[d.test for d in found]] == few.train.labels_N[[d.train for d in found]]
     assert [d.same_label for d in found] == same.tolist()
 
 
 @pytest.mark.cifar
-def test_unlike_images_are_no_duplicates(cifar: Dataset) -> None:
-    assert near_duplicates(cifar) == []
+def test_unlike_images_are_no_duplicates(few: Dataset) -> None:
+    assert near_duplicates(few) == []
 
 
 def test_images_of_one_colour_are_compared_by_their_pixels() -> None:

@@ -13,7 +13,8 @@ HOUSE = [
     "errors", "config", "recipes", "clock", "device", "schedule", "data.dataset", "augment", "data", "data.loader",
     "models.layers", "models.page", "models.sprint", "models", "models.trace", "models.fold", "optim", "metrics",
     "inference", "run", "signals", "pace", "session", "compilation", "steplog", "outcome", "training", "choice",
-    "latency", "record", "dawn", "evaluate", "maps", "explain", "inspection", "predict", "gallery", "report", "api",
+    "latency", "record", "dawn", "evaluate", "comparison", "label_errors", "maps", "explain", "views", "faithfulness",
+    "inspection", "predict", "gallery", "report", "notebook", "api",
     "benchmark", "progress", "show", "demo", "cli",
 ]  # fmt: skip
 FILES = sorted(SOURCE.rglob("*.py"))

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from daybreak.config import ModelConfig, override
 from daybreak.inference import tta_views
+from daybreak.models.layers import Residual
 from daybreak.models.page import PageNet
 from daybreak.models.sprint import SprintNet, whitening_filters
 from daybreak.optim import build_optimizer
@@ -82,6 +83,9 @@ def params(net: nn.Module) -> int:
 def airbench_and_sprint(seed: int = 0) -> tuple[Any, SprintNet]:
     torch.manual_seed(seed)
     theirs, ours = airbench94_muon.Net(), SprintNet(ModelConfig(name="sprint", activation="gelu"), 10, 3)
+    for module in ours.modules():
+        if isinstance(module, Residual):
+            module.__class__ = nn.Sequential  # airbench's groups have no residual
     copy_weights(theirs, ours)
     return theirs, ours
 

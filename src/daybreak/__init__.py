@@ -13,12 +13,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from daybreak import recipes
-    from daybreak.api import Run, inspect, load, open_dataset, train
+    from daybreak.api import Run, compare, inspect, load, open_dataset, samples, train
     from daybreak.benchmark import bench
     from daybreak.errors import DaybreakError
 
 __version__ = version("daybreak")
-__all__ = ["DaybreakError", "Run", "__version__", "bench", "inspect", "load", "open_dataset", "recipes", "train"]
+__all__ = [
+    "DaybreakError",
+    "Run",
+    "__version__",
+    "bench",
+    "compare",
+    "inspect",
+    "load",
+    "open_dataset",
+    "recipes",
+    "samples",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

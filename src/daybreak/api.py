@@ -9,26 +9,30 @@ from typing import Any
 
 import numpy as np
 
-from daybreak import choice
+from daybreak import choice, notebook
 from daybreak.clock import Stopwatch
+from daybreak.comparison import Comparison
+from daybreak.comparison import compare as compare_runs
 from daybreak.config import Device, Recipe, Tta
-from daybreak.data import open_dataset
+from daybreak.data import Dataset, open_dataset
 from daybreak.device import pick_device, synchronizer
 from daybreak.errors import UsageError
 from daybreak.evaluate import Evaluation, Mistake, evaluate, image_index, run_dataset
-from daybreak.explain import Question, class_numbers, explain
-from daybreak.gallery import draw_files, draw_mistakes
+from daybreak.explain import ClassMap, Question
+from daybreak.gallery import answers, draw_files, draw_mistakes
 from daybreak.inspection import Inspection
 from daybreak.inspection import inspect as inspect_net
+from daybreak.label_errors import find_suspects
 from daybreak.maps import Method
+from daybreak.notebook import Gallery
 from daybreak.predict import predict
 from daybreak.recipes import get_recipe
-from daybreak.report import figures, write_report
+from daybreak.report import figures, write_comparison, write_report
 from daybreak.run import RunDirectory, default_path
 from daybreak.session import OnEvent
 from daybreak.training import train as train_run
 
-__all__ = ["Run", "inspect", "load", "open_dataset", "train"]
+__all__ = ["Run", "compare", "inspect", "load", "open_dataset", "samples", "train"]
 
 
 class Run:
@@ -82,13 +86,19 @@ class Run:
         Raises:
             UsageError: there is no such image, stage or class; what there is is listed.
         """
-        test, classifier = run_dataset(self.directory).test, self.directory.classifier()
-        at = image_index(index, len(test.labels_N))
-        image, true_N = np.asarray(test.images_NHWC[[at]]), np.asarray(test.labels_N[[at]])
-        predicted_N = classifier.logits(image).argmax(1)
-        target_N = class_numbers(target, self.classes, predicted_N, true_N)
-        against_N = None if against is None else class_numbers(against, self.classes, predicted_N, true_N)
-        return explain(classifier, image, target_N[:, None], Question([layer], method), against_N)[0].values_HW
+        _, (found,) = self._maps(index, Question([layer], method, target, against))
+        return found.values_HW
+
+    def gallery(self, n: int = 12) -> Gallery:
+        """The most confident wrong answers as pictures, for a notebook."""
+        return notebook.of_mistakes(self.mistakes(n), run_dataset(self.directory).test.images_NHWC)
+
+    def maps(
+        self, index: int, target: str = "predicted", method: Method = "grad-cam", against: str | None = None
+    ) -> Gallery:
+        """A test image and its maps at every stage as pictures, for a notebook; arguments as for `cam`."""
+        image, maps = self._maps(index, Question(None, method, target, against))
+        return notebook.of_maps(maps, image, self.classes)
 
     def explain(
         self,
@@ -116,6 +126,18 @@ class Run:
             return draw_files(self.directory, images, question)
         return draw_mistakes(self.directory, n, question, data)
 
+    def suspects(
+        self,
+        folds: int | None = None,
+        budget: float = 60.0,
+        seed: int = 0,
+        data: str | Path | None = None,
+        on_event: OnEvent = lambda event: None,
+    ) -> dict[str, Any]:
+        """Images whose labels are probably wrong, the most suspicious first: "test", and "train" with `folds`, for
+        which as many nets are trained for `budget` seconds each. They stand in the next report."""
+        return find_suspects(self.directory, folds, budget, seed, data, on_event)
+
     def predict(self, *images: str | Path, top: int = 3, tta: Tta = "none") -> list[dict[str, Any]]:
         """Class probabilities of image files or of the images in folders."""
         return predict(self.directory, images, top=top, tta=tta)
@@ -123,6 +145,13 @@ class Run:
     def report(self, data: str | Path | None = None) -> Path:
         """Write the report; returns its path. `data`: where the run's data is now, if it has moved."""
         return write_report(self.directory, data=data)
+
+    def _maps(self, index: int, question: Question) -> tuple[np.ndarray, list[ClassMap]]:
+        """A test image and the answers to a question about it."""
+        test, classifier = run_dataset(self.directory).test, self.directory.classifier()
+        at = image_index(index, len(test.labels_N))
+        image, true_N = np.asarray(test.images_NHWC[[at]]), np.asarray(test.labels_N[[at]])
+        return image[0], answers(classifier, image, question, [question.target or "predicted"], true_N)
 
     def _repr_html_(self) -> str:
         """In a notebook: the line of `repr`, the curves and the confusion matrix."""
@@ -233,6 +262,27 @@ def check_options(epochs: int | None, budget: float | None, target: float | None
 def load(path: str | Path) -> Run:
     """A run made earlier, here or on another machine."""
     return Run(RunDirectory.open(path))
+
+
+def samples(data: str | Path | Dataset, recipe: str | Recipe | None = None, n: int = 12, seed: int = 0) -> Gallery:
+    """Training images as pictures, for a notebook: a few of every class, or with a recipe as its augmentation shows
+    them to the net."""
+    dataset = data if isinstance(data, Dataset) else open_dataset(data)
+    if recipe is None:
+        return notebook.of_dataset(dataset)
+    return notebook.of_augmented(dataset, get_recipe(recipe) if isinstance(recipe, str) else recipe, n, seed)
+
+
+def compare(*runs: "Run | str | Path", out: str | Path | None = None) -> Comparison:
+    """Two runs or more side by side: what differs, what each gets right alone, and whether that is chance.
+
+    Args:
+        out: also write the comparison there, as one HTML file.
+    """
+    found = compare_runs([run.directory if isinstance(run, Run) else RunDirectory.open(run) for run in runs])
+    if out is not None:
+        write_comparison(found, out)
+    return found
 
 
 def inspect(what: str | Path, image_size: int | None = None) -> Inspection:

@@ -16,7 +16,7 @@ from daybreak import api, dawn
 from daybreak.config import Device
 from daybreak.data import Dataset, open_dataset
 from daybreak.device import describe_hardware, pick_device, versions
-from daybreak.errors import NonFiniteError, UsageError
+from daybreak.errors import NonFiniteError, StoppedError, UsageError
 from daybreak.latency import fastest, latencies
 from daybreak.recipes import get_recipe
 from daybreak.record import check_same_setting, evidence, keep_evidence, make_record, write_record
@@ -45,14 +45,6 @@ class Series:
     folder: Path
     device: Device
     latency: bool
-
-
-class SeriesInterruptedError(Exception):
-    """A signal ended a run of the series; what was finished is kept."""
-
-    def __init__(self, signal: int, folder: Path) -> None:
-        super().__init__(f"signal {signal}")
-        self.signal, self.folder = signal, folder
 
 
 def bench(
@@ -140,7 +132,7 @@ def _run_once(series: Series, candidate: Candidate, seed: int, on_event: OnEvent
     with tempfile.TemporaryDirectory(prefix="daybreak-bench-") as scratch:
         run = _train_once(series, candidate, seed, Path(scratch) / "run", on_event)
         if signal := run.summary.get("interrupted"):
-            raise SeriesInterruptedError(signal, series.folder)
+            raise StoppedError(signal, f"the same command with --out {series.folder} goes on")
         keep_evidence(run, kept)
         speed = kept.parent / LATENCY
         if series.latency and run.summary["test_acc"] is not None and not speed.exists():

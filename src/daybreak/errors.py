@@ -6,6 +6,7 @@ are part of the public contract; a new kind of failure takes the code of the par
 
 import difflib
 from collections.abc import Iterable
+from contextlib import suppress
 
 
 class DaybreakError(Exception):
@@ -58,6 +59,14 @@ class NonFiniteError(DaybreakError):
     exit_code, code = 6, "non-finite"
 
 
+class StoppedError(Exception):
+    """A signal ended a training that is part of a larger work; `remark` says what is left of it."""
+
+    def __init__(self, signal: int, remark: str) -> None:
+        super().__init__(f"interrupted; {remark}")
+        self.signal = signal
+
+
 TARGET_MISSED_EXIT_CODE = 8
 
 
@@ -70,5 +79,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 def one_line(text: object) -> str:
     """Text with line breaks and control characters escaped, so that a hostile file name stays one line."""
-    printable = str(text).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    printable = str(text)
+    with suppress(UnicodeEncodeError):  # a lone surrogate that is no byte: not printable, and escaped below
+        printable = printable.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in printable)

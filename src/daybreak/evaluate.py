@@ -107,13 +107,19 @@ class Evaluation:
 
 
 def evaluate(
-    run: RunDirectory, *, data: str | Path | None = None, tta: Tta | None = None, device: Device = "auto"
+    run: RunDirectory,
+    *,
+    data: str | Path | None = None,
+    tta: Tta | None = None,
+    device: Device = "auto",
+    moved_to: str | Path | None = None,
 ) -> Evaluation:
     """Judge a run on its own test images, or on those of other data with the same classes.
 
     Args:
         data: other data; by default what the run was trained on, and then the stored predictions serve.
         tta: test-time augmentation; by default the recipe's.
+        moved_to: where the run's own data is now.
 
     Raises:
         DataError: the data is gone, has changed since the run, or has other classes.
@@ -121,9 +127,13 @@ def evaluate(
     """
     tta = tta or run.recipe.tta
     if data is None and tta in ("none", run.recipe.tta):
-        predictions, title, notes = stored_predictions(run, device), run.summary["dataset"], run.summary["notes"]
+        predictions, title, notes = (
+            stored_predictions(run, device, moved_to),
+            run.summary["dataset"],
+            run.summary["notes"],
+        )
     else:
-        dataset = run_dataset(run) if data is None else other_dataset(run, data)
+        dataset = run_dataset(run, moved_to) if data is None else other_dataset(run, data)
         predictions, title, notes = (
             predict_test(run.classifier(device), dataset.test, tta),
             dataset.title,
@@ -132,11 +142,11 @@ def evaluate(
     return Evaluation(predictions, run.card.classes, tta, title, tuple(notes))
 
 
-def stored_predictions(run: RunDirectory, device: Device = "auto") -> Predictions:
+def stored_predictions(run: RunDirectory, device: Device = "auto", data: str | Path | None = None) -> Predictions:
     """The run's test predictions; made now, and stored if possible, where an interrupted run has none."""
     predictions = run.predictions()
     if predictions is None:
-        predictions = predict_test(run.classifier(device), run_dataset(run).test, run.recipe.tta)
+        predictions = predict_test(run.classifier(device), run_dataset(run, data).test, run.recipe.tta)
         with suppress(StorageError):  # storing is only a shortcut
             run.write_predictions(predictions)
     return predictions

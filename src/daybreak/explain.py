@@ -33,6 +33,12 @@ class ClassMap:
         """A map of one cell says how much, not where."""
         return self.values_HW.size > 1
 
+    def strongest(self, image_size: int) -> tuple[float, float, float, float]:
+        """All that the strongest cell can have seen of the image: left, top, right, bottom in px."""
+        row, column = np.unravel_index(int(self.values_HW.argmax()), self.values_HW.shape)
+        (top, bottom), (left, right) = (self.field.span(int(unit), image_size) for unit in (row, column))
+        return left, top, right, bottom
+
     @property
     def is_empty(self) -> bool:
         """Nothing at this stage speaks for the class."""
@@ -128,12 +134,15 @@ def field_box(m: ClassMap, image_HWC: np.ndarray, image_size: int, size: int = 1
         image_size: side in px at which the net saw the image; the map's receptive field is in those px.
     """
     picture = enlarged(image_HWC, size)
-    row, column = np.unravel_index(int(m.values_HW.argmax()), m.values_HW.shape)
-    scale = size / image_size
-    (top, bottom), (left, right) = (m.field.span(int(unit), image_size) for unit in (row, column))
-    box = [round(v * scale) for v in (left, top, right, bottom)]
-    ImageDraw.Draw(picture).rectangle((box[0], box[1], box[2] - 1, box[3] - 1), outline=BOX_COLOUR, width=2)
+    draw_box(picture, [round(v * size / image_size) for v in m.strongest(image_size)], width=2)
     return picture
+
+
+def draw_box(picture: Image.Image, box: Sequence[int], width: int = 1) -> None:
+    """A frame just inside left, top, right, bottom; at least a pixel."""
+    left, top, right, bottom = box
+    corners = (left, top, max(left, right - 1), max(top, bottom - 1))
+    ImageDraw.Draw(picture).rectangle(corners, outline=BOX_COLOUR, width=width)
 
 
 def enlarged(image_HWC: np.ndarray, size: int) -> Image.Image:

@@ -31,7 +31,7 @@ def draw_mistakes(
     device: Device = "auto",
 ) -> list[Row]:
     """Maps of the `n` most confident mistakes, for the predicted and for the true class unless one is asked for."""
-    wrong = evaluate(run, tta="none", device=device).mistakes(n)
+    wrong = evaluate(run, tta="none", device=device, moved_to=data).mistakes(n)
     images_NHWC = np.asarray(run_dataset(run, data).test.images_NHWC[[m.index for m in wrong]])
     maps = maps_of_mistakes(run.classifier(device), wrong, images_NHWC, question)
     facts = [{"index": m.index, "file": m.file} for m in wrong]
@@ -47,7 +47,7 @@ def maps_of_mistakes(
         [m.predicted for m in wrong], [m.true for m in wrong]
     ))  # fmt: skip
     asked = ["predicted", "true"] if question.target is None else [question.target]
-    return _answers(classifier, images_NHWC, question, asked, predicted_N, true_N)
+    return answers(classifier, images_NHWC, question, asked, true_N, predicted_N)
 
 
 def draw_files(
@@ -57,20 +57,22 @@ def draw_files(
     files = find_images(images)
     pixels_NHWC = read_images(files, run.card.decode)
     classifier = run.classifier(device)
-    predicted_N = classifier.logits(pixels_NHWC).argmax(1)
-    maps = _answers(classifier, pixels_NHWC, question, [question.target or "predicted"], predicted_N, None)
+    maps = answers(classifier, pixels_NHWC, question, [question.target or "predicted"])
     names = [f"{i}-{Path(file).stem}" for i, file in enumerate(files)]
     return draw(run, maps, pixels_NHWC, [{"file": file} for file in files], names, question)
 
 
-def _answers(
+def answers(
     classifier: Classifier,
     images_NHWC: np.ndarray,
     question: Question,
     asked: Sequence[str],
-    predicted_N: np.ndarray,
-    true_N: np.ndarray | None,
+    true_N: np.ndarray | None = None,
+    predicted_N: np.ndarray | None = None,
 ) -> list[ClassMap]:
+    """Maps for each of the asked classes, which are names, "predicted" or "true"."""
+    if predicted_N is None:
+        predicted_N = classifier.logits(images_NHWC).argmax(1)
     numbers = partial(class_numbers, classes=classifier.classes, predicted_N=predicted_N, true_N=true_N)
     against_N = None if question.against is None else numbers(question.against)
     return explain(classifier, images_NHWC, np.stack([numbers(name) for name in asked], 1), question, against_N)
@@ -91,17 +93,22 @@ def draw(
         names: of the images, for their files.
     """
     rows = []
-    against = "" if question.against is None else f"-against-{_safe(question.against)}"
+    against = "" if question.against is None else f"-against-{_numbered(question.against, run.card.classes)}"
     for m in maps:
         target = run.card.classes[m.target]
         row = facts[m.image] | {"layer": m.layer, "method": question.method, "class": target, "path": None}
         if not m.shows_a_place:
             rows.append(row | {"note": f"{m.layer} has shrunk to 1×1: a map of one cell shows no place"})
             continue
-        name = f"{_safe(names[m.image])}-{m.layer}-{question.method}-{m.target}_{_safe(target)}{against}.png"
+        name = f"{_safe(names[m.image])}-{m.layer}-{question.method}-{_numbered(target, run.card.classes)}{against}.png"
         path = run.write_picture(f"{FOLDER}/{name}", overlay(images_NHWC[m.image], m.values_HW, MAP_SIZE))
         rows.append(row | {"path": str(path)} | ({"note": "nothing here speaks for this class"} if m.is_empty else {}))
     return rows
+
+
+def _numbered(name: str, classes: Sequence[str]) -> str:
+    """A class for a file's name; its number tells apart what is left of "C+" and "C#"."""
+    return f"{classes.index(name)}_{_safe(name)}" if name in classes else _safe(name)
 
 
 def _safe(name: str) -> str:

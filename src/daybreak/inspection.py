@@ -1,6 +1,7 @@
 """The layer table of a net: shape, parameters, multiply-adds, receptive field, effective stride."""
 
 from dataclasses import asdict, dataclass
+from html import escape
 from typing import Any
 
 from daybreak.config import ModelConfig
@@ -21,6 +22,19 @@ class Inspection:
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
+
+    def _repr_html_(self) -> str:
+        """In a notebook: the table."""
+        heads = ("layer", "kind", "output", "params", "MACs", "receptive field", "stride")
+        rows = [
+            (row.name, row.kind, "×".join(map(str, row.output_shape)), f"{row.params:,}", f"{row.macs:,}",
+             row.receptive_field, row.effective_stride)
+            for row in self.layers
+        ]  # fmt: skip
+        body = "".join("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
+        head = "".join(f"<th>{name}</th>" for name in heads)
+        total = f"{self.name} at {self.image_size} px: {self.params:,} parameters, {self.macs / 1e6:.1f} million MACs"
+        return f"<p>{escape(total)}</p><table><tr>{head}</tr>{body}</table>"
 
 
 def inspect(

@@ -26,11 +26,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from daybreak.errors import UsageError, nearest
+from daybreak.inference import batch_for
 from daybreak.models import stages_of
 
 Method = Literal["grad-cam", "grad-cam++", "hires-cam", "layer-cam", "score-cam", "eigen-cam"]
 METHODS: tuple[Method, ...] = get_args(Method)
-MASKED_BATCH = 256  # masked images a forward, for Score-CAM
+MASKED_BATCH = 256  # masked images of 32 px a forward, for Score-CAM
 
 
 def class_maps(
@@ -154,8 +155,10 @@ def _grad_cam(a_NKhw: Tensor, g_NKhw: Tensor) -> Tensor:
 
 
 def _grad_cam_pp(a_NKhw: Tensor, g_NKhw: Tensor) -> Tensor:
-    below = 2 + a_NKhw.sum((2, 3), keepdim=True) * g_NKhw  # eq. 19 divided by G², so that small gradients keep digits
-    alpha = torch.where(below == 0, 0, below.reciprocal())
+    # Eq. 19 divided by G², so that small gradients keep their digits. It was made for activations that are not
+    # negative; where others bring the denominator to zero or below, alpha means nothing and weighs nothing.
+    below = 2 + a_NKhw.sum((2, 3), keepdim=True) * g_NKhw
+    alpha = torch.where(below > 1e-3, below.reciprocal(), 0)
     return torch.einsum("nk,nkhw->nhw", (alpha * g_NKhw.relu()).sum((2, 3)), a_NKhw)
 
 
@@ -194,8 +197,9 @@ def _scores_of_masked(
 ) -> Tensor:
     """Scores (K,) of image n, multiplied by each channel of its activations as a mask of its size in [0, 1]."""
     masks_K1HW = F.interpolate(a_Khw[:, None], size=images_NCHW.shape[2:], mode="bilinear", align_corners=False)
+    batch = batch_for(images_NCHW.shape[2], MASKED_BATCH)
     low, high = (f(masks_K1HW, (1, 2, 3), keepdim=True) for f in (torch.amin, torch.amax))
     masks_K1HW = (masks_K1HW - low) / (high - low).clamp(min=1e-12)
-    logits_KL = torch.cat([net(images_NCHW[n] * part) for part in masks_K1HW.split(MASKED_BATCH)])
+    logits_KL = torch.cat([net(images_NCHW[n] * part) for part in masks_K1HW.split(batch)])
     scores_K = logits_KL[:, target_N[n]]
     return scores_K if against_N is None else scores_K - logits_KL[:, against_N[n]]

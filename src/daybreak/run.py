@@ -161,6 +161,10 @@ class RunDirectory:
         except (OSError, EOFError, ValueError, KeyError, BadZipFile, zlib.error) as error:
             raise RunError(path, f"cannot be read ({error})", "remove it; daybreak evaluate makes it again") from None
 
+    def suspects(self) -> dict[str, Any] | None:
+        """What `daybreak suspects` found, or None where nobody has asked."""
+        return self._read_json("suspects.json") if (self.path / "suspects.json").exists() else None
+
     # Writing
 
     def write_config(self, config: Mapping[str, Any]) -> None:
@@ -183,6 +187,9 @@ class RunDirectory:
     def write_predictions(self, predictions: Predictions) -> None:
         with self._beside("predictions.npz") as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **asdict(predictions), indices=np.arange(len(predictions.labels)))
+
+    def write_suspects(self, found: Mapping[str, Any]) -> None:
+        self._write("suspects.json", _json(found))
 
     def write_text(self, name: str, text: str) -> Path:
         """A text file of the run, such as report.html or figures/curves.svg."""

@@ -14,6 +14,7 @@ from rich.table import Table
 from daybreak.errors import one_line
 
 if TYPE_CHECKING:
+    from daybreak.comparison import Comparison
     from daybreak.config import Recipe
     from daybreak.evaluate import Evaluation
     from daybreak.inspection import Inspection
@@ -72,6 +73,37 @@ def maps(rows: list[dict[str, Any]]) -> None:
             print(row["path"])
     for remark in {row["note"] for row in rows if not row["path"]}:
         print(f"note: {remark}", file=sys.stderr)
+
+
+def comparison(found: "Comparison", page: Path) -> None:
+    table = _table("run", "recipe", "seed:", "test:", "with TTA:", "seconds:")
+    for run, label in zip(found.runs, found.labels, strict=True):
+        s = run.summary
+        tta = "–" if s["test_acc_tta"] is None else f"{s['test_acc_tta']:.2%}"
+        accuracy = "–" if s["test_acc"] is None else f"{s['test_acc']:.2%}"
+        table.add_row(_name(label), s["recipe"], str(s["seed"]), accuracy, tta, f"{s['train_seconds']:.1f}")
+    console.print(table)
+    for key, values in found.differences:
+        console.print(f"{key}: {' | '.join(map(one_line, values))}", highlight=False, markup=False)
+    for pair in found.pairs:
+        first, other = found.labels[0], found.labels[pair.other]
+        console.print(
+            f"right alone: {one_line(first)} {pair.test.only_first}, {one_line(other)} {pair.test.only_second} "
+            f"(McNemar's exact test: p = {pair.test.p_value:.3g})", highlight=False, markup=False,
+        )  # fmt: skip
+    print(page)
+
+
+def suspects(found: dict[str, Any], shown: int = 20) -> None:
+    """How many labels are probably wrong in each part, and the most suspicious."""
+    for part in ("test", "train"):
+        if part in found:
+            rows = found[part]
+            console.print(f"{part}: {len(rows)} labels are probably wrong", highlight=False)
+            table = _table("image", "labelled", "looks like", "label's probability:")
+            for row in rows[:shown]:
+                table.add_row(*map(_name, (row["file"], row["given"], row["suggested"])), f"{row['quality']:.1%}")
+            console.print(table)
 
 
 def inspection(found: "Inspection") -> None:

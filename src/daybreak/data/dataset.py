@@ -90,3 +90,8 @@ class Pictures:
     decode: DecodeSpec
     images: Callable[[Indices], Iterator[Pixels]]
     notes: tuple[str, ...] = ()
+
+
+def images_a_block(images_NHWC: Pixels, at_32_px: int = 4096) -> int:
+    """How many images to take at a time where work on them takes memory: `at_32_px` of 32 px, fewer of larger ones."""
+    return max(1, min(at_32_px, at_32_px * 32**2 // (images_NHWC.shape[1] * images_NHWC.shape[2])))

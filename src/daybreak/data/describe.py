@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from daybreak.data.dataset import Dataset, Pixels, Split
+from daybreak.data.dataset import Dataset, Pixels, Split, images_a_block
 from daybreak.errors import StorageError, one_line
 
-BLOCK = 4096
 SHEET_CLASSES, SHEET_IMAGES, SHEET_SIDE, SHEET_LABEL, SHEET_GAP = 20, 10, 64, 180, 4
 
 
@@ -27,7 +26,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
     train_digests, test_digests = (_digests(split.images_NHWC) for _, split in _parts(dataset))
     seen_in_train = set(train_digests)
     conflicts = _conflicts(dataset, train_digests + test_digests)
-    mean_C, std_C = _mean_and_std(dataset.train.images_NHWC)
+    mean_C, std_C = mean_and_std(dataset.train.images_NHWC)
     return {
         "name": dataset.name,
         "title": dataset.title,
@@ -94,13 +93,14 @@ def _conflicts(dataset: Dataset, digests: list[bytes]) -> list[list[str]]:
     return [[name for _, name in group] for group in same.values() if len({label for label, _ in group}) > 1]
 
 
-def _mean_and_std(images_NHWC: Pixels) -> tuple[list[float], list[float]]:
+def mean_and_std(images_NHWC: Pixels) -> tuple[list[float], list[float]]:
     """Exact: whole numbers are summed, in blocks that fit in memory."""
     channels = images_NHWC.shape[3]
     total_C, squares_C = np.zeros(channels, np.int64), np.zeros(channels, np.int64)
-    for start in range(0, len(images_NHWC), BLOCK):
+    block = images_a_block(images_NHWC)
+    for start in range(0, len(images_NHWC), block):
         for c in range(channels):
-            counts = np.bincount(images_NHWC[start : start + BLOCK, ..., c].ravel(), minlength=256)
+            counts = np.bincount(images_NHWC[start : start + block, ..., c].ravel(), minlength=256)
             total_C[c] += counts @ np.arange(256)
             squares_C[c] += counts @ np.arange(256) ** 2
     n = images_NHWC.size // channels

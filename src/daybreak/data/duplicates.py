@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.fft import dctn
 
-from daybreak.data.dataset import Dataset, Pixels
+from daybreak.data.dataset import Dataset, Pixels, images_a_block
 
 SIDE, LOW = 32, 8  # px of the grey image, lowest frequencies kept in each direction
 MOST_BITS = 10  # that may differ between candidates
@@ -49,7 +49,8 @@ def near_duplicates(dataset: Dataset) -> list[Duplicate]:
 
 def perceptual_hashes(images_NHWC: Pixels) -> Hashes:
     """64 bits an image, (N,). An image of one colour has no structure; such images look alike to the hash."""
-    bits = [_low_frequency_signs(images_NHWC[at : at + 4096]) for at in range(0, len(images_NHWC), 4096)]
+    block = images_a_block(images_NHWC)
+    bits = [_low_frequency_signs(images_NHWC[at : at + block]) for at in range(0, len(images_NHWC), block)]
     packed = np.packbits(np.concatenate(bits) if bits else np.zeros((0, 64), bool), axis=1)
     return packed.view(">u8")[:, 0].astype(np.uint64)
 
@@ -59,8 +60,9 @@ def candidates(test_N: Hashes, train_M: Hashes) -> Iterator[tuple[int, int]]:
     for at in range(0, len(test_N), BLOCK):
         differing_BM = np.bitwise_count(test_N[at : at + BLOCK, None] ^ train_M)
         for i in np.flatnonzero((differing_BM <= MOST_BITS).any(1)):
-            nearest = np.argsort(differing_BM[i], kind="stable")[:MOST_EACH]
-            yield from ((at + int(i), int(j)) for j in nearest if differing_BM[i, j] <= MOST_BITS)
+            near = np.flatnonzero(differing_BM[i] <= MOST_BITS)
+            near = near[np.argsort(differing_BM[i, near], kind="stable")][:MOST_EACH]
+            yield from ((at + int(i), int(j)) for j in near)
 
 
 def correlation(a_HWC: Pixels, b_HWC: Pixels) -> float:
@@ -77,7 +79,10 @@ def _low_frequency_signs(images_NHWC: Pixels) -> npt.NDArray[np.bool_]:
 
 
 def _shrunk(grey_NHW: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """To SIDE px by the mean over whole blocks; the few pixels that are left over at the far borders do not matter."""
+    """To SIDE px by the mean over whole blocks; the few pixels that are left over at the far borders do not matter.
+    (Tiny images are enlarged: the hash wants LOW frequencies.)"""
+    times = -(-LOW // grey_NHW.shape[1])
+    grey_NHW = grey_NHW.repeat(times, 1).repeat(times, 2) if times > 1 else grey_NHW
     step = max(1, grey_NHW.shape[1] // SIDE)
     side = grey_NHW.shape[1] // step
     blocks = grey_NHW[:, : side * step, : side * step].reshape(len(grey_NHW), side, step, side, step)

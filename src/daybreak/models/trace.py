@@ -58,7 +58,8 @@ def trace(net: nn.Module, image_size: int, in_channels: int) -> list[Layer]:
     try:
         tracer = _Tracer(net)
         with torch.no_grad():
-            tracer.run(torch.zeros(1, in_channels, image_size, image_size))
+            device = next((p.device for p in net.parameters()), torch.device("cpu"))
+            tracer.run(torch.zeros(1, in_channels, image_size, image_size, device=device))
     finally:
         net.train(training)
     return tracer.layers

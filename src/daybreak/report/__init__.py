@@ -1,5 +1,6 @@
-"""The report: figures and one self-contained HTML page about a run."""
+"""Figures and self-contained HTML pages: the report of a run, and runs compared."""
 
+from daybreak.report.comparison import write_comparison
 from daybreak.report.report import write_report
 
-__all__ = ["write_report"]
+__all__ = ["write_comparison", "write_report"]

@@ -10,8 +10,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from PIL import Image
 
 from daybreak.errors import one_line
+from daybreak.metrics import ReliabilityBin
 
 Row = Mapping[str, Any]
 
@@ -72,6 +74,59 @@ def confusion(counts_KK: np.ndarray, classes: Sequence[str]) -> Figure:
             _write_cells(axes, counts_KK, share_KK)
         figure.colorbar(image, ax=axes, shrink=0.7, label="% of the true class")
     return figure
+
+
+def reliability(bins: Sequence[ReliabilityBin]) -> Figure:
+    """How often the net was right by how sure it was, and how many images that is about (Guo et al. 2017, figure 1)."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(4.2, 4.6), layout="constrained")
+        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+        upper.plot([0, 100], [0, 100], color="#888888", linestyle="--", linewidth=1, label="ideal")
+        at, width = [100 * b.low for b in bins], [100 * (b.high - b.low) for b in bins]
+        upper.bar(at, [100 * b.accuracy for b in bins], width, align="edge", color=TEST, alpha=0.8, label="measured")
+        upper.set(ylabel="accuracy, %", ylim=(0, 100))
+        upper.legend(loc="upper left")
+        lower.bar(at, [b.images for b in bins], width, align="edge", color=TEST, alpha=0.8)
+        lower.set(xlabel="confidence, %", ylabel="images", xlim=(0, 100), yscale="log")
+    return figure
+
+
+def embeddings(plane_N2: np.ndarray, labels_N: np.ndarray, predicted_N: np.ndarray, classes: Sequence[str]) -> Figure:
+    """Images on two axes, coloured by class; mistakes are crosses. The points are one picture inside an SVG."""
+    k = len(classes)
+    colours = mpl.colormaps["tab10" if k <= 10 else "tab20" if k <= 20 else "gist_ncar"]
+    with mpl.rc_context(STYLE | {"axes.grid": False}):
+        figure = Figure(figsize=(7.2, 5.2), layout="constrained")
+        axes = figure.subplots()
+        for c, name in enumerate(_plain(classes)):
+            colour = colours(c if k <= 20 else c / (k - 1))
+            right, wrong = ((labels_N == c) & (same == (predicted_N == labels_N)) for same in (True, False))
+            axes.scatter(
+                plane_N2[right, 0],
+                plane_N2[right, 1],
+                s=4,
+                color=colour,
+                alpha=0.5,
+                linewidths=0,
+                label=name,
+                rasterized=True,
+            )
+            axes.scatter(
+                plane_N2[wrong, 0], plane_N2[wrong, 1], s=16, color=colour, marker="x", linewidths=0.9, rasterized=True
+            )
+        axes.set(xlabel="first principal axis", ylabel="second principal axis", xticks=[], yticks=[])
+        if k <= 20:
+            axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), markerscale=3)
+    return figure
+
+
+def png(figure: Figure, dpi: int) -> Image.Image:
+    """The figure as a picture."""
+    buffer = io.BytesIO()
+    with mpl.rc_context(STYLE), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as for svg
+        figure.savefig(buffer, format="png", dpi=dpi)
+    return Image.open(buffer)
 
 
 def svg(figure: Figure) -> str:

@@ -1,53 +1,36 @@
-"""One self-contained HTML file about a run: no script, nothing loaded from anywhere."""
+"""The report: one self-contained HTML file about a run, and its figures as SVG and PNG. Loads nothing from anywhere."""
 
-import base64
-import io
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from PIL import Image
 
+from daybreak import metrics
 from daybreak.config import Device
 from daybreak.errors import one_line
-from daybreak.evaluate import Evaluation, Mistake, evaluate, run_dataset
-from daybreak.explain import ClassMap, overlay, to_picture
-from daybreak.gallery import maps_of_mistakes
+from daybreak.evaluate import Evaluation, evaluate, run_dataset
+from daybreak.explain import HEAT
 from daybreak.inference import Classifier
 from daybreak.models import stages_of
-from daybreak.report import figures
+from daybreak.report import figures, sections
+from daybreak.report.chart import Chart, Line
+from daybreak.report.items import data_uri, page_data, pick_items
+from daybreak.report.page import render
 from daybreak.run import RunDirectory
+from daybreak.views import Observed, observe, principal_plane
 
-GALLERY = 40  # mistakes shown
-STRIPS = 12  # mistakes shown with their maps
-MAP_SIZE = 96  # px
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A mistake with its picture, and its maps where there are any."""
-
-    mistake: Mistake
-    image: str  # data URI
-    strips: tuple["Strip", ...] = ()
-
-
-@dataclass(frozen=True)
-class Strip:
-    """The maps of one class at every stage."""
-
-    target: str
-    kind: str  # "predicted" or "true"
-    maps: tuple[tuple[str, str | None], ...]  # (stage, data URI); None where a map of one cell could show no place
+SECTIONS = (
+    ("curves", "curves"), ("confusion", "confusion"), ("mistakes", "mistakes"), ("maps", "maps"),
+    ("calibration", "calibration"), ("labels", "labels"), ("duplicates", "duplicates"), ("sees", "what the net sees"),
+    ("data", "data"), ("repeat", "repeat"),
+)  # fmt: skip
+LARGEST_MATRIX = 20  # classes
+HEAT_STEPS = 32
 
 
 def write_report(run: RunDirectory, *, data: str | Path | None = None, device: Device = "auto") -> Path:
-    """Write `report.html` and `figures/*.svg` into the run directory.
+    """Write `report.html` and `figures/*.svg` and `*.png` into the run directory.
 
     Args:
         data: where the run's data is now, if it has moved.
@@ -56,72 +39,117 @@ def write_report(run: RunDirectory, *, data: str | Path | None = None, device: D
         DataError: the run's data is gone or has changed, so its images cannot be shown.
         RunError: the run cannot be used.
     """
-    evaluation = evaluate(run, tta="none", device=device)
-    images_NHWC = run_dataset(run, data).test.images_NHWC
-    classifier = run.classifier(device)
-    page = _template().render(
-        run=one_line(run.path.resolve().name),
+    evaluation = evaluate(run, tta="none", device=device, moved_to=data)
+    dataset, classifier = run_dataset(run, data), run.classifier(device)
+    last = list(stages_of(classifier.net))[-1]
+    seen = observe(classifier, dataset.test.images_NHWC, last)
+    suspects = sections.suspects(run, dataset, evaluation)
+    items, left_out = pick_items(evaluation, [s["index"] for s in suspects["test_rows"]], dataset.decode.size)
+    page = render(
+        "report.html",
+        title=f"{run.summary['recipe']} on {run.summary['dataset']}",
+        subtitle=_subtitle(run),
+        sections=SECTIONS if run.metrics("epoch") else SECTIONS[1:],
         summary=run.summary,
         config=run.config,
         command=one_line(shlex.join(run.config["command"])),
         evaluation=evaluation,
-        gallery=[_shown(m, images_NHWC) for m in evaluation.mistakes(GALLERY)],
-        strips=with_maps(classifier, evaluation.mistakes(STRIPS), images_NHWC),
+        classes=evaluation.classes,
+        top_5=metrics.top_k_accuracy(evaluation.logits_NK, evaluation.labels_N, 5)
+        if len(evaluation.classes) > 5
+        else None,
+        epochs=run.metrics("epoch"),
+        charts=charts(run),
+        matrix=matrix(evaluation),
+        left_out=left_out,
+        strips=sections.strips(classifier, evaluation, dataset.test.images_NHWC),
         stages=list(stages_of(classifier.net)),
-        **_figures(run, evaluation),
+        charts_of_calibration=calibration_chart(evaluation),
+        calibration=sections.calibration(evaluation),
+        suspects=suspects,
+        duplicates=sections.duplicates(dataset),
+        views=sections.views(classifier, dataset, evaluation, seen, last),
+        figures=draw_figures(run, evaluation, seen),
+        data=sections.described(dataset),
+        images=page_data(items, evaluation, classifier, dataset.test.images_NHWC) | _for_maps(classifier),
     )
     return run.write_text("report.html", page)
 
 
-def with_maps(classifier: Classifier, wrong: Sequence[Mistake], images_NHWC: np.ndarray) -> list[Shown]:
-    """Mistakes, each with the maps of its predicted and of its true class at every stage."""
-    classes, stages = classifier.classes, len(stages_of(classifier.net))
-    images = np.asarray(images_NHWC[[m.index for m in wrong]])
-    maps = iter(maps_of_mistakes(classifier, wrong, images))
-    shown = []
-    for mistake, image_HWC in zip(wrong, images, strict=True):
-        strips = [_strip(list(islice(maps, stages)), image_HWC, classes, kind) for kind in ("predicted", "true")]
-        shown.append(replace(_shown(mistake, images_NHWC), strips=tuple(strips)))
-    return shown
-
-
-def _shown(mistake: Mistake, images_NHWC: np.ndarray) -> Shown:
-    return Shown(mistake, data_uri(to_picture(np.asarray(images_NHWC[mistake.index]))))
-
-
-def _strip(maps: Sequence[ClassMap], image_HWC: np.ndarray, classes: Sequence[str], kind: str) -> Strip:
-    pictures = [data_uri(overlay(image_HWC, m.values_HW, MAP_SIZE)) if m.shows_a_place else None for m in maps]
-    layers = [m.layer for m in maps]
-    return Strip(classes[maps[0].target], kind, tuple(zip(layers, pictures, strict=True)))
-
-
-def _figures(run: RunDirectory, evaluation: Evaluation) -> dict[str, str]:
-    """The figures as data URIs; each is also a file below `figures/`."""
+def charts(run: RunDirectory) -> dict[str, Any]:
+    """The charts over training; none where the run has no epochs."""
     epochs, steps = run.metrics("epoch"), run.metrics("step")
-    made = {"confusion_figure": figures.confusion(evaluation.confusion, evaluation.classes)}
-    if epochs:
-        made["curves_figure"] = figures.curves(epochs)
-        made["schedule_figure"] = figures.schedule(steps, run.summary["steps"] / run.summary["epochs"])
-    svgs = {name: figures.svg(figure) for name, figure in made.items()}
-    for name, svg in svgs.items():
-        run.write_text(f"figures/{name.removesuffix('_figure')}.svg", svg)
-    return {name: _svg_uri(svg) for name, svg in svgs.items()}
+    if not epochs:
+        return {}
+    per_epoch = run.summary["steps"] / run.summary["epochs"]
+
+    def over_epochs(title: str, key: str, unit: str, factor: float) -> Chart:
+        lines = [
+            Line(part, part, [(row["epoch"], factor * row[f"{part}_{key}"]) for row in epochs])
+            for part in ("train", "test")
+        ]
+        return Chart(title, "epoch", unit, lines)
+
+    def over_steps(title: str, key: str) -> Chart:
+        points = [(row["step"] / per_epoch, row[key]) for row in steps]
+        return Chart(title, "epoch", title, [Line(title, "rate", points)], from_zero=True, markers=False)
+
+    shown = [("learning rate", "lr"), ("momentum", "momentum"), ("image side, px", "size")]
+    shown = [(title, key) for title, key in shown if key != "size" or len({row["size"] for row in steps}) > 1]
+    return {
+        "accuracy": over_epochs("accuracy", "acc", "accuracy, %", 100),
+        "loss": over_epochs("loss", "loss", "loss, nats", 1),
+        "schedule": [over_steps(title, key) for title, key in shown],
+    }
 
 
-def data_uri(picture: Image.Image) -> str:
-    """The picture as PNG inside a URI; the pixels are kept exactly."""
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-
-
-def _svg_uri(svg: str) -> str:
-    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode("ascii")
-
-
-def _template() -> Any:
-    environment = Environment(
-        loader=PackageLoader("daybreak", "report/templates"), autoescape=True, undefined=StrictUndefined
+def calibration_chart(evaluation: Evaluation) -> Chart:
+    bins = metrics.reliability(evaluation.logits_NK, evaluation.labels_N)
+    low = 100 * min(b.confidence for b in bins)
+    measured = Line("measured", "test", [(100 * b.confidence, 100 * b.accuracy) for b in bins])
+    return Chart(
+        "accuracy", "confidence, %", "accuracy, %", [Line("ideal", "ideal", [(low, low), (100, 100)]), measured]
     )
-    environment.filters["plain"] = one_line  # names from files may hold line breaks and bytes that are no text
-    return environment.get_template("report.html")
+
+
+def matrix(evaluation: Evaluation) -> dict[str, Any]:
+    """The confusion matrix for the page: of the classes with the most mistakes, where there are many."""
+    counts_KK = evaluation.confusion
+    k = len(counts_KK)
+    wrong_K = counts_KK.sum(0) + counts_KK.sum(1) - 2 * np.diag(counts_KK)
+    rows = sorted(np.argsort(-wrong_K, kind="stable")[:LARGEST_MATRIX].tolist())
+    share_KK = counts_KK / np.maximum(counts_KK.sum(1, keepdims=True), 1)
+    shade_KK = np.ceil(10 * share_KK).astype(int)
+    cells = [[{"count": int(counts_KK[t, p]), "shade": int(shade_KK[t, p])} for p in range(k)] for t in range(k)]
+    return {"rows": rows, "cells": cells, "left_out": k - len(rows)}
+
+
+def draw_figures(run: RunDirectory, evaluation: Evaluation, seen: Observed) -> dict[str, str]:
+    """All figures at paper quality below `figures/`; returns those that the page shows, as data URIs."""
+    epochs, steps = run.metrics("epoch"), run.metrics("step")
+    predicted_N = evaluation.logits_NK.argmax(1)
+    plane_N2 = principal_plane(seen.embeddings_ND)
+    made = {
+        "confusion": figures.confusion(evaluation.confusion, evaluation.classes),
+        "reliability": figures.reliability(metrics.reliability(evaluation.logits_NK, evaluation.labels_N)),
+        "embeddings": figures.embeddings(plane_N2, evaluation.labels_N, predicted_N, evaluation.classes),
+    }
+    if epochs:
+        made["curves"] = figures.curves(epochs)
+        made["schedule"] = figures.schedule(steps, run.summary["steps"] / run.summary["epochs"])
+    for name, figure in made.items():
+        run.write_text(f"figures/{name}.svg", figures.svg(figure))
+        run.write_picture(f"figures/{name}.png", figures.png(figure, dpi=200))
+    return {"embeddings": data_uri(figures.png(made["embeddings"], dpi=110))}
+
+
+def _subtitle(run: RunDirectory) -> str:
+    s = run.summary
+    interrupted = f" · interrupted after {s['steps']} steps" if s["interrupted"] else ""
+    return one_line(run.path.resolve().name) + interrupted
+
+
+def _for_maps(classifier: Classifier) -> dict[str, Any]:
+    """What the script needs to draw maps: their colours, and the px in which boxes are given."""
+    colours = [[round(255 * c) for c in HEAT(n / (HEAT_STEPS - 1))[:3]] for n in range(HEAT_STEPS)]
+    return {"heat": colours, "net_size": classifier.size}

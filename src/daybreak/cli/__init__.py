@@ -1,0 +1,64 @@
+"""The command line: thin verbs over `daybreak.api`. Results on stdout, everything else on stderr.
+
+With `--json` stdout carries one JSON object and nothing else. Errors are one line on stderr, with the exit codes of
+docs/exit-codes.md; `--debug` shows the traceback.
+"""
+
+import json
+import os
+import sys
+import traceback
+import warnings
+
+import typer
+
+from daybreak import show
+from daybreak.cli import runs, training
+from daybreak.cli.options import app, stderr
+from daybreak.errors import DaybreakError, StoppedError, UsageError
+
+__all__ = ["app", "main", "runs", "training"]  # the two modules add their verbs to the app
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with the contract's code."""
+    sys.exit(_run(sys.argv[1:] if arguments is None else arguments))
+
+
+def _run(arguments: list[str]) -> int:
+    warnings.filterwarnings(
+        "ignore", ".*decompression bomb"
+    )  # images too large get an error of ours, from their header
+    show.log(quiet=not {"-q", "--quiet"}.isdisjoint(arguments))
+    try:
+        return int(app(args=arguments, standalone_mode=False) or 0)
+    except DaybreakError as error:
+        return _fail(error, arguments)
+    except typer.TyperException as error:
+        if not error.format_message():  # no command at all: the help has been shown
+            return UsageError.exit_code
+        what = "daybreak " + " ".join(a for a in arguments[:1] if not a.startswith("-"))
+        return _fail(UsageError(what.strip(), error.format_message().rstrip("."), f"{what.strip()} --help"), arguments)
+    except StoppedError as stopped:
+        stderr.print(str(stopped), highlight=False, markup=False)
+        return 128 + stopped.signal
+    except (KeyboardInterrupt, typer.Abort):
+        stderr.print("interrupted", highlight=False)
+        return 130
+    except BrokenPipeError:  # the reader of our output has left, as in `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        unexpected = DaybreakError(
+            type(error).__name__, str(error) or "unexpected", "--debug, and report what it shows"
+        )
+        return _fail(unexpected, arguments)
+
+
+def _fail(error: DaybreakError, arguments: list[str]) -> int:
+    if "--debug" in arguments:
+        traceback.print_exc()
+    print(f"error: {error}", file=sys.stderr)
+    if "--json" in arguments:
+        print(json.dumps(error.as_json()))
+    return error.exit_code

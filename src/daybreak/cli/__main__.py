@@ -1,0 +1,6 @@
+"""`python -m daybreak.cli`."""
+
+from daybreak.cli import main
+
+if __name__ == "__main__":
+    main()

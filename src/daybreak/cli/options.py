@@ -1,0 +1,57 @@
+"""What the verbs share: the app, their common options, and how a result is printed."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from daybreak.errors import UsageError
+
+app = typer.Typer(
+    name="daybreak",
+    help="Train image classifiers in the least time your hardware allows, and see why they are wrong.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+stderr = Console(stderr=True, soft_wrap=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")]
+Data = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATA", help="cifar10, cifar100, mnist, fashion-mnist, digits, or a folder, archive or .npz."
+    ),
+]
+MovedData = Annotated[str | None, typer.Option("--data", help="Where the run's data is now, if it has moved.")]
+RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
+SplitSeed = Annotated[int, typer.Option(help="Seed of the test split, for data that has no test part.")]
+Size = Annotated[
+    int | None, typer.Option(metavar="PX", min=8, help="Side at which the net sees images; the data's own by default.")
+]
+TtaOption = Annotated[
+    str | None, typer.Option("--tta", metavar="none|flip|full", help="Test-time augmentation; the recipe's by default.")
+]
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def print_result(values: dict[str, Any], as_json: bool, show: Callable[[], object]) -> None:
+    """One JSON object, or what a person reads."""
+    if as_json:
+        print(json.dumps(values))
+    else:
+        show()
+
+
+def choice(option: str, value: str, allowed: tuple[str, ...]) -> Any:
+    """The value, if it is one of those allowed."""
+    if value not in allowed:
+        raise UsageError(f"{option} {value}", "not a choice", f"one of {', '.join(allowed)}")
+    return value

@@ -1,0 +1,156 @@
+"""Verbs that train, and verbs about what there is to train with."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from daybreak import show
+from daybreak.cli.options import DEVICES, Data, Debug, Json, Quiet, Size, SplitSeed, app, choice, print_result, stderr
+from daybreak.errors import TARGET_MISSED_EXIT_CODE
+
+
+@app.command(epilog="Example: daybreak train cifar10 --recipe sprint --seed 0")
+def train(
+    data: Data,
+    recipe: Annotated[
+        str | None, typer.Option(help="See `daybreak recipes`; by default what fits the budget, target or data.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.")] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME", help="Train for this long, e.g. 5m, in one cycle; evaluation and report come on top."
+        ),
+    ] = None,
+    target: Annotated[
+        float | None,
+        typer.Option(help="Test accuracy to reach, e.g. 0.94: picks the recipe; exit 8 if it is missed."),
+    ] = None,
+    dawn_rule: Annotated[
+        bool, typer.Option("--dawn-rule", help="Stop at the first epoch that reaches the target on the test images.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Decides initial weights, order and augmentation.")] = 0,
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps")] = "auto",
+    size: Size = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe; repeatable.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The run directory; a new one below runs/ by default.")] = None,
+    split_seed: SplitSeed = 0,
+    report: Annotated[bool, typer.Option(help="Write report.html at the end.")] = True,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Train a classifier: a run directory, a report, and one last line with accuracy, seconds and the directory."""
+    from daybreak import api
+    from daybreak.choice import what_it_takes
+    from daybreak.clock import parse_seconds
+    from daybreak.config import parse_settings
+    from daybreak.progress import TrainingProgress
+
+    with TrainingProgress(stderr, quiet) as on_event:
+        run = api.train(
+            data, recipe=recipe, epochs=epochs, budget=parse_seconds(budget) if budget else None, target=target,
+            dawn_rule=dawn_rule, seed=seed, device=choice("--device", device, DEVICES), size=size,
+            settings=parse_settings(settings or []), out=out, split_seed=split_seed, report=report, on_event=on_event,
+        )  # fmt: skip
+    summary = run.directory.summary
+    print_result(summary | {"run": str(run.path)}, as_json, lambda: print(show.last_line(summary, run.path)))
+    if summary["interrupted"]:
+        raise typer.Exit(128 + summary["interrupted"])
+    if summary["target_met"] is False:
+        needed = what_it_takes(summary["target"], summary["dataset"])
+        stderr.print(f"to reach {summary['target']:.2%}: {needed}", highlight=False, markup=False)
+        raise typer.Exit(TARGET_MISSED_EXIT_CODE)
+
+
+@app.command(epilog="Example: daybreak bench cifar10 --recipe sprint-5 --recipe sprint --runs 5 --target 0.9")
+def bench(
+    data: Data,
+    recipe: Annotated[list[str] | None, typer.Option(help="A recipe to run; repeatable.")] = None,
+    budget: Annotated[
+        list[str] | None, typer.Option(metavar="TIME", help="Train for this long, e.g. 5m; repeatable.")
+    ] = None,
+    runs: Annotated[int, typer.Option(min=1, help="Seeds of each, interleaved.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
+    target: Annotated[float | None, typer.Option(help="Also report the time to this accuracy.")] = None,
+    dawn_rule: Annotated[
+        bool, typer.Option("--dawn-rule", help="Time to target by the first epoch that reaches it, as DAWNBench did.")
+    ] = False,
+    cost_per_hour: Annotated[float | None, typer.Option(min=0, help="Price of this machine in USD an hour.")] = None,
+    dawn: Annotated[Path | None, typer.Option(metavar="DIR", help="Also write DAWNBench's .tsv and .json.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The record's folder; if it is there, what is missing is added.")
+    ] = None,
+    latency: Annotated[bool, typer.Option(help="Also time the test images one at a time.")] = True,
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps")] = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Recipes side by side over many seeds: accuracy, spread, time to target, DAWNBench's four figures."""
+    from daybreak import benchmark
+    from daybreak.clock import parse_seconds
+    from daybreak.progress import TrainingProgress
+
+    with TrainingProgress(stderr, quiet) as on_event:
+        record = benchmark.bench(
+            data, recipe or [], budgets=[parse_seconds(b) for b in budget or []], runs=runs, seed=seed,
+            target=target, dawn_rule=dawn_rule, cost_per_hour=cost_per_hour, dawn_folder=dawn, out=out,
+            device=choice("--device", device, DEVICES), latency=latency, on_event=on_event,
+        )  # fmt: skip
+    print_result(record, as_json, lambda: show.bench(record))
+
+
+@app.command(epilog="Example: daybreak recipes sprint")
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="Print this recipe whole, as JSON.")] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """The recipes, with what they reached when they were last measured."""
+    from daybreak.recipes import RECIPES, get_recipe
+
+    if name:
+        print(get_recipe(name).model_dump_json(indent=2))
+        return
+    listed = {"recipes": [recipe.model_dump(mode="json") for recipe in RECIPES.values()]}
+    print_result(listed, as_json, lambda: show.recipes(RECIPES.values()))
+
+
+@app.command(epilog="Example: daybreak inspect page")
+def inspect(
+    what: Annotated[str, typer.Argument(metavar="RECIPE|RUN")],
+    size: Size = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """The layers of a net: shape, parameters, multiply-adds, receptive field, effective stride."""
+    from daybreak import api
+
+    table = api.inspect(what, size)
+    print_result(table.as_json(), as_json, lambda: show.inspection(table))
+
+
+@app.command(epilog="Example: daybreak data my-photos/ --sheet sheet.png")
+def data(
+    data: Data,
+    sheet: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a contact sheet of every class as PNG.")
+    ] = None,
+    size: Size = None,
+    split_seed: SplitSeed = 0,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Describe and check a data set: counts, sizes, mean and deviation, duplicates across splits."""
+    from daybreak.data import contact_sheet, describe, open_dataset
+
+    opened = open_dataset(data, size=size, split_seed=split_seed)
+    facts = describe(opened) | ({"sheet": str(contact_sheet(opened, sheet))} if sheet else {})
+    print_result(facts, as_json, lambda: show.data_set(facts, opened.notes))

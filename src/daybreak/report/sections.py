@@ -1,0 +1,179 @@
+"""What the sections of the report show, as plain values and pictures for the template."""
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from daybreak import metrics
+from daybreak.data import Dataset
+from daybreak.data.dataset import Split
+from daybreak.data.describe import mean_and_std
+from daybreak.data.duplicates import LEAST_CORRELATION, near_duplicates
+from daybreak.evaluate import Evaluation
+from daybreak.explain import ClassMap, draw_box, enlarged, field_box, overlay
+from daybreak.gallery import maps_of_mistakes
+from daybreak.inference import Classifier
+from daybreak.label_errors import suspects as find_suspects
+from daybreak.report.items import data_uri, sheet_uri, thumbnail
+from daybreak.run import RunDirectory
+from daybreak.views import Observed, activation_sheets, filter_sheet, grid, most_exciting
+
+STRIPS = 8  # mistakes shown with their maps without a script
+MAP_SIZE = 84  # px
+SHOWN = 24  # suspects of each part, and duplicates
+EXAMPLES, EXAMPLE_CLASSES = 10, 20
+EXCITED_SIZE = 64  # px
+
+
+def strips(classifier: Classifier, evaluation: Evaluation, images_NHWC: np.ndarray) -> list[dict[str, Any]]:
+    """The most confident mistakes: maps of the predicted and of the true class at every stage, and what the strongest
+    cell of the predicted class's map saw."""
+    wrong = evaluation.mistakes(STRIPS)
+    images = np.asarray(images_NHWC[[m.index for m in wrong]])
+    maps = maps_of_mistakes(classifier, wrong, images)
+    shown = []
+    for n, (mistake, image_HWC) in enumerate(zip(wrong, images, strict=True)):
+        mine = [m for m in maps if m.image == n]
+        predicted, true = mine[: len(mine) // 2], mine[len(mine) // 2 :]
+        rows = [
+            _row(
+                f"predicted: {mistake.predicted}",
+                "wrong",
+                [_map_cell(m, image_HWC, mistake.predicted) for m in predicted],
+            ),
+            _row(f"true: {mistake.true}", "right", [_map_cell(m, image_HWC, mistake.true) for m in true]),
+            _row("its field (predicted)", "head", [_field_cell(m, image_HWC, classifier.size) for m in predicted]),
+        ]
+        shown.append({"mistake": mistake, "image": data_uri(thumbnail(image_HWC)), "rows": rows})
+    return shown
+
+
+def calibration(evaluation: Evaluation) -> dict[str, Any]:
+    logits, labels = evaluation.logits_NK, evaluation.labels_N
+    temperature = metrics.fit_temperature(logits, labels)
+    way = (
+        "surer than it should be: divide its logits by the temperature"
+        if temperature > 1
+        else "less sure than it could be"
+    )
+    return {
+        "temperature": temperature,
+        "ece_after": metrics.expected_calibration_error(metrics.cross_fitted(logits, labels), labels),
+        "says": f"The net is {way}." if abs(temperature - 1) > 0.05 else "The net is about as sure as it should be.",
+    }
+
+
+def suspects(run: RunDirectory, dataset: Dataset, evaluation: Evaluation) -> dict[str, Any]:
+    """Labels that are probably wrong: what `daybreak suspects` found, else those of the test part, found now."""
+    found = run.suspects()
+    if found is None:
+        found = {"test": [asdict(s) for s in find_suspects(evaluation.logits_NK, dataset.test, dataset.classes)]}
+    splits = {"test": dataset.test, "train": dataset.train}
+    parts = [
+        (
+            part,
+            [row | {"picture": _picture_of(splits[part], row["index"])} for row in found[part][:SHOWN]],
+            len(found[part]),
+        )
+        for part in ("test", "train")
+        if part in found
+    ]
+    return {
+        "parts": parts,
+        "counts": {part: len(split.labels_N) for part, split in splits.items()},
+        "test_rows": found["test"],
+        "searched_train": "train" in found,
+    }
+
+
+def duplicates(dataset: Dataset) -> dict[str, Any]:
+    found, (train, test), classes = near_duplicates(dataset), (dataset.train, dataset.test), dataset.classes
+    rows = [
+        asdict(d)
+        | {"test": _picture_of(test, d.test), "train": _picture_of(train, d.train)}
+        | {"test_file": test.names[d.test], "train_file": train.names[d.train]}
+        | {"test_label": classes[test.labels_N[d.test]], "train_label": classes[train.labels_N[d.train]]}
+        for d in found[:SHOWN]
+    ]
+    other = sum(not d.same_label for d in found)
+    return {"rows": rows, "total": len(found), "other_label": other, "least": LEAST_CORRELATION}
+
+
+def views(
+    classifier: Classifier, dataset: Dataset, evaluation: Evaluation, seen: Observed, layer: str
+) -> dict[str, Any]:
+    """First filters, one image's way through the net, and what excites the last stage."""
+    images_NHWC, filters = dataset.test.images_NHWC, filter_sheet(classifier.net)
+    wrong = evaluation.mistakes(1)
+    activated = wrong[0].index if wrong else 0
+    sheets = activation_sheets(classifier, np.asarray(images_NHWC[activated])) if len(images_NHWC) else {}
+    excited = [
+        {
+            "channel": found.channel,
+            "classes": ", ".join(dataset.classes[evaluation.labels_N[i]] for i in found.images),
+            "picture": data_uri(grid([
+                _boxed(np.asarray(images_NHWC[i]), box, classifier.size)
+                for i, box in zip(found.images, found.boxes, strict=True)
+            ], len(found.images))),
+        }
+        for found in most_exciting(classifier, seen, layer)
+    ]  # fmt: skip
+    return {
+        "filters": data_uri(filters) if filters else None,
+        "activated": activated,
+        "activations": [(name, data_uri(picture)) for name, picture in sheets.items()],
+        "layer": layer,
+        "excited": excited,
+    }
+
+
+def described(dataset: Dataset) -> dict[str, Any]:
+    """Counts, statistics and a few training images of each class."""
+    train, test, k = dataset.train, dataset.test, len(dataset.classes)
+    mean, std = mean_and_std(train.images_NHWC)
+    chosen = [np.flatnonzero(train.labels_N == c)[:EXAMPLES] for c in range(min(k, EXAMPLE_CLASSES))]
+    blank = Image.new("RGBA", (40, 40))
+    rows = [[enlarged(np.asarray(train.images_NHWC[i]), 40) for i in row] for row in chosen]
+    pictures = [picture for row in rows for picture in row + [blank] * (EXAMPLES - len(row))]
+    counts = (np.bincount(split.labels_N, minlength=k).tolist() for split in (train, test))
+    return {
+        "per_class": list(zip(dataset.classes, *counts, strict=True)),
+        "train": len(train.labels_N),
+        "test": len(test.labels_N),
+        "size": dataset.decode.size,
+        "mean": ", ".join(f"{v:.3f}" for v in mean),
+        "std": ", ".join(f"{v:.3f}" for v in std),
+        "examples": sheet_uri(grid(pictures, EXAMPLES)),
+    }
+
+
+def _row(name: str, style: str, cells: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"name": name, "style": style, "cells": cells}
+
+
+def _map_cell(m: ClassMap, image_HWC: np.ndarray, target: str) -> dict[str, Any]:
+    if not m.shows_a_place:
+        return {"picture": None, "words": "1×1: no place left to show"}
+    if m.is_empty:
+        return {"picture": None, "words": "nothing speaks for it here"}
+    picture = sheet_uri(overlay(image_HWC, m.values_HW, MAP_SIZE))
+    return {"picture": picture, "words": f"what speaks for {target} at {m.layer}"}
+
+
+def _field_cell(m: ClassMap, image_HWC: np.ndarray, size: int) -> dict[str, Any]:
+    if m.is_empty:
+        return {"picture": None, "words": "–"}
+    picture = sheet_uri(field_box(m, image_HWC, size, MAP_SIZE))
+    return {"picture": picture, "words": f"receptive field of a cell of {m.layer}: {m.field.size} px"}
+
+
+def _picture_of(split: Split, index: int) -> str:
+    return data_uri(thumbnail(np.asarray(split.images_NHWC[index])))
+
+
+def _boxed(image_HWC: np.ndarray, box: tuple[int, int, int, int], net_size: int) -> Image.Image:
+    picture, scale = enlarged(image_HWC, EXCITED_SIZE), EXCITED_SIZE / net_size
+    draw_box(picture, [round(v * scale) for v in box])
+    return picture

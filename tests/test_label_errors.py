@@ -1,0 +1,87 @@
+"""Wrong labels: planted ones are found in real images, by nets that did not train on them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from daybreak.config import override
+from daybreak.data import Dataset, open_dataset
+from daybreak.data.dataset import Split
+from daybreak.errors import UsageError
+from daybreak.label_errors import find_suspects, out_of_sample, suspects
+from daybreak.recipes import RECIPES
+from daybreak.run import RunDirectory
+from daybreak.training import train
+
+QUICK = override(RECIPES["small"], {"epochs": 6, "min_steps": 0, "model.width": 0.25})
+
+
+@pytest.fixture(scope="module")
+def digits() -> Dataset:
+    return open_dataset("digits")
+
+
+def with_wrong_labels(split: Split, share: float, classes: int) -> tuple[Split, set[int]]:
+    """The split with this share of its labels moved to another class at random, and which they are."""
+    rng = np.random.default_rng(0)
+    wrong = rng.choice(len(split.labels_N), round(share * len(split.labels_N)), replace=False)
+    labels_N = np.array(split.labels_N)
+    labels_N[wrong] = (labels_N[wrong] + rng.integers(1, classes, len(wrong))) % classes
+    return replace(split, labels_N=labels_N), set(wrong.tolist())
+
+
+def test_planted_labels_are_found_by_folds(digits: Dataset) -> None:
+    """2 % wrong labels among real handwritten digits: at least 70 % of them found, at least 70 % of the finds right."""
+    part, wrong = with_wrong_labels(digits.train, 0.02, 10)
+    spoilt = replace(digits, train=part)
+    found = suspects(out_of_sample(spoilt, QUICK, folds=4, device="cpu"), part, digits.classes)
+    hits = {s.index for s in found} & wrong
+    assert len(hits) >= 0.7 * len(wrong)
+    assert len(hits) >= 0.7 * len(found)
+    first = found[0]
+    assert (first.file, first.given) == (part.names[first.index], digits.classes[part.labels_N[first.index]])
+    assert [s.quality for s in found] == sorted(s.quality for s in found)
+    true = digits.train.labels_N
+    assert np.mean([s.suggested == digits.classes[true[s.index]] for s in found if s.index in wrong]) > 0.8
+
+
+def test_no_net_is_asked_about_its_own_images(digits: Dataset) -> None:
+    """Labels that are noise cannot be foretold: out of sample the accuracy is chance, in sample it would be more."""
+    n = 400
+    rng = np.random.default_rng(1)
+    noise = Split(digits.train.images_NHWC[:n], rng.integers(0, 10, n), digits.train.names[:n])
+    recipe = override(QUICK, {"epochs": 12})
+    logits = out_of_sample(replace(digits, train=noise), recipe, folds=2, device="cpu")
+    assert (logits.argmax(1) == noise.labels_N).mean() < 0.2
+    assert (np.abs(logits).sum(1) > 0).all()  # every image was asked about
+
+
+def test_a_class_that_never_occurs_is_no_suspicion(digits: Dataset) -> None:
+    labels = np.array([0, 0, 1, 1, 0, 1] * 20)
+    logits = np.eye(10, dtype=np.float32)[labels] * 8
+    logits[7] = np.eye(10)[1 - labels[7]] * 8
+    split = Split(digits.train.images_NHWC[:120], labels, digits.train.names[:120])
+    assert [s.index for s in suspects(logits, split, digits.classes)] == [7]
+    assert suspects(logits, replace(split, labels_N=np.zeros(120, int)), digits.classes) == []
+
+
+@pytest.mark.parametrize("folds", [1, 10_000])
+def test_folds_that_cannot_be(folds: int, digits: Dataset) -> None:
+    with pytest.raises(UsageError, match="--folds"):
+        out_of_sample(digits, QUICK, folds=folds)
+
+
+def test_a_run_keeps_its_suspects(tmp_path: Path, digits: Dataset) -> None:
+    part, wrong = with_wrong_labels(digits.test, 0.05, 10)
+    archive = tmp_path / "spoilt.npz"
+    np.savez(
+        archive, x_train=digits.train.images_NHWC, y_train=digits.train.labels_N, x_test=part.images_NHWC,
+        y_test=part.labels_N,
+    )  # fmt: skip
+    run = train(QUICK, open_dataset(archive), tmp_path / "run", device="cpu")
+    found = find_suspects(run)
+    assert len({s["index"] for s in found["test"]} & wrong) >= 0.7 * len(wrong)
+    assert "train" not in found
+    assert RunDirectory.open(run.path).suspects() == found
