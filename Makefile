@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format clean
+.PHONY: help demo test soak lint format clean
 
 help:  ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -16,6 +16,9 @@ demo: $(READY)  ## Train on CIFAR-10 (or on digits where it cannot be had) and w
 
 test: $(READY)  ## Run the whole test suite.
 	$(BIN)/python -m pytest
+
+soak: $(READY)  ## The tests of reliability in their long form (about half an hour); writes docs/reliability.md.
+	$(BIN)/python benchmarks/soak.py
 
 lint: $(READY)  ## Check style and types.
 	$(BIN)/ruff check .

@@ -66,7 +66,7 @@ def order(recipes: dict[str, int], anchors: int, device: str = "cpu") -> list[tu
 
 def run_recipe(name: str, seed: int, data: str, out: Path, device: str) -> None:
     words = ["bench", data, "--recipe", name, "--runs", "1", "--seed", str(seed), "--no-latency", "--out", str(out)]
-    subprocess.run([sys.executable, "-m", "daybreak.cli", *words, "--device", device], check=True, stdout=sys.stderr)
+    subprocess.run([sys.executable, "-m", "daybreak", *words, "--device", device], check=True, stdout=sys.stderr)
 
 
 def run_anchor(name: str, seed: int, pixels: Path, out: Path, device: str) -> None:

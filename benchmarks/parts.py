@@ -27,6 +27,7 @@ from daybreak.config import ModelConfig, override
 from daybreak.data import Dataset, open_dataset
 from daybreak.device import describe_hardware, kept_memory, versions
 from daybreak.latency import latencies
+from daybreak.loop import Loop, Terms, train_epoch, train_step
 from daybreak.maps import class_maps
 from daybreak.models import build_net, stages_of
 from daybreak.models.trace import trace
@@ -35,8 +36,8 @@ from daybreak.recipes import get_recipe
 from daybreak.run import RunDirectory
 from daybreak.session import Session, prepare
 from daybreak.signals import StopRequest
+from daybreak.state import Every, Saver
 from daybreak.steplog import StepLog
-from daybreak.training import train_epoch, train_step
 
 RECORDS = Path(__file__).parent / "records"
 CPU = torch.device("cpu")
@@ -147,12 +148,17 @@ def whole_run(dataset: Dataset) -> dict[str, float]:
 
     session.loader.batch = timed_batch  # type: ignore[method-assign]
     console = Console(stderr=True, force_terminal=True)
-    with tempfile.TemporaryDirectory() as folder, TrainingProgress(console, False) as on_event, kept_memory():
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        RunDirectory.create(Path(folder) / "run") as run,
+        TrainingProgress(console, False) as on_event,
+        kept_memory(),
+    ):
         on_event({"event": "start", "epochs": 1, "notes": []})
-        log = TimedLog(session, RunDirectory.create(Path(folder) / "run"), on_event)
+        log = TimedLog(session, run, on_event)
         before = session.watch.seconds("train")
         with session.watch.timed("train"):
-            train_epoch(session, log, StopRequest())
+            train_epoch(Loop(session, run, StopRequest(), Terms(), log, Saver(session, run, log, Every())))
     epoch = session.watch.seconds("train") - before - seconds["prepare"]
     whole = epochs * epoch + seconds["prepare"]
     return {
@@ -238,7 +244,7 @@ def maps(name: str, repeats: int = 5) -> dict[str, Any]:
 def report(run: Path) -> dict[str, Any]:
     """Seconds and peak memory of `daybreak report` on a finished run, process start included, and the page's size."""
     begun = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", "daybreak.cli", "report", str(run)], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, "-m", "daybreak", "report", str(run)], stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     assert status == 0, "daybreak report failed"
     return {

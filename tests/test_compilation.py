@@ -6,9 +6,9 @@ import torch
 from daybreak.compilation import compile_net, phases
 from daybreak.config import Recipe, override
 from daybreak.data import Dataset, open_dataset
+from daybreak.loop import train_step
 from daybreak.recipes import RECIPES
 from daybreak.session import Session, prepare
-from daybreak.training import train_step
 
 CPU = torch.device("cpu")
 SETTINGS = {

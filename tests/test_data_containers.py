@@ -4,6 +4,7 @@ import io
 import os
 import tarfile
 import unicodedata
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -192,12 +193,29 @@ def test_all_bad_images_are_listed_at_once(tmp_path: Path):
     message = fails(write_folder(tmp_path / "set", files), "4 of 16 images cannot be used")
     for expected in ("cut.jpg: cannot be decoded", "truncated", "zero.png: empty file", "words.jpg: not an image"):
         assert expected in message
-    assert message.endswith("try: remove or replace them")
+    assert message.endswith("try: remove or replace them, or --skip-bad")
     for suffix in ("zip", "tar.gz"):
         path = tmp_path / f"set.{suffix}"
         (write_zip if suffix == "zip" else write_tar)(path, files)
         assert "cut.jpg" in fails(path, "4 of 16 images")
     assert not list((tmp_path / "cache" / "decoded").iterdir())
+
+
+def test_bad_images_are_left_out_on_demand(tmp_path: Path):
+    """What is left is the data set without those files; it is kept apart from the one that is refused."""
+    clean = sample_files()
+    bad = {"train/ant/cut.jpg": encode(pixels(1, side=64)[0], "JPEG")[:-300], "test/bee/zero.png": b""}
+    folder = write_folder(tmp_path / "set", clean | bad)
+    expected = open_dataset(write_folder(tmp_path / "clean", clean))
+    for _ in range(2):  # decoded, then from the cache
+        found = open_dataset(folder, skip_bad=True)
+        assert found.fingerprint == expected.fingerprint
+        assert found.train.names == expected.train.names
+        (note,) = [note for note in found.notes if "left out" in note]
+        assert note.startswith("2 images that cannot be used are left out: ")
+        assert all(name in note for name in bad)
+    assert open_dataset(**asdict(found.request)).fingerprint == expected.fingerprint
+    fails(folder, "2 of 14 images cannot be used")
 
 
 def test_only_ten_bad_images_are_spelt_out(tmp_path: Path):

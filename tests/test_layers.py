@@ -10,12 +10,12 @@ import daybreak
 SOURCE = Path(daybreak.__file__).parent
 # Top to bottom: what stands later may import what stands earlier, never the other way round.
 HOUSE = [
-    "errors", "config", "recipes", "clock", "device", "schedule", "data.dataset", "augment", "data", "data.loader",
-    "models.layers", "models.page", "models.sprint", "models", "models.trace", "models.fold", "optim", "metrics",
-    "inference", "run", "signals", "pace", "session", "compilation", "steplog", "outcome", "training", "choice",
-    "latency", "record", "dawn", "evaluate", "comparison", "label_errors", "maps", "explain", "views", "faithfulness",
-    "inspection", "predict", "gallery", "report", "notebook", "api",
-    "benchmark", "progress", "show", "demo", "cli",
+    "errors", "config", "recipes", "clock", "durable", "device", "schedule", "data.dataset", "augment", "data",
+    "data.loader", "models.layers", "models.page", "models.sprint", "models", "models.trace", "models.fold",
+    "optim", "metrics", "inference", "run", "checkpoint", "signals", "pace", "session", "finite", "compilation",
+    "steplog", "state", "outcome", "loop", "training", "choice", "latency", "record", "dawn", "evaluate",
+    "comparison", "label_errors", "maps", "explain", "views", "faithfulness", "inspection", "predict", "gallery",
+    "report", "notebook", "trained", "api", "benchmark", "progress", "show", "demo", "cli", "__main__",
 ]  # fmt: skip
 FILES = sorted(SOURCE.rglob("*.py"))
 LONGEST_FILE = 350

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daybreak import api, training
+from daybreak import api, loop
 from daybreak.clock import parse_seconds
 from daybreak.errors import UsageError
 from daybreak.pace import TimePace
@@ -81,14 +81,14 @@ def test_a_budget_holds_on_a_machine_that_changes_pace(
 ) -> None:
     """The cycle closes on time, with fewer or more steps. Time is made of steps here: 0.1 s each, and `burden` times
     that from the middle on."""
-    clock, plain, budget = Clock(), training.train_step, 10.0
+    clock, plain, budget = Clock(), loop.train_step, 10.0
 
     def step(session: Session, *batch: torch.Tensor) -> torch.Tensor:
         clock.now += 0.1 * (burden if session.progress > 0.5 else 1.0)
         return plain(session, *batch)
 
     monkeypatch.setattr("daybreak.clock.time", SimpleNamespace(perf_counter=clock))
-    monkeypatch.setattr(training, "train_step", step)
+    monkeypatch.setattr(loop, "train_step", step)
     run = api.train("digits", budget=budget, settings=TINY, out=tmp_path / "run", report=False)
     assert run.summary.train_seconds == pytest.approx(budget, rel=0.03)
     assert run.summary.steps == pytest.approx(50 + 50 / burden, abs=2)

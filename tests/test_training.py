@@ -17,11 +17,12 @@ from daybreak.config import Recipe, override
 from daybreak.data import Dataset, open_dataset
 from daybreak.errors import NonFiniteError, RunError, UsageError
 from daybreak.evaluate import evaluate
+from daybreak.loop import evaluate_epoch, fit, train_step
 from daybreak.recipes import RECIPES
 from daybreak.report import write_report
-from daybreak.run import RunDirectory, default_path
+from daybreak.run import RunDirectory, default_paths
 from daybreak.session import initial_net, prepare
-from daybreak.training import evaluate_epoch, fit, train, train_step
+from daybreak.training import train
 
 TINY = {"model.width": 0.1, "epochs": 2, "min_steps": 0, "precision": "float32"}
 CPU = torch.device("cpu")
@@ -122,7 +123,7 @@ def test_a_run_directory_is_whole(digits: Dataset, tmp_path: Path) -> None:
     )
     files = {p.name for p in run.path.iterdir()}
     wanted = {"config.json", "metrics.jsonl", "summary.json", "model.safetensors", "model.json", "predictions.npz"}
-    assert files == wanted
+    assert files == wanted | {"checkpoints"}
     again = RunDirectory.open(run.path)
     assert again.recipe == recipe
     assert (again.config["seed"], again.config["command"]) == (3, ["daybreak", "x"])
@@ -207,19 +208,21 @@ def test_half_a_row_of_a_killed_run_is_passed_over(digits: Dataset, tmp_path: Pa
 
 
 def test_a_directory_with_something_in_it_is_left_alone(digits: Dataset, tmp_path: Path) -> None:
-    (tmp_path / "thesis.txt").write_text("years of work")
+    for name in ("thesis.txt", ".draft.txt.7.tmp"):
+        (tmp_path / name).write_text("years of work")
     with pytest.raises(UsageError, match="not empty"):
         train(tiny(), digits, tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+    assert sorted(p.name for p in tmp_path.rglob("*")) == [".draft.txt.7.tmp", "thesis.txt"]
 
 
 def test_default_paths_do_not_collide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(time, "strftime", lambda _: "20261122-101502")
-    first = default_path("cifar10", "sprint", 0)
-    assert str(first) == "runs/20261122-101502-cifar10-sprint-s0"
-    first.mkdir(parents=True)
-    assert default_path("cifar10", "sprint", 0).name == "20261122-101502-cifar10-sprint-s0-2"
+    names = []
+    for _ in range(2):  # in the same second
+        with RunDirectory.create(default_paths("cifar10", "sprint", 0)) as run:
+            names.append(str(run.path))
+    assert names == ["runs/20261122-101502-cifar10-sprint-s0", "runs/20261122-101502-cifar10-sprint-s0-2"]
 
 
 @pytest.mark.parametrize(
@@ -256,7 +259,7 @@ def test_not_a_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_leaves_a_usable_run(number: signal.Signals, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "daybreak.cli", "train", "digits", "--epochs", "5000", "--out", str(out), "--json"]
+    command = [sys.executable, "-m", "daybreak", "train", "digits", "--epochs", "5000", "--out", str(out), "--json"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ, text=True)
     metrics = out / "metrics.jsonl"
     while process.poll() is None and (not metrics.exists() or '"epoch"' not in metrics.read_text()):
@@ -287,17 +290,18 @@ def test_stopwatch_counts_named_phases(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_train_clock_stops_for_evaluation(digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     session = prepare(tiny(epochs=1), digits, 0, CPU)
-    from daybreak import training as module
+    from daybreak import loop as module
     from daybreak.signals import StopRequest
 
     def slow(*_: object) -> dict[str, float]:
         time.sleep(0.5)
-        return {"train_seconds": session.watch.seconds("train")}
+        return {"train_seconds": session.watch.seconds("train"), "test_acc": 0.0}
 
     monkeypatch.setattr(module, "evaluate_epoch", slow)
     before = session.watch.seconds("train")
     begun = time.perf_counter()
-    fit(session, RunDirectory.create(tmp_path / "run"), StopRequest())
+    with RunDirectory.create(tmp_path / "run") as run:
+        fit(session, run, StopRequest())
     whole = time.perf_counter() - begun
     assert session.watch.seconds("evaluate") >= 0.5
     assert session.watch.seconds("train") - before <= whole - 0.5

@@ -1,169 +1,33 @@
 """What `import daybreak` offers. The command line calls these functions and nothing else."""
 
 import json
-from collections.abc import Mapping, Sequence
-from html import escape
+from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
-
-import numpy as np
 
 from daybreak import choice, notebook
 from daybreak.clock import Stopwatch
 from daybreak.comparison import Comparison
 from daybreak.comparison import compare as compare_runs
-from daybreak.config import Device, Recipe, Tta
+from daybreak.config import Device, OnNonfinite, Recipe
 from daybreak.data import Dataset, open_dataset
-from daybreak.device import pick_device, synchronizer
-from daybreak.errors import UsageError
-from daybreak.evaluate import Evaluation, Mistake, evaluate, image_index, run_dataset
-from daybreak.explain import ClassMap, Question
-from daybreak.gallery import answers, draw_files, draw_mistakes
+from daybreak.device import pick_device, repeatable, synchronizer
+from daybreak.errors import StoppedError, UsageError
+from daybreak.evaluate import run_dataset
 from daybreak.inspection import Inspection
 from daybreak.inspection import inspect as inspect_net
-from daybreak.label_errors import find_suspects
-from daybreak.maps import Method
 from daybreak.notebook import Gallery
-from daybreak.predict import predict
 from daybreak.recipes import get_recipe
-from daybreak.report import figures, write_comparison, write_report
-from daybreak.run import RunDirectory, default_path
+from daybreak.report import write_comparison, write_report
+from daybreak.run import RunDirectory, default_paths
 from daybreak.session import OnEvent
+from daybreak.signals import StopRequest
+from daybreak.state import Every
+from daybreak.trained import Run
+from daybreak.training import resume as resume_run
 from daybreak.training import train as train_run
 
-__all__ = ["Run", "compare", "inspect", "load", "open_dataset", "samples", "train"]
-
-
-class Run:
-    """A trained net and all that is known about its training; a thin face over its directory.
-
-    Attributes:
-        path: the run directory.
-        directory: its files, typed.
-    """
-
-    def __init__(self, directory: RunDirectory) -> None:
-        self.directory = directory
-        self.path = directory.path
-
-    @property
-    def summary(self) -> SimpleNamespace:
-        """The keys of summary.json as attributes, e.g. `run.summary.test_acc`."""
-        return SimpleNamespace(**self.directory.summary)
-
-    @property
-    def history(self) -> list[dict[str, Any]]:
-        """One row an epoch: lr, losses in nats, accuracies in [0, 1], seconds; fit for `pandas.DataFrame`."""
-        return self.directory.metrics("epoch")
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self.directory.card.classes
-
-    def evaluate(self, data: str | Path | None = None, tta: Tta | None = None) -> Evaluation:
-        """Judge the net on its test images, or on other data with the same classes."""
-        return evaluate(self.directory, data=data, tta=tta)
-
-    def confusion(self) -> np.ndarray:
-        """Counts (K, K) without test-time augmentation: rows true, columns predicted."""
-        return self.evaluate(tta="none").confusion
-
-    def mistakes(self, n: int = 25) -> list[Mistake]:
-        """The most confident wrong answers, without test-time augmentation."""
-        return self.evaluate(tta="none").mistakes(n)
-
-    def cam(
-        self, index: int, layer: str, target: str = "predicted", method: Method = "grad-cam", against: str | None = None
-    ) -> np.ndarray:
-        """The map (h, w), float32, of a test image at a stage.
-
-        Args:
-            target: the class to explain, by name, or "predicted" or "true".
-            method: see `daybreak.maps`.
-            against: explain `target` against this class: what speaks for the one and not for the other.
-
-        Raises:
-            UsageError: there is no such image, stage or class; what there is is listed.
-        """
-        _, (found,) = self._maps(index, Question([layer], method, target, against))
-        return found.values_HW
-
-    def gallery(self, n: int = 12) -> Gallery:
-        """The most confident wrong answers as pictures, for a notebook."""
-        return notebook.of_mistakes(self.mistakes(n), run_dataset(self.directory).test.images_NHWC)
-
-    def maps(
-        self, index: int, target: str = "predicted", method: Method = "grad-cam", against: str | None = None
-    ) -> Gallery:
-        """A test image and its maps at every stage as pictures, for a notebook; arguments as for `cam`."""
-        image, maps = self._maps(index, Question(None, method, target, against))
-        return notebook.of_maps(maps, image, self.classes)
-
-    def explain(
-        self,
-        images: Sequence[str | Path] = (),
-        layers: Sequence[str] | None = None,
-        n: int = 10,
-        data: str | Path | None = None,
-        method: Method = "grad-cam",
-        target: str | None = None,
-        against: str | None = None,
-    ) -> list[dict[str, Any]]:
-        """Draw maps as PNG below `figures/maps`; a row a map with "file", "layer", "method", "class" and "path".
-
-        Args:
-            images: files to explain for the predicted class; without any, the `n` most confident mistakes are
-                explained for the predicted and for the true class, and rows have the test image's "index" too.
-            layers: stages by name; all by default.
-            method: see `daybreak.maps`.
-            target: the class to explain instead, by name, or "predicted" or "true".
-            against: explain it against this class: what speaks for the one and not for the other.
-            data: where the run's data is now, if it has moved.
-        """
-        question = Question(layers, method, target, against)
-        if images:
-            return draw_files(self.directory, images, question)
-        return draw_mistakes(self.directory, n, question, data)
-
-    def suspects(
-        self,
-        folds: int | None = None,
-        budget: float = 60.0,
-        seed: int = 0,
-        data: str | Path | None = None,
-        on_event: OnEvent = lambda event: None,
-    ) -> dict[str, Any]:
-        """Images whose labels are probably wrong, the most suspicious first: "test", and "train" with `folds`, for
-        which as many nets are trained for `budget` seconds each. They stand in the next report."""
-        return find_suspects(self.directory, folds, budget, seed, data, on_event)
-
-    def predict(self, *images: str | Path, top: int = 3, tta: Tta = "none") -> list[dict[str, Any]]:
-        """Class probabilities of image files or of the images in folders."""
-        return predict(self.directory, images, top=top, tta=tta)
-
-    def report(self, data: str | Path | None = None) -> Path:
-        """Write the report; returns its path. `data`: where the run's data is now, if it has moved."""
-        return write_report(self.directory, data=data)
-
-    def _maps(self, index: int, question: Question) -> tuple[np.ndarray, list[ClassMap]]:
-        """A test image and the answers to a question about it."""
-        test, classifier = run_dataset(self.directory).test, self.directory.classifier()
-        at = image_index(index, len(test.labels_N))
-        image, true_N = np.asarray(test.images_NHWC[[at]]), np.asarray(test.labels_N[[at]])
-        return image[0], answers(classifier, image, question, [question.target or "predicted"], true_N)
-
-    def _repr_html_(self) -> str:
-        """In a notebook: the line of `repr`, the curves and the confusion matrix."""
-        judged = self.evaluate(tta="none")
-        drawn = [figures.confusion(judged.confusion, judged.classes)]
-        drawn[:0] = [figures.curves(self.history)] if self.history else []
-        return f"<pre>{escape(repr(self))}</pre>" + "".join(figures.svg(figure) for figure in drawn)
-
-    def __repr__(self) -> str:
-        s = self.summary
-        accuracy = "interrupted" if s.test_acc is None else f"test_acc {s.test_acc:.4f}"
-        return f"<Run {self.path}: {s.recipe} on {s.dataset}, {accuracy}, {s.train_seconds:.1f} s>"
+__all__ = ["Run", "compare", "inspect", "load", "open_dataset", "resume", "samples", "train"]
 
 
 def train(
@@ -180,6 +44,10 @@ def train(
     settings: Mapping[str, Any] | None = None,
     out: str | Path | None = None,
     split_seed: int = 0,
+    skip_bad: bool = False,
+    on_nonfinite: OnNonfinite = "stop",
+    deterministic: bool = False,
+    checkpoint_every: str = "1m",
     report: bool = True,
     on_event: OnEvent = lambda event: None,
 ) -> Run:
@@ -198,20 +66,30 @@ def train(
         settings: dotted recipe keys to override, e.g. `{"schedule.max_lr": 0.1}`.
         out: the run directory; by default a new one below `runs/`.
         split_seed: of the stratified split, for data without a test part.
+        skip_bad: leave out images that cannot be used, and count them; by default they are an error.
+        on_nonfinite: what a loss or gradient that is not finite does: `stop` the run with the weights before that
+            step, or `skip` the step; the third stops.
+        deterministic: the same bits each time on the same machine, at a price on CUDA.
+        checkpoint_every: seconds or steps between checkpoints, such as `1m` or `40steps`, or `never`.
         on_event: called with progress; see docs/run-directory.md for the rows.
 
     Raises:
         DaybreakError: with the exit code the command line would return; nothing that existed is changed.
     """
     check_options(epochs, budget, target, dawn_rule, min(seed, split_seed))
-    dataset = open_dataset(data, size=size, split_seed=split_seed)
+    every = Every.parse(checkpoint_every)
+    dataset = open_dataset(data, size=size, split_seed=split_seed, skip_bad=skip_bad)
     name = recipe.name if isinstance(recipe, Recipe) else recipe
     options = {"recipe": name, "epochs": epochs, "budget": budget, "target": target, "dawn_rule": dawn_rule}
     options |= {"size": size, "device": device, "split_seed": split_seed or None, "seed": seed}
+    options |= {"skip_bad": skip_bad, "deterministic": deterministic}
+    options |= {"checkpoint_every": None if checkpoint_every == "1m" else checkpoint_every}
+    options |= {"on_nonfinite": None if on_nonfinite == "stop" else on_nonfinite}
     watch = Stopwatch(synchronizer(pick_device(device)))
     if recipe is None and epochs is None and (budget or target):
         if budget:
-            recipe, why = choice.for_budget(budget, dataset, seed, pick_device(device), watch)
+            with repeatable(deterministic):
+                recipe, why = choice.for_budget(budget, dataset, seed, pick_device(device), watch)
         else:
             recipe, why = choice.for_target(target or 0.0, dataset)
         on_event({"event": "choice", "recipe": recipe.name, "why": why})
@@ -219,25 +97,80 @@ def train(
     directory = train_run(
         chosen,
         dataset,
-        Path(out) if out else default_path(dataset.name, chosen.name, seed),
+        Path(out) if out else default_paths(dataset.name, chosen.name, seed),
         seed=seed,
         device=device,
         budget=budget,
         target=target,
         dawn_rule=dawn_rule,
+        on_nonfinite=on_nonfinite,
+        deterministic=deterministic,
+        every=every,
         watch=watch,
         command=command_line(data, options, settings),
         on_event=on_event,
     )
+    return _reported(directory, report, device)
+
+
+def resume(
+    run: str | Path | Run,
+    *,
+    epochs: int | None = None,
+    budget: float | None = None,
+    data: str | Path | None = None,
+    device: Device = "auto",
+    on_nonfinite: OnNonfinite | None = None,
+    checkpoint_every: str = "1m",
+    report: bool = True,
+    on_event: OnEvent = lambda event: None,
+) -> Run:
+    """Go on with a run that was stopped, or make a finished one longer.
+
+    Args:
+        epochs: of the whole run, above what it had: its cycle is then that of so many epochs, entered where the steps
+            so far put it. `budget` does the same for a run over wall-clock time.
+        data: where the run's data is now, if it has moved.
+        on_nonfinite: instead of what the run had.
+        checkpoint_every, report, on_event: as for `train`.
+
+    Raises:
+        DaybreakError: with the exit code the command line would return; nothing that existed is changed.
+    """
+    directory = RunDirectory.open(run.path if isinstance(run, Run) else run)
+    check_options(None, budget, None, False, 0)
+    every = Every.parse(checkpoint_every)
+    options: dict[str, Any] = {"resume": directory.path, "epochs": epochs, "budget": budget, "device": device}
+    options |= {"on_nonfinite": on_nonfinite}
+    options |= {"checkpoint_every": None if checkpoint_every == "1m" else checkpoint_every}
+    directory = resume_run(
+        directory.path,
+        run_dataset(directory, data),
+        epochs=epochs,
+        budget=budget,
+        device=device,
+        on_nonfinite=on_nonfinite,
+        every=every,
+        command=command_line(data, options, None),
+        on_event=on_event,
+    )
+    return _reported(directory, report, device, data)
+
+
+def _reported(directory: RunDirectory, report: bool, device: Device, data: str | Path | None = None) -> Run:
+    """The run, with its report where it is finished. A signal meanwhile leaves a finished run without a report."""
     if report and not directory.summary["interrupted"]:
-        write_report(directory, device=device)
+        with StopRequest() as stop:
+            stop.unless_stopped(lambda: write_report(directory, data=data, device=device))
+        if stop.signal:
+            raise StoppedError(stop.signal, f"trained, without a report; daybreak report {directory.path} writes it")
     return Run(directory)
 
 
-def command_line(data: str | Path, options: Mapping[str, Any], settings: Mapping[str, Any] | None) -> list[str]:
+def command_line(data: str | Path | None, options: Mapping[str, Any], settings: Mapping[str, Any] | None) -> list[str]:
     """The command that repeats a training, with what differs from the defaults. (A recipe of one's own has only its
     name in it; config.json holds it whole.)"""
-    words = ["daybreak", "train", str(data)]
+    words = ["daybreak", "train", *([] if data is None else [str(data)])]
     for option, value in options.items():
         if value is not None and value is not False and value != "auto":
             words += [f"--{option.replace('_', '-')}", *([] if value is True else [str(value)])]

@@ -20,7 +20,7 @@ from daybreak.errors import NonFiniteError, StoppedError, UsageError
 from daybreak.latency import fastest, latencies
 from daybreak.recipes import get_recipe
 from daybreak.record import check_same_setting, evidence, keep_evidence, make_record, write_record
-from daybreak.run import RunDirectory, default_path
+from daybreak.run import RunDirectory, default_paths
 from daybreak.session import OnEvent
 
 LATENCY = "latency.json"
@@ -85,7 +85,8 @@ def bench(
     candidates += tuple(Candidate(f"budget-{seconds:g}s", None, seconds) for seconds in budgets)
     if not candidates or runs < 1:
         raise UsageError("bench", "nothing to run", "--recipe NAME or --budget 5m, and --runs 1 or more")
-    folder = Path(out) if out else default_path("bench", "-".join(c.label for c in candidates), seed)
+    names = default_paths("bench", "-".join(c.label for c in candidates), seed)
+    folder = Path(out) if out else next(path for path in names if not path.exists())
     facts = {"fingerprint": open_dataset(data).fingerprint, "versions": versions()}
     facts["hardware"] = describe_hardware(pick_device(device))
     check_same_setting(folder, facts, chosen)

@@ -11,9 +11,9 @@ from daybreak.clock import Stopwatch
 from daybreak.config import Recipe, override
 from daybreak.data.dataset import Dataset
 from daybreak.device import kept_memory, synchronizer
+from daybreak.loop import train_step
 from daybreak.recipes import LADDER, RECIPES, SMALL_DATA, get_recipe
 from daybreak.session import prepare
-from daybreak.training import train_step
 
 STEPS_TIMED = 1  # at each of two image sizes, after one step that is not
 

@@ -7,8 +7,9 @@ evaluation run on clocks of their own. All clocks are monotonic: setting the mac
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 
 from daybreak.errors import UsageError
 
@@ -32,12 +33,15 @@ class Stopwatch:
 
     Args:
         synchronize: waits for the device, so that queued work counts in the phase that queued it.
+        spent: seconds of each phase of an earlier part of the run, `wall` among them, to go on from.
     """
 
-    def __init__(self, synchronize: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, synchronize: Callable[[], None] = lambda: None, spent: Mapping[str, float] = MappingProxyType({})
+    ) -> None:
         self._synchronize = synchronize
-        self._begun = time.perf_counter()
-        self._seconds: dict[str, float] = {}
+        self._begun = time.perf_counter() - spent.get("wall", 0.0)
+        self._seconds: dict[str, float] = {phase: s for phase, s in spent.items() if phase != "wall"}
         self._running: dict[str, float] = {}
 
     @contextmanager
@@ -51,6 +55,10 @@ class Stopwatch:
             self._synchronize()
             begun = self._running.pop(phase)
             self._seconds[phase] = self._seconds.get(phase, 0.0) + time.perf_counter() - begun
+
+    def spent(self) -> dict[str, float]:
+        """Seconds of every phase so far, and of the wall clock: what a later part of the run goes on from."""
+        return {phase: self.seconds(phase) for phase in {**self._seconds, **self._running}} | {"wall": self.wall()}
 
     def wall(self) -> float:
         """Seconds since the clock was made, whatever was timed."""

@@ -17,6 +17,7 @@ Rate = Annotated[float, Field(ge=0)]
 Tta = Literal["none", "flip", "full"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
+OnNonfinite = Literal["stop", "skip"]
 
 
 class Section(BaseModel):

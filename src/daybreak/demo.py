@@ -11,7 +11,7 @@ from rich.console import Console
 from daybreak import api, show
 from daybreak.data import Dataset
 from daybreak.device import pick_device
-from daybreak.errors import DataError, DaybreakError
+from daybreak.errors import DataError, DaybreakError, StoppedError
 from daybreak.progress import TrainingProgress
 
 CPU_BUDGET = 120.0  # seconds of training; three minutes with evaluation and report
@@ -26,6 +26,9 @@ def main() -> int:
     except DaybreakError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except StoppedError as stopped:
+        print(stopped, file=sys.stderr)
+        return 128 + stopped.signal
     except KeyboardInterrupt:
         return 130
 

@@ -63,6 +63,20 @@ def kept_memory() -> Iterator[None]:
         libc.malloc_trim(0)
 
 
+@contextmanager
+def repeatable(wanted: bool) -> Iterator[None]:
+    """If wanted, PyTorch uses only algorithms that give the same bits each time while the block runs, and raises where
+    it has none. (cuBLAS reads its part from the environment when it starts.)"""
+    before = torch.are_deterministic_algorithms_enabled()
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
 def synchronizer(device: torch.device) -> Callable[[], None]:
     """A function that waits until the device has done all that was queued."""
     if device.type == "cuda":

@@ -5,7 +5,7 @@ are part of the public contract; a new kind of failure takes the code of the par
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 
@@ -41,6 +41,14 @@ class DataError(DaybreakError):
     exit_code, code = 3, "data"
 
 
+class BadImagesError(DataError):
+    """Some images cannot be used; `names` are all of them."""
+
+    def __init__(self, what: object, why: str, remedy: str, names: Sequence[str]) -> None:
+        super().__init__(what, why, remedy)
+        self.names = tuple(names)
+
+
 class RunError(DaybreakError):
     """A checkpoint or a run cannot be used."""
 
@@ -54,9 +62,19 @@ class StorageError(DaybreakError):
 
 
 class NonFiniteError(DaybreakError):
-    """The loss or a gradient stopped being finite."""
+    """The loss, a gradient or the net's answers stopped being finite."""
 
     exit_code, code = 6, "non-finite"
+
+
+class BadStepError(NonFiniteError):
+    """A step's loss or gradient is not finite, found before the step changed the net."""
+
+
+class BusyError(DaybreakError):
+    """Another process writes to the run directory."""
+
+    exit_code, code = 7, "busy"
 
 
 class StoppedError(Exception):

@@ -164,10 +164,11 @@ def run_dataset(run: RunDirectory, data: str | Path | None = None) -> Dataset:
     try:
         request, fingerprint = run.config["data"]["request"], run.config["data"]["fingerprint"]
         trained_on, size, split_seed = request["data"], request["size"], request["split_seed"]
+        skip_bad = bool(request.get("skip_bad"))
     except (KeyError, TypeError):
         raise RunError(run.path / "config.json", "does not say which data", "a whole copy of the run") from None
     try:
-        dataset = open_dataset(data or trained_on, size=size, split_seed=split_seed)
+        dataset = open_dataset(data or trained_on, size=size, split_seed=split_seed, skip_bad=skip_bad)
     except DataError as error:
         if data is None:
             raise DataError(error.what, error.why, "--data with the place where the run's data is now") from None

@@ -1,10 +1,11 @@
 """What a run says about itself: its configuration before training, its card and summary after."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from daybreak import metrics
+from daybreak.config import OnNonfinite
 from daybreak.data.dataset import Dataset
 from daybreak.device import describe_hardware, peak_memory_bytes, versions
 from daybreak.models.trace import count_params
@@ -13,19 +14,37 @@ from daybreak.session import Session, train_flops
 from daybreak.steplog import images_per_second
 
 
-def config_of(session: Session, budget: float | None, target: float | None, command: Sequence[str]) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Order:
+    """What was asked of a run besides its recipe.
+
+    Attributes:
+        budget: seconds of training, in place of the recipe's epochs: one cycle over wall-clock time.
+        target: the accuracy (with the recipe's test-time augmentation) to compare the result with.
+        dawn_rule: stop at the first epoch whose test accuracy reaches the target, as DAWNBench counted. The test
+            images then choose when to stop; the summary says so.
+        on_nonfinite: what a loss or gradient that is not finite does to the run.
+        deterministic: only algorithms that give the same bits each time.
+    """
+
+    budget: float | None = None
+    target: float | None = None
+    dawn_rule: bool = False
+    on_nonfinite: OnNonfinite = "stop"
+    deterministic: bool = False
+
+
+def config_of(session: Session, order: Order, command: Sequence[str]) -> dict[str, Any]:
     """config.json: what it takes to train the same net again."""
     return {
         "recipe": session.recipe.model_dump(mode="json", exclude={"expected"}),
         "data": _data_config(session.dataset),
         "seed": session.seed,
-        "budget": budget,
-        "target": target,
         "command": list(command),
         "versions": versions(),
         "hardware": describe_hardware(session.device),
         "compute_dtype": str(session.dtype).removeprefix("torch."),
-    }
+    } | vars(order)
 
 
 def model_card(session: Session) -> ModelCard:
@@ -39,37 +58,45 @@ def model_card(session: Session) -> ModelCard:
 def summary_of(
     session: Session,
     predictions: Predictions | None,
-    budget: float | None,
-    target: float | None,
+    order: Order,
     interrupted: int | None,
+    by_the_rule: bool,
 ) -> dict[str, Any]:
-    """summary.json."""
+    """summary.json.
+
+    Args:
+        interrupted: the signal that ended the run.
+        by_the_rule: DAWNBench's rule ended it, at the target.
+    """
     scores = _scores(predictions)
     reached = scores["test_acc_tta"]
-    target_met = None if target is None or reached is None else bool(reached >= target)
-    return scores | {
-        "tta": session.recipe.tta,
-        "train_seconds": session.watch.seconds("train"),
-        "compile_seconds": session.watch.seconds("compile"),
-        "evaluate_seconds": session.watch.seconds("evaluate"),
-        "data_seconds": dict(session.dataset.seconds),
-        "wall_seconds": session.watch.wall(),
-        "epochs": session.step / session.loader.steps_per_epoch,
-        "steps": session.step,
-        "images_per_second": images_per_second(session),
-        "params": count_params(session.net),
-        "train_flops": train_flops(session),
-        "peak_rss_bytes": peak_memory_bytes(),
-        "device": session.device.type,
-        "dataset": session.dataset.title,
-        "notes": list(session.dataset.notes),
-        "recipe": session.recipe.name,
-        "seed": session.seed,
-        "budget": budget,
-        "target": target,
-        "target_met": target_met,
-        "interrupted": interrupted,
-    }
+    met = None if order.target is None or reached is None else bool(reached >= order.target)
+    return (
+        scores
+        | vars(order)
+        | {
+            "tta": session.recipe.tta,
+            "train_seconds": session.watch.seconds("train"),
+            "compile_seconds": session.watch.seconds("compile"),
+            "evaluate_seconds": session.watch.seconds("evaluate"),
+            "data_seconds": dict(session.dataset.seconds),
+            "wall_seconds": session.watch.wall(),
+            "epochs": session.step / session.loader.steps_per_epoch,
+            "steps": session.step,
+            "skipped_steps": session.skipped,
+            "images_per_second": images_per_second(session),
+            "params": count_params(session.net),
+            "train_flops": train_flops(session),
+            "peak_rss_bytes": peak_memory_bytes(),
+            "device": session.device.type,
+            "dataset": session.dataset.title,
+            "notes": list(session.dataset.notes),
+            "recipe": session.recipe.name,
+            "seed": session.seed,
+            "target_met": by_the_rule or met,
+            "interrupted": interrupted,
+        }
+    )
 
 
 def _scores(predictions: Predictions | None) -> dict[str, Any]:

@@ -84,4 +84,5 @@ class TrainingProgress:
 
 
 def _facts(event: Event) -> str:
-    return f"loss {event['batch_loss']:.3f}  lr {event['lr']:.4g}  {event['images_per_second']:.0f} images/s"
+    loss = "skipped" if event["batch_loss"] is None else f"{event['batch_loss']:.3f}"
+    return f"loss {loss}  lr {event['lr']:.4g}  {event['images_per_second']:.0f} images/s"

@@ -1,13 +1,10 @@
-"""The run directory: written and read here only. `design` of its files: docs/run-directory.md.
-
-Every file is written beside its place and renamed, so a reader never sees half a file.
-"""
+"""The run directory: written and read here only. Its files: docs/run-directory.md."""
 
 import json
-import os
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +21,19 @@ from daybreak.augment import Normalizer
 from daybreak.config import Device, ModelConfig, Precision, Recipe, Tta, validate
 from daybreak.data.dataset import DecodeSpec, Split
 from daybreak.device import compute_dtype, pick_device
-from daybreak.errors import RunError, StorageError, UsageError
+from daybreak.durable import (
+    LOCK,
+    append_line,
+    cut,
+    flush,
+    guarded,
+    is_leftover,
+    make_folder,
+    sole_writer,
+    sweep,
+    whole_file,
+)
+from daybreak.errors import RunError, UsageError
 from daybreak.inference import Classifier
 from daybreak.models import build_net, place
 
@@ -61,22 +70,44 @@ class RunDirectory:
         self.path = Path(path)
 
     @classmethod
-    def create(cls, path: Path) -> "RunDirectory":
-        """Make the directory.
+    @contextmanager
+    def create(cls, out: "Path | Iterable[Path]") -> "Iterator[RunDirectory]":
+        """Make a directory and hold it against other writers while the block runs.
+
+        Args:
+            out: the directory, which must not be there or be empty; or names, of which the first that is free is taken.
 
         Raises:
             UsageError: it exists and has something in it.
+            BusyError: another process is about to write to it.
             StorageError: it cannot be made.
         """
-        try:
-            if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        path = out if isinstance(out, Path) else _first_free(out)
+        with guarded(path):
+            if path.exists() and not path.is_dir():
+                raise UsageError(f"--out {path}", "is a file", "another directory")
+            make_folder(path)
+        with sole_writer(path):
+            with guarded(path):
+                leftovers = [file for file in path.iterdir() if file.name != LOCK]
+            if not all(is_leftover(file, "config.json") for file in leftovers):
                 raise UsageError(f"--out {path}", "exists and is not empty", "another directory, or remove it first")
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StorageError(
-                path, f"cannot make the run directory ({error.strerror})", "--out DIR elsewhere"
-            ) from None
-        return cls(path)
+            sweep(path)  # one that was killed before it had written anything
+            yield cls(path)
+
+    @classmethod
+    @contextmanager
+    def reopen(cls, path: Path | str) -> "Iterator[RunDirectory]":
+        """A run made earlier, to go on with, held against other writers; rid of what a killed one left half written.
+
+        Raises:
+            RunError: there is no run at this path.
+            BusyError: another process writes to it.
+        """
+        run = cls.open(path)
+        with sole_writer(run.path):
+            sweep(run.path)
+            yield run
 
     @classmethod
     def open(cls, path: Path | str) -> "RunDirectory":
@@ -101,6 +132,18 @@ class RunDirectory:
     @property
     def summary(self) -> dict[str, Any]:
         return self._read_json("summary.json")
+
+    @property
+    def has_result(self) -> bool:
+        return (self.path / "summary.json").exists()
+
+    @property
+    def is_deterministic(self) -> bool:
+        return bool(self.config.get("deterministic"))
+
+    def is_finished(self, step: int) -> bool:
+        """Whether the run came to its end, with this step as its last."""
+        return self.has_result and self.summary["interrupted"] is None and self.summary["steps"] == step
 
     @property
     def recipe(self) -> Recipe:
@@ -165,28 +208,50 @@ class RunDirectory:
         """What `daybreak suspects` found, or None where nobody has asked."""
         return self._read_json("suspects.json") if (self.path / "suspects.json").exists() else None
 
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the resumable states (`daybreak.checkpoint`)."""
+        return self.path / "checkpoints"
+
     # Writing
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         self._write("config.json", _json(config))
+        self.__dict__.pop("config", None)  # read before, and cached
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         self._write("summary.json", _json(summary))
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
-        with self._guard("metrics.jsonl"), (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row, allow_nan=False) + "\n")
+        append_line(self.path / "metrics.jsonl", json.dumps(row, allow_nan=False))
+
+    def flush_metrics(self) -> int:
+        """Make the rows durable; returns how many bytes they are."""
+        return flush(self.path / "metrics.jsonl")
+
+    def cut_metrics(self, size: int) -> None:
+        """Take back the rows after the first `size` bytes: their steps are about to be taken again."""
+        cut(self.path / "metrics.jsonl", size)
 
     def write_model(self, net: nn.Module, card: ModelCard) -> None:
         values = asdict(card) | {"net": card.net.model_dump(), "format": FORMAT}
         self._write("model.json", _json(values))
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
-        with self._beside("model.safetensors") as temporary:
+        with whole_file(self.path / "model.safetensors") as temporary:
             temporary.write_bytes(save(weights))
 
     def write_predictions(self, predictions: Predictions) -> None:
-        with self._beside("predictions.npz") as temporary, temporary.open("wb") as file:
+        with whole_file(self.path / "predictions.npz") as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **asdict(predictions), indices=np.arange(len(predictions.labels)))
+
+    def remove_judgement(self) -> None:
+        """Take back what was said about weights that are about to be replaced."""
+        for name in ("summary.json", "predictions.npz", "report.html"):
+            with guarded(self.path / name):
+                (self.path / name).unlink(missing_ok=True)
+        found = self.suspects() or {}
+        if "test" in found:  # those of the training part are other nets' findings
+            self.write_suspects({key: value for key, value in found.items() if key != "test"})
 
     def write_suspects(self, found: Mapping[str, Any]) -> None:
         self._write("suspects.json", _json(found))
@@ -197,7 +262,7 @@ class RunDirectory:
 
     def write_picture(self, name: str, picture: Image.Image) -> Path:
         """A picture of the run, as PNG."""
-        with self._beside(name) as temporary:
+        with whole_file(self.path / name) as temporary:
             picture.save(temporary, "PNG")
         return self.path / name
 
@@ -233,52 +298,9 @@ class RunDirectory:
             raise RunError(path, f"does not fit model.json ({str(error)[:200]})", "a whole copy of the run") from None
 
     def _write(self, name: str, text: str) -> Path:
-        with self._beside(name) as temporary:
+        with whole_file(self.path / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
         return self.path / name
-
-    def _beside(self, name: str) -> "_Beside":
-        with self._guard(name):
-            (self.path / name).parent.mkdir(parents=True, exist_ok=True)
-        return _Beside(self.path / name)
-
-    def _guard(self, name: str) -> "_Guard":
-        return _Guard(self.path / name)
-
-
-class _Guard:
-    """Turns a failing file system into a StorageError that names the file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if isinstance(error, OSError):
-            raise StorageError(
-                self.path, f"cannot be written ({error.strerror})", "free space or another --out"
-            ) from None
-
-
-class _Beside:
-    """A temporary path beside `path`, renamed into place when the block ends well and removed when it does not."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.temporary = path, path.with_name(f".{path.name}.{os.getpid()}.tmp")
-
-    def __enter__(self) -> Path:
-        return self.temporary
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        with _Guard(self.path):
-            if error is None:
-                self.temporary.replace(self.path)
-                return
-            self.temporary.unlink(missing_ok=True)
-            if isinstance(error, OSError):
-                raise error
 
 
 def predict_test(classifier: Classifier, test: Split, tta: Tta) -> Predictions:
@@ -288,11 +310,19 @@ def predict_test(classifier: Classifier, test: Split, tta: Tta) -> Predictions:
     return Predictions(plain, averaged, np.asarray(test.labels_N), np.asarray(test.names, dtype=np.str_))
 
 
-def default_path(dataset: str, recipe: str, seed: int) -> Path:
-    """runs/DATE-TIME-DATA-RECIPE-sSEED, with a number behind it where that is taken."""
+def default_paths(dataset: str, recipe: str, seed: int) -> Iterator[Path]:
+    """runs/DATE-TIME-DATA-RECIPE-sSEED, then the same with a number behind it."""
     stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{dataset}-{recipe}-s{seed}"
-    candidates = (Path("runs") / (stem if n == 1 else f"{stem}-{n}") for n in range(1, 1000))
-    return next(path for path in candidates if not path.exists())
+    return (Path("runs") / (stem if n == 1 else f"{stem}-{n}") for n in range(1, 1000))
+
+
+def _first_free(paths: Iterable[Path]) -> Path:
+    """The first path that nobody has; made at once, so that two processes never take the same."""
+    for path in paths:
+        with guarded(path), suppress(FileExistsError):
+            path.mkdir(parents=True)
+            return path
+    raise UsageError("--out", "all default names of this second are taken", "--out DIR")
 
 
 def _json(values: Mapping[str, Any]) -> str:

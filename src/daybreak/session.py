@@ -34,6 +34,7 @@ class Session:
     Attributes:
         forward: the net as training calls it: the net itself, or its compiled form.
         sizes: how many steps were taken at each image size.
+        skipped: how many steps were left out because they were not finite.
     """
 
     recipe: Recipe
@@ -50,6 +51,7 @@ class Session:
     pace: Pace
     classifier: Classifier
     step: int = 0
+    skipped: int = 0
     sizes: Counter[int] = field(default_factory=Counter)
 
     @property

@@ -25,19 +25,19 @@ class StepLog:
     def __init__(self, session: Session, run: RunDirectory, on_event: OnEvent) -> None:
         self.session, self.run, self.on_event = session, run, on_event
         self.last: dict[str, Any] = {}  # the row that was read last
-        self._rows: list[tuple[dict[str, Any], Tensor, bool]] = []
+        self._rows: list[tuple[dict[str, Any], Tensor | None, bool]] = []
         self._read = time.perf_counter()
 
-    def add(self, position: Mapping[str, Any], loss: Tensor, before: float, is_last: bool) -> None:
+    def add(self, position: Mapping[str, Any], loss: Tensor | None, before: float, is_last: bool) -> None:
         """Note a step.
 
         Args:
             position: where the schedule stood.
-            loss: of the step's batch, still on the device.
+            loss: of the step's batch, still on the device; None if the step was skipped, which leaves a row behind.
             before: the progress before the step.
             is_last: of its epoch: it leaves a row behind, and everything is read.
         """
-        is_row = is_last or int(before * ROWS) != int(position["progress"] * ROWS)
+        is_row = is_last or loss is None or int(before * ROWS) != int(position["progress"] * ROWS)
         is_due = is_last or time.perf_counter() - self._read > SECONDS_BETWEEN_READINGS
         if is_row or is_due:
             self._rows.append((dict(position), loss, is_row))
@@ -52,11 +52,14 @@ class StepLog:
         """
         if not self._rows:
             return
-        losses = torch.stack([loss for _, loss, _ in self._rows]).tolist()
-        rows = [(row | {"batch_loss": loss}, is_row) for (row, _, is_row), loss in zip(self._rows, losses, strict=True)]
+        waiting = [loss for _, loss, _ in self._rows if loss is not None]
+        losses = iter(torch.stack(waiting).tolist() if waiting else [])
+        rows = [
+            (row | {"batch_loss": None if loss is None else next(losses)}, is_row) for row, loss, is_row in self._rows
+        ]
         self._rows, self._read = [], time.perf_counter()
         for row, is_row in rows:
-            if not isfinite(row["batch_loss"]):
+            if row["batch_loss"] is not None and not isfinite(row["batch_loss"]):
                 why = f"the loss is {row['batch_loss']} at learning rate {row['lr']:g}"
                 raise NonFiniteError(f"step {row['step']}", why, "a lower schedule.max_lr")
             if is_row:

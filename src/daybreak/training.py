@@ -1,46 +1,47 @@
-"""Training: one visible loop from a recipe and a data set to a run directory.
+"""From a recipe and a data set to a run directory: `train` begins a run, `resume` goes on with one.
 
-`train` is the only entrance. What it leaves out: reports and galleries (they work on the finished directory).
+What they leave out: reports and galleries (they work on the finished directory).
 """
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
-from daybreak import metrics
+from daybreak import checkpoint, state
 from daybreak.clock import Stopwatch
 from daybreak.compilation import compile_net, is_worth_compiling
-from daybreak.config import Device, Recipe
+from daybreak.config import Device, OnNonfinite, Recipe, override
 from daybreak.data.dataset import Dataset
-from daybreak.device import kept_memory, pick_device
-from daybreak.errors import NonFiniteError, UsageError
-from daybreak.inference import autocast
-from daybreak.outcome import config_of, model_card, summary_of
+from daybreak.device import kept_memory, pick_device, repeatable, synchronizer
+from daybreak.durable import check_space
+from daybreak.errors import BadStepError, RunError, UsageError
+from daybreak.loop import Terms, fit
+from daybreak.outcome import Order, config_of, model_card, summary_of
 from daybreak.run import Predictions, RunDirectory, predict_test
-from daybreak.session import OnEvent, Session, prepare, spread
+from daybreak.session import OnEvent, Session, prepare
 from daybreak.signals import StopRequest
-from daybreak.steplog import StepLog
+from daybreak.state import Every
 
-TRAIN_SAMPLE = 5000  # training images on which accuracy and loss are measured at the end of an epoch
+MINUTE = Every(seconds=60.0)
 
 
 def train(
     recipe: Recipe,
     dataset: Dataset,
-    out: Path,
+    out: Path | Iterable[Path],
     *,
     seed: int = 0,
     device: Device = "auto",
     budget: float | None = None,
     target: float | None = None,
     dawn_rule: bool = False,
+    on_nonfinite: OnNonfinite = "stop",
+    deterministic: bool = False,
+    every: Every = MINUTE,
     watch: Stopwatch | None = None,
     command: Sequence[str] = (),
     on_event: OnEvent = lambda event: None,
@@ -48,148 +49,182 @@ def train(
     """Train a net and leave a run directory behind.
 
     Args:
-        out: the run directory to make; it must not exist or be empty.
+        out: the run directory to make; it must not exist or be empty. Of several, the first that is free.
         budget: seconds of training, in place of the recipe's epochs: one cycle over wall-clock time.
         target: the accuracy (with the recipe's test-time augmentation) to compare the result with.
         dawn_rule: stop at the first epoch whose test accuracy reaches the target, as DAWNBench counted. The test
             images then choose when to stop; the summary says so.
+        on_nonfinite: `stop` at a loss or gradient that is not finite, or `skip` the step; the third stops.
+        deterministic: use algorithms that give the same bits each time, or fail; on CPUs they do anyway.
+        every: how often to save a checkpoint.
         watch: a clock that runs already, where choosing the recipe has spent part of the budget.
         command: the command line, for the record.
         on_event: called with every row of metrics as it comes, and with what a progress display needs.
 
     Returns:
         The finished run. SIGINT or SIGTERM end training after the step in hand; the run is then usable, its
-        summary says `"interrupted"`.
+        summary says `"interrupted"`, and `resume` goes on with it.
 
     Raises:
         UsageError: the device is missing, or `out` is not empty.
-        NonFiniteError: the loss stopped being finite.
+        BadStepError: a loss or gradient is not finite. Weights and checkpoint are those before that step.
+        NonFiniteError: so is the net by now (on CUDA, or where the last step of an epoch did it). The last checkpoint
+            is what is left.
+        BusyError: another process writes to `out`.
         StorageError: the run cannot be written.
     """
-    where = pick_device(device)
-    with StopRequest() as stop, kept_memory() if where.type == "cpu" else nullcontext():
+    where, order = (
+        pick_device(device),
+        Order(budget, target, dawn_rule, _allowed(on_nonfinite, pick_device(device)), deterministic),
+    )
+    with _undisturbed(where) as stop, repeatable(deterministic):
+        torch.manual_seed(seed)
         session = prepare(recipe, dataset, seed, where, budget=budget, watch=watch)
         if session.pace.is_done(0):
             raise UsageError(f"--budget {budget:g}s", "over before the first step", "a longer budget")
-        run = RunDirectory.create(out)  # only now: a recipe that cannot be built leaves no run behind
-        run.write_config(config_of(session, budget, target, command))
-        on_event({"event": "start", "run": str(run.path), "notes": list(dataset.notes)} | _plan(session))
-        if is_worth_compiling(session):
-            on_event({"event": "compile"} | compile_net(session))
-        by_the_rule = fit(session, run, stop, target if dawn_rule else None, on_event)
-        interrupted = stop.signal  # what comes later does not undo a finished training
-        run.write_model(session.classifier.net, model_card(session))
-        predictions = None if interrupted else judge(session, run)
-        summary = summary_of(session, predictions, budget, target, interrupted) | {"dawn_rule": dawn_rule}
-        summary |= {"target_met": True} if by_the_rule else {}
-        run.write_summary(summary)
+        with RunDirectory.create(out) as run:  # only now: a recipe that cannot be built leaves no run behind
+            check_space(run.path, state.bytes_to_keep(session))
+            run.write_config(config_of(session, order, command))
+            on_event(_start(session, run, dataset.notes))
+            _compile(session, on_event)
+            return _to_the_end(session, run, order, every, stop, on_event)
+
+
+def resume(
+    path: Path | str,
+    dataset: Dataset,
+    *,
+    epochs: int | None = None,
+    budget: float | None = None,
+    device: Device = "auto",
+    on_nonfinite: OnNonfinite | None = None,
+    every: Every = MINUTE,
+    command: Sequence[str] = (),
+    on_event: OnEvent = lambda event: None,
+) -> RunDirectory:
+    """Go on with a run from its newest checkpoint that is whole; without any, from its beginning.
+
+    On the same machine, threads and versions the result equals that of a run that was never stopped, bit for bit.
+    Where they differ the run says so.
+
+    Args:
+        dataset: the one that the run was trained on.
+        epochs: of the whole run, instead of the recipe's. The cycle is then that of so many epochs, and the run enters
+            it where its steps so far put it: a finished run that is extended finds its rate risen again.
+        budget: the same for a run over wall-clock time.
+        on_nonfinite: instead of what the run had.
+
+    Raises:
+        UsageError: the run is finished and not extended, or the two lengths are mixed up.
+        RunError: the run, or every checkpoint of it, cannot be used.
+        BusyError: another process writes to the run.
+    """
+    where = pick_device(device)
+    with _undisturbed(where) as stop, RunDirectory.reopen(path) as run, repeatable(run.is_deterministic):
+        config = run.config
+        torch.manual_seed(config["seed"])
+        order = _extended(run, epochs, budget)
+        order = replace(order, on_nonfinite=_allowed(on_nonfinite or order.on_nonfinite, where))
+        recipe = run.recipe if epochs is None else override(run.recipe, {"epochs": epochs, "min_steps": 0})
+        saved, notes = checkpoint.newest(run.checkpoints)
+        if saved is None and run.has_result:
+            raise RunError(run.checkpoints, "missing, though the run has come to a result", "a whole copy of the run")
+        watch = Stopwatch(synchronizer(where), saved.facts["spent"] if saved else {})
+        session = prepare(recipe, dataset, config["seed"], where, budget=order.budget, watch=watch)
+        _compile(session, on_event)
+        if saved:
+            state.restore(session, saved)
+            _check_unfinished(session, run, is_longer=epochs is not None or budget is not None)
+        check_space(run.path, state.bytes_to_keep(session))
+        unlike = state.differences(saved.facts["circumstances"], state.circumstances(session)) if saved else []
+        notes += [f"resumed after step {session.step}" if saved else "no checkpoint yet; from the beginning"]
+        notes += [f"not bit-exact: {'; '.join(unlike)}"] if unlike else []
+        resumed = [*config.get("resumed", []), {"step": session.step, "command": list(command), "notes": notes}]
+        plan = {"recipe": recipe.model_dump(mode="json", exclude={"expected"})} | vars(order)
+        plan["command"] = _with_length(config["command"], epochs, budget)
+        run.write_config(config | plan | {"resumed": resumed})
+        run.cut_metrics(saved.facts["metrics_bytes"] if saved else 0)
+        on_event(_start(session, run, notes))
+        return _to_the_end(session, run, order, every, stop, on_event)
+
+
+@contextmanager
+def _undisturbed(device: torch.device) -> Iterator[StopRequest]:
+    """While the block runs signals are noted and memory is kept; the caller's random state is as it was afterwards."""
+    memory = kept_memory() if device.type == "cpu" else nullcontext()
+    with StopRequest() as stop, memory, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield stop
+
+
+def _extended(run: RunDirectory, epochs: int | None, budget: float | None) -> Order:
+    """The run's order with its new length."""
+    order = Order(**{name: run.config[name] for name in vars(Order()) if name in run.config})
+    if (budget and order.budget is None) or (epochs and order.budget is not None):
+        kind = "epochs" if order.budget is None else "wall-clock time"
+        raise UsageError(f"--resume {run.path}", f"its cycle is over {kind}", "--epochs or --budget, whichever it had")
+    return replace(order, budget=budget or order.budget)
+
+
+def _with_length(command: Sequence[str], epochs: int | None, budget: float | None) -> list[str]:
+    """The command that gives the longer run from its beginning."""
+    option, value = ("--epochs", epochs) if epochs else ("--budget", budget)
+    if value is None or not command:
+        return list(command)
+    at = command.index(option) if option in command else len(command)
+    return [*command[:at], option, str(value), *command[at + 2 :]]
+
+
+def _allowed(on_nonfinite: OnNonfinite, device: torch.device) -> OnNonfinite:
+    if on_nonfinite == "skip" and device.type == "cuda":
+        raise UsageError("--on-nonfinite skip", "not on CUDA, where steps are not looked at one by one", "without it")
+    return on_nonfinite
+
+
+def _check_unfinished(session: Session, run: RunDirectory, is_longer: bool) -> None:
+    """A run can end before its cycle: half a step before its budget, or by DAWNBench's rule."""
+    if run.is_finished(session.step) and (not is_longer or session.pace.is_done(session.step)):
+        raise UsageError(f"--resume {run.path}", "is finished already", "--epochs or --budget above what it had")
+
+
+def _to_the_end(
+    session: Session, run: RunDirectory, order: Order, every: Every, stop: StopRequest, on_event: OnEvent
+) -> RunDirectory:
+    """Train, judge, and write down what came of it."""
+    terms = Terms(order.target if order.dawn_rule else None, every, order.on_nonfinite)
+    try:
+        by_the_rule = fit(session, run, stop, terms, on_event)
+    except BadStepError:
+        _write_model(session, run)
+        raise
+    _write_model(session, run)
+    predictions = None if stop.signal else judge(session, run, stop)
+    interrupted = None if predictions else stop.signal  # what comes later does not undo a finished training
+    summary = summary_of(session, predictions, order, interrupted, by_the_rule)
+    run.write_summary(summary)
     on_event({"event": "end"} | summary)
     return run
 
 
-def fit(
-    session: Session,
-    run: RunDirectory,
-    stop: StopRequest,
-    stop_at: float | None = None,
-    on_event: OnEvent = lambda event: None,
-) -> bool:
-    """All epochs, or as many steps as there are until a signal asks to stop.
-
-    Args:
-        stop_at: the test accuracy that ends training early, under DAWNBench's rule. It counts only at the size at
-            which the finished net will see images.
-
-    Returns:
-        Whether it was `stop_at` that ended training.
-    """
-    log = StepLog(session, run, on_event)
-    while not session.pace.is_done(session.step):
-        with session.watch.timed("train"):
-            position = train_epoch(session, log, stop)
-        if stop.signal:
-            return False
-        with session.watch.timed("evaluate"):
-            judged = evaluate_epoch(session, position["size"])
-        row = {"event": "epoch", "epoch": epochs_done(session)} | position | judged
-        run.append_metrics(row)
-        on_event(row)
-        is_full_size = row["size"] == session.classifier.size
-        if stop_at is not None and is_full_size and row["test_acc"] >= stop_at:
-            return True
-    return False
+def _write_model(session: Session, run: RunDirectory) -> None:
+    run.remove_judgement()  # that of a resumed run is about the weights that are now replaced
+    run.write_model(session.classifier.net, model_card(session))
 
 
-def train_epoch(session: Session, log: StepLog, stop: StopRequest) -> dict[str, Any]:
-    """The steps up to the end of an epoch or of the run; returns where the last one stood."""
-    steps_per_epoch = session.loader.steps_per_epoch
-    while True:
-        progress = session.progress
-        size = session.loader.size_at(progress)
-        lr, momentum = session.optimizer.set_progress(progress)
-        loss = train_step(session, *session.loader.batch(session.step, progress))
-        session.step += 1
-        session.sizes[size] += 1
-        position = {"step": session.step, "progress": session.progress, "lr": lr, "momentum": momentum, "size": size}
-        position["train_seconds"] = session.watch.seconds("train")
-        is_last = session.step % steps_per_epoch == 0 or session.pace.is_done(session.step) or bool(stop.signal)
-        log.add(position, loss, progress, is_last)
-        if is_last:
-            return log.last
-
-
-def train_step(session: Session, images_BCHW: Tensor, labels_B: Tensor) -> Tensor:
-    """Forward, backward, update; returns the mean loss over the batch."""
-    with autocast(session.device, session.dtype):
-        logits = session.forward(images_BCHW)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # bfloat16 is too coarse for a loss
-    loss = F.cross_entropy(logits, labels_B, label_smoothing=session.recipe.label_smoothing)
-    session.optimizer.zero_grad()
-    loss.backward()
-    session.optimizer.step()
-    if session.ema:
-        session.ema.update_parameters(session.net)
-    return loss.detach()
-
-
-def evaluate_epoch(session: Session, size: int) -> dict[str, float]:
-    """Loss and accuracy of the net as it now is, without augmentation: on a fixed sample of the training images and
-    on all test images, at the size it is being trained at. (A mean over the epoch's batches would average over
-    nets that no longer exist.)"""
-    train, test = session.dataset.train, session.dataset.test
-    sample = spread(len(train.labels_N), TRAIN_SAMPLE)
-    classifier = replace(session.classifier, size=size)
-    train_logits = classifier.logits(train.images_NHWC[sample])
-    test_logits = classifier.logits(test.images_NHWC)
-    _check_logits(train_logits, session.step)
-    _check_logits(test_logits, session.step)
-    return {
-        "train_loss": metrics.cross_entropy(train_logits, train.labels_N[sample]),
-        "train_acc": metrics.accuracy(train_logits, train.labels_N[sample]),
-        "test_loss": metrics.cross_entropy(test_logits, test.labels_N),
-        "test_acc": metrics.accuracy(test_logits, test.labels_N),
-        "train_seconds": session.watch.seconds("train"),
-    }
-
-
-def judge(session: Session, run: RunDirectory) -> Predictions:
-    """Store what the finished net says about the test images."""
+def judge(session: Session, run: RunDirectory, stop: StopRequest) -> Predictions | None:
+    """Store what the finished net says about the test images; None where a signal came."""
+    classifier, test, tta = session.classifier, session.dataset.test, session.recipe.tta
     with session.watch.timed("evaluate"):
-        predictions = predict_test(session.classifier, session.dataset.test, session.recipe.tta)
-    run.write_predictions(predictions)
+        predictions = stop.unless_stopped(lambda: predict_test(classifier, test, tta))
+    if predictions:
+        run.write_predictions(predictions)
     return predictions
 
 
-def epochs_done(session: Session) -> int | float:
-    """Whole epochs; a run over wall-clock time ends within one."""
-    epochs, rest = divmod(session.step, session.loader.steps_per_epoch)
-    return epochs if rest == 0 else round(session.step / session.loader.steps_per_epoch, 2)
+def _compile(session: Session, on_event: OnEvent) -> None:
+    if is_worth_compiling(session):
+        on_event({"event": "compile"} | compile_net(session))
 
 
-def _plan(session: Session) -> dict[str, int | None]:
-    return {"epochs": session.pace.epochs, "steps": session.pace.steps}
-
-
-def _check_logits(logits_NK: np.ndarray, step: int) -> None:
-    if not np.isfinite(logits_NK).all():
-        raise NonFiniteError(f"step {step}", "the net's logits are not finite any more", "a lower schedule.max_lr")
+def _start(session: Session, run: RunDirectory, notes: Sequence[str]) -> dict[str, Any]:
+    plan = {"epochs": session.pace.epochs, "steps": session.pace.steps}
+    return {"event": "start", "run": str(run.path), "notes": list(notes)} | plan

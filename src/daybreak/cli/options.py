@@ -24,15 +24,12 @@ stderr = Console(stderr=True, soft_wrap=True)
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")]
-Data = Annotated[
-    str,
-    typer.Argument(
-        metavar="DATA", help="cifar10, cifar100, mnist, fashion-mnist, digits, or a folder, archive or .npz."
-    ),
-]
+DATA_HELP = "cifar10, cifar100, mnist, fashion-mnist, digits, or a folder, archive or .npz."
+Data = Annotated[str, typer.Argument(metavar="DATA", help=DATA_HELP)]
 MovedData = Annotated[str | None, typer.Option("--data", help="Where the run's data is now, if it has moved.")]
 RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
 SplitSeed = Annotated[int, typer.Option(help="Seed of the test split, for data that has no test part.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be used, and count them.")]
 Size = Annotated[
     int | None, typer.Option(metavar="PX", min=8, help="Side at which the net sees images; the data's own by default.")
 ]
@@ -55,3 +52,9 @@ def choice(option: str, value: str, allowed: tuple[str, ...]) -> Any:
     if value not in allowed:
         raise UsageError(f"{option} {value}", "not a choice", f"one of {', '.join(allowed)}")
     return value
+
+
+def is_given(context: typer.Context, name: str) -> bool:
+    """Whether an option stands on the command line."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"

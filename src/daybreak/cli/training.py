@@ -6,13 +6,29 @@ from typing import Annotated
 import typer
 
 from daybreak import show
-from daybreak.cli.options import DEVICES, Data, Debug, Json, Quiet, Size, SplitSeed, app, choice, print_result, stderr
-from daybreak.errors import TARGET_MISSED_EXIT_CODE
+from daybreak.cli.options import (
+    DATA_HELP,
+    DEVICES,
+    Data,
+    Debug,
+    Json,
+    Quiet,
+    Size,
+    SkipBad,
+    SplitSeed,
+    app,
+    choice,
+    is_given,
+    print_result,
+    stderr,
+)
+from daybreak.errors import TARGET_MISSED_EXIT_CODE, UsageError
 
 
 @app.command(epilog="Example: daybreak train cifar10 --recipe sprint --seed 0")
 def train(
-    data: Data,
+    context: typer.Context,
+    data: Annotated[str | None, typer.Argument(metavar="DATA", help=DATA_HELP)] = None,
     recipe: Annotated[
         str | None, typer.Option(help="See `daybreak recipes`; by default what fits the budget, target or data.")
     ] = None,
@@ -38,6 +54,20 @@ def train(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The run directory; a new one below runs/ by default.")] = None,
     split_seed: SplitSeed = 0,
+    skip_bad: SkipBad = False,
+    resume: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Go on with this run; with more --epochs or --budget than it had, extend it."),
+    ] = None,
+    on_nonfinite: Annotated[
+        str, typer.Option(metavar="stop|skip", help="At a loss or gradient that is not finite; the third stops.")
+    ] = "stop",
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="The same bits each time, also on CUDA.")
+    ] = False,
+    checkpoint_every: Annotated[
+        str, typer.Option(metavar="TIME|Nsteps", help="How often to save, e.g. 1m or 40steps; or `never`.")
+    ] = "1m",
     report: Annotated[bool, typer.Option(help="Write report.html at the end.")] = True,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -50,12 +80,22 @@ def train(
     from daybreak.config import parse_settings
     from daybreak.progress import TrainingProgress
 
+    where, seconds = choice("--device", device, DEVICES), parse_seconds(budget) if budget else None
+    policy = choice("--on-nonfinite", on_nonfinite, ("stop", "skip"))
     with TrainingProgress(stderr, quiet) as on_event:
-        run = api.train(
-            data, recipe=recipe, epochs=epochs, budget=parse_seconds(budget) if budget else None, target=target,
-            dawn_rule=dawn_rule, seed=seed, device=choice("--device", device, DEVICES), size=size,
-            settings=parse_settings(settings or []), out=out, split_seed=split_seed, report=report, on_event=on_event,
-        )  # fmt: skip
+        if resume:
+            _check_resumable(context)
+            run = api.resume(
+                resume, epochs=epochs, budget=seconds, data=data, device=where, checkpoint_every=checkpoint_every,
+                on_nonfinite=policy if is_given(context, "on_nonfinite") else None, report=report, on_event=on_event,
+            )  # fmt: skip
+        else:
+            run = api.train(
+                _present(data), recipe=recipe, epochs=epochs, budget=seconds, target=target, dawn_rule=dawn_rule,
+                seed=seed, device=where, size=size, settings=parse_settings(settings or []), out=out,
+                split_seed=split_seed, skip_bad=skip_bad, on_nonfinite=policy,
+                deterministic=deterministic, checkpoint_every=checkpoint_every, report=report, on_event=on_event,
+            )  # fmt: skip
     summary = run.directory.summary
     print_result(summary | {"run": str(run.path)}, as_json, lambda: print(show.last_line(summary, run.path)))
     if summary["interrupted"]:
@@ -64,6 +104,31 @@ def train(
         needed = what_it_takes(summary["target"], summary["dataset"])
         stderr.print(f"to reach {summary['target']:.2%}: {needed}", highlight=False, markup=False)
         raise typer.Exit(TARGET_MISSED_EXIT_CODE)
+
+
+def _present(data: str | None) -> str:
+    if data is None:
+        raise UsageError("daybreak train", "DATA is missing", "daybreak train cifar10, or --resume RUN")
+    return data
+
+
+def _check_resumable(context: typer.Context) -> None:
+    """A run that is resumed has its own recipe, seed and place."""
+    for name in (
+        "recipe",
+        "target",
+        "dawn_rule",
+        "seed",
+        "size",
+        "settings",
+        "out",
+        "split_seed",
+        "skip_bad",
+        "deterministic",
+    ):
+        if is_given(context, name):
+            option = "--set" if name == "settings" else f"--{name.replace('_', '-')}"
+            raise UsageError(f"{option} with --resume", "the run has its own", f"without {option}, or a new run")
 
 
 @app.command(epilog="Example: daybreak bench cifar10 --recipe sprint-5 --recipe sprint --runs 5 --target 0.9")
@@ -144,6 +209,7 @@ def data(
     ] = None,
     size: Size = None,
     split_seed: SplitSeed = 0,
+    skip_bad: SkipBad = False,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -151,6 +217,6 @@ def data(
     """Describe and check a data set: counts, sizes, mean and deviation, duplicates across splits."""
     from daybreak.data import contact_sheet, describe, open_dataset
 
-    opened = open_dataset(data, size=size, split_seed=split_seed)
+    opened = open_dataset(data, size=size, split_seed=split_seed, skip_bad=skip_bad)
     facts = describe(opened) | ({"sheet": str(contact_sheet(opened, sheet))} if sheet else {})
     print_result(facts, as_json, lambda: show.data_set(facts, opened.notes))

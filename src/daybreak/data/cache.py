@@ -48,9 +48,10 @@ def cache_dir() -> Path:
     return Path(os.environ.get("DAYBREAK_CACHE_DIR") or platformdirs.user_cache_dir("daybreak", appauthor=False))
 
 
-def entry_key(content: str, size: int | None, split_seed: int | None) -> str:
+def entry_key(content: str, size: int | None, split_seed: int | None, skip_bad: bool = False) -> str:
     """The entry's name; `split_seed` is None where the source has a test part of its own."""
-    return hashlib.sha256(json.dumps([FORMAT, content, size, split_seed]).encode()).hexdigest()
+    asked = [FORMAT, content, size, split_seed, *(["skip bad"] if skip_bad else [])]
+    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
 
 def recall(where: str, stamp: str) -> str | None:

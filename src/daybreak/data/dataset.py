@@ -46,6 +46,7 @@ class Request:
     data: str
     size: int | None
     split_seed: int
+    skip_bad: bool = False
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,14 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from daybreak.data.archives import BROKEN, Container
 from daybreak.data.dataset import DecodeSpec, Indices, Pictures, Pixels
 from daybreak.data.decode import BadImage, Header, decode, read_header, read_stream
 from daybreak.data.layout import read_layout
-from daybreak.errors import DataError
+from daybreak.errors import BadImagesError
 
 log = logging.getLogger(__name__)
 
@@ -23,13 +23,18 @@ SECONDS_BETWEEN_LINES = 5.0
 BYTES_WORTH_A_THREAD = 16 * 1024
 
 
-def read_pictures(container: Container, size: int | None, where: object) -> Pictures:
+def read_pictures(
+    container: Container, size: int | None, where: object, left_out: Collection[str] = frozenset()
+) -> Pictures:
     """The images of class folders. Their headers are read at once, their pixels when `images` is called.
+
+    Args:
+        left_out: files that are passed over.
 
     Raises:
         DataError: the folders are not laid out as a data set (see layout.py).
     """
-    layout = read_layout(container.names, container.folders, where)
+    layout = read_layout([name for name in container.names if name not in left_out], container.folders, where)
     headers = _headers(container, layout.files)
     spec = choose_spec(headers, size)
 
@@ -86,7 +91,7 @@ def plural(count: int, noun: str) -> str:
 
 
 def _decoded(container: Container, files: list[str], spec: DecodeSpec, where: object) -> Iterator[Pixels]:
-    """All good images in order; at the end one DataError for all bad ones."""
+    """All good images in order; at the end one error for all bad ones."""
     bad: list[tuple[str, BadImage]] = []
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         told = time.monotonic()
@@ -124,7 +129,8 @@ def _attempt(blob: bytes | BadImage, spec: DecodeSpec) -> Pixels | BadImage:
         return bad
 
 
-def _bad_images(bad: list[tuple[str, BadImage]], total: int, where: object) -> DataError:
+def _bad_images(bad: list[tuple[str, BadImage]], total: int, where: object) -> BadImagesError:
     listed = "; ".join(f"{name}: {reason}" for name, reason in bad[:10])
     more = f"; and {len(bad) - 10} more" if len(bad) > 10 else ""
-    return DataError(where, f"{len(bad)} of {total} images cannot be used: {listed}{more}", "remove or replace them")
+    why = f"{len(bad)} of {total} images cannot be used: {listed}{more}"
+    return BadImagesError(where, why, "remove or replace them, or --skip-bad", [name for name, _ in bad])

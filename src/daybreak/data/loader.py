@@ -63,13 +63,17 @@ class Loader:
 
     def batch(self, step: int, progress: float) -> tuple[Tensor, Tensor]:
         """Images (B, C, H, W) and labels (B,) of a step counted over the whole run, at the size of this progress."""
-        epoch, at = divmod(step, self.steps_per_epoch)
-        order_N, draws = self._plan(epoch)
-        index_B = order_N[at * self.batch_size : (at + 1) * self.batch_size]
-        size = self.size_at(progress)
+        _, draws = self._plan(step // self.steps_per_epoch)
+        index_B, size = self.indices(step), self.size_at(progress)
         padded_NHWC = self._padded_at(size)
         images = augment_batch(self.recipe.augment, padded_NHWC, index_B, draws, size, self.normalize, self.dtype)
         return images, self.labels_N[index_B]
+
+    def indices(self, step: int) -> Tensor:
+        """Which images are in the batch of a step: int64 (B,)."""
+        epoch, at = divmod(step, self.steps_per_epoch)
+        order_N, _ = self._plan(epoch)
+        return order_N[at * self.batch_size : (at + 1) * self.batch_size]
 
     @cached_property
     def _pixels(self) -> list[int]:

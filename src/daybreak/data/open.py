@@ -1,16 +1,19 @@
 """Open a data set: from the cache if its content has been decoded before, else decode it into the cache first."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from daybreak.data import cache
 from daybreak.data.dataset import Dataset, Request
 from daybreak.data.sources import KNOWN_ARCHIVES, NAMES, Source, find
 from daybreak.data.split import split_indices
-from daybreak.errors import UsageError
+from daybreak.errors import BadImagesError, UsageError
+
+NAMED = 10  # bad images that a note names
 
 
-def open_dataset(data: str | Path, *, size: int | None = None, split_seed: int = 0) -> Dataset:
+def open_dataset(data: str | Path, *, size: int | None = None, split_seed: int = 0, skip_bad: bool = False) -> Dataset:
     """Open a data set by its name or path.
 
     Args:
@@ -18,6 +21,7 @@ def open_dataset(data: str | Path, *, size: int | None = None, split_seed: int =
             or an .npz file. A relative path is also looked for in $DAYBREAK_DATA_DIR and in the cache directory.
         size: side in pixels. By default the images' own where all are the same square of at most 64 px, else 64.
         split_seed: decides the test part where the source has none.
+        skip_bad: leave out images that cannot be used, and say in `notes` which; by default they are an error.
 
     Raises:
         DataError: it cannot be had, or is no usable data set.
@@ -29,11 +33,11 @@ def open_dataset(data: str | Path, *, size: int | None = None, split_seed: int =
     started = time.perf_counter()
     source, download_seconds = find(data)
     content = _content(source)
-    entry, decode_seconds = cache.load(cache.entry_key(content, size, None)), 0.0
-    entry = entry or cache.load(cache.entry_key(content, size, split_seed))
+    entry, decode_seconds = cache.load(cache.entry_key(content, size, None, skip_bad)), 0.0
+    entry = entry or cache.load(cache.entry_key(content, size, split_seed, skip_bad))
     if entry is None:
         decoding = time.perf_counter()
-        entry = _decode(source, content, size, split_seed)
+        entry = _decode(source, content, size, split_seed, skip_bad)
         decode_seconds = time.perf_counter() - decoding
     name, title = KNOWN_ARCHIVES.get(content, (source.name, source.title))
     open_seconds = time.perf_counter() - started - download_seconds - decode_seconds
@@ -49,7 +53,7 @@ def open_dataset(data: str | Path, *, size: int | None = None, split_seed: int =
         decode=entry.decode,
         notes=notes,
         seconds=seconds,
-        request=Request(_absolute(data), size, split_seed),
+        request=Request(_absolute(data), size, split_seed, skip_bad),
     )
 
 
@@ -68,9 +72,28 @@ def _content(source: Source) -> str:
     return content
 
 
-def _decode(source: Source, content: str, size: int | None, split_seed: int) -> cache.Entry:
-    with cache.staging() as folder, source.read(size) as pictures:
+def _decode(source: Source, content: str, size: int | None, split_seed: int, skip_bad: bool) -> cache.Entry:
+    try:
+        return _write(source, content, size, split_seed, skip_bad, bad=())
+    except BadImagesError as error:
+        if not skip_bad:
+            raise
+        return _write(source, content, size, split_seed, skip_bad, error.names)
+
+
+def _write(
+    source: Source, content: str, size: int | None, split_seed: int, skip_bad: bool, bad: Sequence[str]
+) -> cache.Entry:
+    """Decode into the cache, without the files that are known to be bad."""
+    with cache.staging() as folder, source.read(size, frozenset(bad)) as pictures:
         train, test, split_notes = split_indices(pictures, split_seed, source.where)
-        cache.write(folder, pictures, train, test, (*pictures.notes, *split_notes))
+        cache.write(folder, pictures, train, test, (*pictures.notes, *split_notes, *_skipped(bad)))
         seed = split_seed if pictures.is_test_N is None else None
-        return cache.publish(folder, cache.entry_key(content, size, seed))
+        return cache.publish(folder, cache.entry_key(content, size, seed, skip_bad))
+
+
+def _skipped(bad: Sequence[str]) -> list[str]:
+    if not bad:
+        return []
+    more = f" and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
+    return [f"{len(bad)} images that cannot be used are left out: {', '.join(bad[:NAMED])}{more}"]

@@ -5,7 +5,7 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -48,8 +48,9 @@ class Source(Protocol):
     def digest(self) -> str:
         """SHA-256 over the content (hex)."""
 
-    def read(self, size: int | None) -> AbstractContextManager[Pictures]:
-        """The pictures, for as long as the block lasts."""
+    def read(self, size: int | None, left_out: Collection[str]) -> AbstractContextManager[Pictures]:
+        """The pictures without some of their files, for as long as the block lasts. (Only what consists of image files
+        has any to leave out.)"""
 
 
 def find(data: str | Path) -> tuple[Source, float]:
@@ -84,7 +85,7 @@ class DigitsSource:
         return hashlib.sha256(b"scikit-learn digits").hexdigest()
 
     @contextmanager
-    def read(self, size: int | None) -> Iterator[Pictures]:
+    def read(self, size: int | None, left_out: Collection[str]) -> Iterator[Pictures]:  # noqa: ARG002
         yield read_digits(size)
 
 
@@ -104,7 +105,7 @@ class PublishedSource:
         return hashlib.sha256(" ".join(file.sha256 for file in self._published.files).encode()).hexdigest()
 
     @contextmanager
-    def read(self, size: int | None) -> Iterator[Pictures]:
+    def read(self, size: int | None, left_out: Collection[str]) -> Iterator[Pictures]:  # noqa: ARG002
         verify(self._paths, self._published.files)  # the digest may have been remembered
         yield self._published.read(self._paths, size)
 
@@ -124,8 +125,8 @@ class FolderSource:
         return self._folder.digest()
 
     @contextmanager
-    def read(self, size: int | None) -> Iterator[Pictures]:
-        yield read_pictures(self._folder, size, self.where)
+    def read(self, size: int | None, left_out: Collection[str]) -> Iterator[Pictures]:
+        yield read_pictures(self._folder, size, self.where, left_out)
 
 
 class FileSource:
@@ -151,12 +152,12 @@ class FileSource:
             raise DataError(self._path, f"cannot be read ({error.strerror})", "check its permissions") from None
 
     @contextmanager
-    def read(self, size: int | None) -> Iterator[Pictures]:
+    def read(self, size: int | None, left_out: Collection[str]) -> Iterator[Pictures]:
         if self._is_npz:
             yield read_npz(self._path, size)
         else:
             with open_archive(self._path, spool_dir=cache_dir()) as container:
-                yield read_pictures(container, size, self.where)
+                yield read_pictures(container, size, self.where, left_out)
 
 
 def _published(name: str) -> tuple[PublishedSource, float]:

@@ -67,9 +67,9 @@ def calibration(evaluation: Evaluation) -> dict[str, Any]:
 
 def suspects(run: RunDirectory, dataset: Dataset, evaluation: Evaluation) -> dict[str, Any]:
     """Labels that are probably wrong: what `daybreak suspects` found, else those of the test part, found now."""
-    found = run.suspects()
-    if found is None:
-        found = {"test": [asdict(s) for s in find_suspects(evaluation.logits_NK, dataset.test, dataset.classes)]}
+    found = run.suspects() or {}
+    if "test" not in found:
+        found |= {"test": [asdict(s) for s in find_suspects(evaluation.logits_NK, dataset.test, dataset.classes)]}
     splits = {"test": dataset.test, "train": dataset.train}
     parts = [
         (

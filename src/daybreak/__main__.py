@@ -1,4 +1,4 @@
-"""`python -m daybreak.cli`."""
+"""`python -m daybreak`."""
 
 from daybreak.cli import main
 

@@ -1,0 +1,70 @@
+"""The tests of reliability in their long form: every resume point, 300 kills, 1,000 flipped bits, every write.
+
+    make soak
+
+prints a table of trials and failures and writes it into docs/reliability.md.
+"""
+
+import os
+import re
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+
+from daybreak.device import describe_hardware, versions
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs" / "reliability.md"
+BLOCK = re.compile(r"(<!-- soak -->\n).*?(<!-- end of soak -->)", re.DOTALL)
+PROMISES = {
+    "test_resume.py::test_resumed_at_any_step_it_ends_the_same": "resumed after any of 39 steps, the state is the same",
+    "test_resume.py::test_killed_at_any_moment_it_ends_the_same": "killed (`kill -9`) at a random moment and resumed",
+    "test_resume.py::test_a_signal_in_any_phase_loses_nothing": "a signal in a step, an evaluation, the last judgement",
+    "test_resume.py::test_two_runs_in_one_directory": "two processes in one run directory: one wins",
+    "test_checkpoint.py::test_a_fault_at_any_write_leaves_a_valid_checkpoint": "a full disk at each write or rename",
+    "test_checkpoint.py::test_no_flipped_bit_and_no_cut_is_loaded": "a bit flipped, or a file cut short",
+}
+
+
+class Tally:
+    """A pytest plugin that counts trials and failures by test."""
+
+    def __init__(self) -> None:
+        self.trials: Counter[str] = Counter()
+        self.failures: Counter[str] = Counter()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" or report.failed:
+            name = report.nodeid.split("[")[0].removeprefix("tests/")
+            self.trials[name] += int(dict(report.user_properties).get("trials", 1))
+            self.failures[name] += report.failed
+
+
+def main() -> None:
+    os.environ["DAYBREAK_SOAK"] = "1"  # before the tests are imported
+    os.chdir(ROOT)
+    tally = Tally()
+    code = pytest.main(["-q", "-x", *(f"tests/{name}" for name in PROMISES)], plugins=[tally])
+    text = table(tally)
+    DOCS.write_text(BLOCK.sub(lambda m: m[1] + text + m[2], DOCS.read_text()))
+    print(text)
+    sys.exit(code)
+
+
+def table(tally: Tally) -> str:
+    hardware, used = describe_hardware(torch.device("cpu")), versions()
+    head = f"{time.strftime('%Y-%m-%d')}, {hardware['cores']} cores, {hardware['cpu']}, "
+    head += f"torch {used['torch']}, Python {used['python']}:\n"
+    lines = [
+        f"| {text} | `{name.split('::')[1]}` | {tally.trials[name]} | {tally.failures[name]} |"
+        for name, text in PROMISES.items()
+    ]
+    return "\n".join([head, "| promise | test | trials | failures |", "| --- " * 4 + "|", *lines]) + "\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""A step that would spoil the net is found before it changes anything.
+
+On CUDA this would make the host wait for the device at every step; there the losses are looked at about once a second
+(`steplog`), and the last checkpoint is what is left.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from daybreak.errors import BadStepError
+from daybreak.session import Session
+
+NAMED = 3  # images of a batch that are named
+
+
+def is_guarded(session: Session) -> bool:
+    return session.device.type != "cuda"
+
+
+def buffers_of(session: Session) -> list[Tensor]:
+    """Copies of what a forward pass changes (a batch norm's running statistics)."""
+    return [buffer.clone() for buffer in session.net.buffers()] if is_guarded(session) else []
+
+
+@torch.no_grad()
+def check_step(session: Session, logits_BK: Tensor, loss: Tensor, buffers: Sequence[Tensor]) -> None:
+    """To be called with the gradients there and the update still to come.
+
+    Args:
+        buffers: as they were before the forward pass.
+
+    Raises:
+        BadStepError: the loss or a gradient is not finite; the net is as it was before the step.
+    """
+    if not is_guarded(session):
+        return
+    gradients = [p.grad for p in session.net.parameters() if p.grad is not None]
+    largest = torch.stack(torch._foreach_norm(gradients, ord=torch.inf)) if gradients else loss
+    if loss.isfinite() and largest.isfinite().all():
+        return
+    for buffer, before in zip(session.net.buffers(), buffers, strict=True):
+        buffer.copy_(before)
+    session.optimizer.zero_grad()
+    what = "a gradient is not finite" if loss.isfinite() else f"the loss is {loss.item()}"
+    rate = session.optimizer.optimizers[0].param_groups[0]["lr"]
+    why = f"{what} at learning rate {rate:g}, on {_names(session, logits_BK)}"
+    raise BadStepError(f"step {session.step + 1}", why, "a lower schedule.max_lr, or --on-nonfinite skip")
+
+
+def _names(session: Session, logits_BK: Tensor) -> str:
+    """The images whose own logits are not finite, or of all the batch where that does not single any out."""
+    index_B = session.loader.indices(session.step).cpu()
+    spoilt_B = ~logits_BK.isfinite().all(1).cpu()
+    chosen = index_B[spoilt_B] if spoilt_B.any() else index_B
+    names = [session.dataset.train.names[int(i)] for i in chosen[:NAMED]]
+    return ", ".join(names) + (f" and {len(chosen) - NAMED} more" if len(chosen) > NAMED else "")

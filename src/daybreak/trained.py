@@ -1,0 +1,153 @@
+"""A trained net as Python sees it: `Run`, a thin face over a run directory."""
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from daybreak import notebook
+from daybreak.config import Tta
+from daybreak.evaluate import Evaluation, Mistake, evaluate, image_index, run_dataset
+from daybreak.explain import ClassMap, Question
+from daybreak.gallery import answers, draw_files, draw_mistakes
+from daybreak.label_errors import find_suspects
+from daybreak.maps import Method
+from daybreak.notebook import Gallery
+from daybreak.predict import predict
+from daybreak.report import figures, write_report
+from daybreak.run import RunDirectory
+from daybreak.session import OnEvent
+
+
+class Run:
+    """A trained net and all that is known about its training; a thin face over its directory.
+
+    Attributes:
+        path: the run directory.
+        directory: its files, typed.
+    """
+
+    def __init__(self, directory: RunDirectory) -> None:
+        self.directory = directory
+        self.path = directory.path
+
+    @property
+    def summary(self) -> SimpleNamespace:
+        """The keys of summary.json as attributes, e.g. `run.summary.test_acc`."""
+        return SimpleNamespace(**self.directory.summary)
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """One row an epoch: lr, losses in nats, accuracies in [0, 1], seconds; fit for `pandas.DataFrame`."""
+        return self.directory.metrics("epoch")
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.directory.card.classes
+
+    def evaluate(self, data: str | Path | None = None, tta: Tta | None = None) -> Evaluation:
+        """Judge the net on its test images, or on other data with the same classes."""
+        return evaluate(self.directory, data=data, tta=tta)
+
+    def confusion(self) -> np.ndarray:
+        """Counts (K, K) without test-time augmentation: rows true, columns predicted."""
+        return self.evaluate(tta="none").confusion
+
+    def mistakes(self, n: int = 25) -> list[Mistake]:
+        """The most confident wrong answers, without test-time augmentation."""
+        return self.evaluate(tta="none").mistakes(n)
+
+    def cam(
+        self, index: int, layer: str, target: str = "predicted", method: Method = "grad-cam", against: str | None = None
+    ) -> np.ndarray:
+        """The map (h, w), float32, of a test image at a stage.
+
+        Args:
+            target: the class to explain, by name, or "predicted" or "true".
+            method: see `daybreak.maps`.
+            against: explain `target` against this class: what speaks for the one and not for the other.
+
+        Raises:
+            UsageError: there is no such image, stage or class; what there is is listed.
+        """
+        _, (found,) = self._maps(index, Question([layer], method, target, against))
+        return found.values_HW
+
+    def gallery(self, n: int = 12) -> Gallery:
+        """The most confident wrong answers as pictures, for a notebook."""
+        return notebook.of_mistakes(self.mistakes(n), run_dataset(self.directory).test.images_NHWC)
+
+    def maps(
+        self, index: int, target: str = "predicted", method: Method = "grad-cam", against: str | None = None
+    ) -> Gallery:
+        """A test image and its maps at every stage as pictures, for a notebook; arguments as for `cam`."""
+        image, maps = self._maps(index, Question(None, method, target, against))
+        return notebook.of_maps(maps, image, self.classes)
+
+    def explain(
+        self,
+        images: Sequence[str | Path] = (),
+        layers: Sequence[str] | None = None,
+        n: int = 10,
+        data: str | Path | None = None,
+        method: Method = "grad-cam",
+        target: str | None = None,
+        against: str | None = None,
+    ) -> list[dict[str, Any]]:
+        """Draw maps as PNG below `figures/maps`; a row a map with "file", "layer", "method", "class" and "path".
+
+        Args:
+            images: files to explain for the predicted class; without any, the `n` most confident mistakes are
+                explained for the predicted and for the true class, and rows have the test image's "index" too.
+            layers: stages by name; all by default.
+            method: see `daybreak.maps`.
+            target: the class to explain instead, by name, or "predicted" or "true".
+            against: explain it against this class: what speaks for the one and not for the other.
+            data: where the run's data is now, if it has moved.
+        """
+        question = Question(layers, method, target, against)
+        if images:
+            return draw_files(self.directory, images, question)
+        return draw_mistakes(self.directory, n, question, data)
+
+    def suspects(
+        self,
+        folds: int | None = None,
+        budget: float = 60.0,
+        seed: int = 0,
+        data: str | Path | None = None,
+        on_event: OnEvent = lambda event: None,
+    ) -> dict[str, Any]:
+        """Images whose labels are probably wrong, the most suspicious first: "test", and "train" with `folds`, for
+        which as many nets are trained for `budget` seconds each. They stand in the next report."""
+        return find_suspects(self.directory, folds, budget, seed, data, on_event)
+
+    def predict(self, *images: str | Path, top: int = 3, tta: Tta = "none") -> list[dict[str, Any]]:
+        """Class probabilities of image files or of the images in folders."""
+        return predict(self.directory, images, top=top, tta=tta)
+
+    def report(self, data: str | Path | None = None) -> Path:
+        """Write the report; returns its path. `data`: where the run's data is now, if it has moved."""
+        return write_report(self.directory, data=data)
+
+    def _maps(self, index: int, question: Question) -> tuple[np.ndarray, list[ClassMap]]:
+        """A test image and the answers to a question about it."""
+        test, classifier = run_dataset(self.directory).test, self.directory.classifier()
+        at = image_index(index, len(test.labels_N))
+        image, true_N = np.asarray(test.images_NHWC[[at]]), np.asarray(test.labels_N[[at]])
+        return image[0], answers(classifier, image, question, [question.target or "predicted"], true_N)
+
+    def _repr_html_(self) -> str:
+        """In a notebook: the line of `repr`, the curves and the confusion matrix."""
+        judged = self.evaluate(tta="none")
+        drawn = [figures.confusion(judged.confusion, judged.classes)]
+        drawn[:0] = [figures.curves(self.history)] if self.history else []
+        return f"<pre>{escape(repr(self))}</pre>" + "".join(figures.svg(figure) for figure in drawn)
+
+    def __repr__(self) -> str:
+        s = self.summary
+        accuracy = "interrupted" if s.test_acc is None else f"test_acc {s.test_acc:.4f}"
+        return f"<Run {self.path}: {s.recipe} on {s.dataset}, {accuracy}, {s.train_seconds:.1f} s>"
