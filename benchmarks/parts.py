@@ -57,6 +57,7 @@ def main() -> None:
         "opening": opening(data),
         "augmentation": augmentations(dataset),
         "whole_run": whole_run(dataset),
+        "checkpoint": saving(dataset),
         "rooflines": rooflines(dataset),
         "latency": latency(dataset),
         "maps": [maps(name) for name in ("sprint", "page")],
@@ -168,6 +169,20 @@ def whole_run(dataset: Dataset) -> dict[str, float]:
         "augmentation_share": (epochs * seconds["batch"] + seconds["prepare"]) / whole,
         "logging_share": epochs * log.seconds / whole,
     }
+
+
+def saving(dataset: Dataset, repeats: int = 9) -> dict[str, float]:
+    """What a checkpoint of sprint costs: seconds of one, flushed to the disk, as a share of the minute between two."""
+    session = prepare(get_recipe("sprint"), dataset, 0, CPU)
+    session.optimizer.set_progress(0.0)
+    train_step(session, *session.loader.batch(0, 0.0))
+    with tempfile.TemporaryDirectory(dir=RECORDS) as folder, RunDirectory.create(Path(folder) / "run") as run:
+        saver, taken = Saver(session, run, StepLog(session, run, lambda event: None), Every()), []
+        for _ in range(repeats):
+            session.step += 1
+            taken.append(timed(saver.save)[0])
+        size = sum(file.stat().st_size for file in max(run.checkpoints.iterdir()).iterdir())
+    return {"seconds": median(taken), "share_of_a_minute": median(taken) / 60, "bytes": size}
 
 
 def rooflines(dataset: Dataset, repeats: int = 15) -> dict[str, Any]:

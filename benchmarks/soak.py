@@ -21,11 +21,13 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs" / "reliability.md"
 BLOCK = re.compile(r"(<!-- soak -->\n).*?(<!-- end of soak -->)", re.DOTALL)
 PROMISES = {
-    "test_resume.py::test_resumed_at_any_step_it_ends_the_same": "resumed after any of 39 steps, the state is the same",
+    "test_resume.py::test_resumed_at_any_step_it_ends_the_same": "resumed after any of 40 steps, the state is the same",
     "test_resume.py::test_killed_at_any_moment_it_ends_the_same": "killed (`kill -9`) at a random moment and resumed",
     "test_resume.py::test_a_signal_in_any_phase_loses_nothing": "a signal in a step, an evaluation, the last judgement",
     "test_resume.py::test_two_runs_in_one_directory": "two processes in one run directory: one wins",
     "test_checkpoint.py::test_a_fault_at_any_write_leaves_a_valid_checkpoint": "a full disk at each write or rename",
+    "test_hostile.py::test_an_input_gives_its_code_and_its_line": "hostile inputs: their exit code and their line",
+    "test_hostile.py::test_a_hundred_pickles_and_archives_run_nothing": "malicious pickles and archives run nothing",
     "test_checkpoint.py::test_no_flipped_bit_and_no_cut_is_loaded": "a bit flipped, or a file cut short",
 }
 

@@ -17,7 +17,7 @@ from PIL import Image
 import daybreak as db
 from daybreak import cli
 
-COMMANDS = ("train", "evaluate", "explain", "report", "predict", "inspect", "recipes", "data", "bench")
+COMMANDS = ("train", "evaluate", "explain", "report", "predict", "inspect", "recipes", "data", "bench", "lr-find")
 
 
 def call(*arguments: object) -> int:

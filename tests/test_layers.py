@@ -13,7 +13,7 @@ HOUSE = [
     "errors", "config", "recipes", "clock", "durable", "device", "schedule", "data.dataset", "augment", "data",
     "data.loader", "models.layers", "models.page", "models.sprint", "models", "models.trace", "models.fold",
     "optim", "metrics", "inference", "run", "checkpoint", "signals", "pace", "session", "finite", "compilation",
-    "steplog", "state", "outcome", "loop", "training", "choice", "latency", "record", "dawn", "evaluate",
+    "steplog", "state", "outcome", "loop", "training", "choice", "lr_range", "latency", "record", "dawn", "evaluate",
     "comparison", "label_errors", "maps", "explain", "views", "faithfulness", "inspection", "predict", "gallery",
     "report", "notebook", "trained", "api", "benchmark", "progress", "show", "demo", "cli", "__main__",
 ]  # fmt: skip

@@ -29,7 +29,7 @@ from daybreak.training import resume, train
 
 Count = Callable[[str, object], None]
 SOAK = bool(os.environ.get("DAYBREAK_SOAK"))
-POINTS = range(1, STEPS) if SOAK else (1, 7, 19, 20, 21, 33, 39)
+POINTS = range(1, STEPS + 1) if SOAK else (1, 7, 19, 20, 21, 33, 39)
 KILLS = 300 if SOAK else 20
 
 

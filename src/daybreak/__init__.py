@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from daybreak import recipes
-    from daybreak.api import Run, compare, inspect, load, open_dataset, resume, samples, train
+    from daybreak.api import Run, compare, find_lr, inspect, load, open_dataset, resume, samples, train
     from daybreak.benchmark import bench
     from daybreak.errors import DaybreakError
 
@@ -24,6 +24,7 @@ __all__ = [
     "__version__",
     "bench",
     "compare",
+    "find_lr",
     "inspect",
     "load",
     "open_dataset",

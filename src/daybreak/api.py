@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from daybreak import choice, notebook
 from daybreak.clock import Stopwatch
@@ -16,9 +16,10 @@ from daybreak.errors import StoppedError, UsageError
 from daybreak.evaluate import run_dataset
 from daybreak.inspection import Inspection
 from daybreak.inspection import inspect as inspect_net
+from daybreak.lr_range import FoundRate, find_rate, with_rate
 from daybreak.notebook import Gallery
 from daybreak.recipes import get_recipe
-from daybreak.report import write_comparison, write_report
+from daybreak.report import figures, write_comparison, write_report
 from daybreak.run import RunDirectory, default_paths
 from daybreak.session import OnEvent
 from daybreak.signals import StopRequest
@@ -27,7 +28,7 @@ from daybreak.trained import Run
 from daybreak.training import resume as resume_run
 from daybreak.training import train as train_run
 
-__all__ = ["Run", "compare", "inspect", "load", "open_dataset", "resume", "samples", "train"]
+__all__ = ["Run", "compare", "find_lr", "inspect", "load", "open_dataset", "resume", "samples", "train"]
 
 
 def train(
@@ -38,6 +39,7 @@ def train(
     budget: float | None = None,
     target: float | None = None,
     dawn_rule: bool = False,
+    lr: float | Literal["auto"] | None = None,
     seed: int = 0,
     device: Device = "auto",
     size: int | None = None,
@@ -62,6 +64,7 @@ def train(
         target: test accuracy in [0, 1] that the run should reach; the summary says whether it did.
         dawn_rule: stop at the first epoch whose test accuracy reaches the target: DAWNBench's rule, under which the
             test images choose when to stop.
+        lr: the peak of the cycle instead of the recipe's; `auto` finds it by a range test, on the run's clock.
         size: side in px at which images are decoded and seen by the net; see `open_dataset`.
         settings: dotted recipe keys to override, e.g. `{"schedule.max_lr": 0.1}`.
         out: the run directory; by default a new one below `runs/`.
@@ -81,7 +84,7 @@ def train(
     dataset = open_dataset(data, size=size, split_seed=split_seed, skip_bad=skip_bad)
     name = recipe.name if isinstance(recipe, Recipe) else recipe
     options = {"recipe": name, "epochs": epochs, "budget": budget, "target": target, "dawn_rule": dawn_rule}
-    options |= {"size": size, "device": device, "split_seed": split_seed or None, "seed": seed}
+    options |= {"lr": lr, "size": size, "device": device, "split_seed": split_seed or None, "seed": seed}
     options |= {"skip_bad": skip_bad, "deterministic": deterministic}
     options |= {"checkpoint_every": None if checkpoint_every == "1m" else checkpoint_every}
     options |= {"on_nonfinite": None if on_nonfinite == "stop" else on_nonfinite}
@@ -94,6 +97,8 @@ def train(
             recipe, why = choice.for_target(target or 0.0, dataset)
         on_event({"event": "choice", "recipe": recipe.name, "why": why})
     chosen = choice.named_or_default(recipe, dataset, epochs, settings)
+    if lr is not None:
+        chosen = _with_rate(chosen, dataset, lr, seed, device, deterministic, watch, on_event)
     directory = train_run(
         chosen,
         dataset,
@@ -157,6 +162,27 @@ def resume(
     return _reported(directory, report, device, data)
 
 
+def _with_rate(
+    recipe: Recipe,
+    dataset: Dataset,
+    lr: float | Literal["auto"],
+    seed: int,
+    device: Device,
+    deterministic: bool,
+    watch: Stopwatch,
+    on_event: OnEvent,
+) -> Recipe:
+    """The recipe with this peak, or with the one that a range test finds, if it finds any."""
+    if lr != "auto":
+        return with_rate(recipe, lr)
+    with repeatable(deterministic), watch.timed("train"):
+        found = find_rate(recipe, dataset, seeds=[seed], device=device)
+    kept = f"range test: no clear answer ({found.doubt}); keeping {recipe.schedule.max_lr:g}"
+    why = kept if found.doubt else f"range test: one cycle up to {found.lr_max:.3g}"
+    on_event({"event": "choice", "recipe": recipe.name, "why": why})
+    return recipe if found.doubt else with_rate(recipe, found.lr_max)
+
+
 def _reported(directory: RunDirectory, report: bool, device: Device, data: str | Path | None = None) -> Run:
     """The run, with its report where it is finished. A signal meanwhile leaves a finished run without a report."""
     if report and not directory.summary["interrupted"]:
@@ -172,7 +198,7 @@ def command_line(data: str | Path | None, options: Mapping[str, Any], settings: 
     name in it; config.json holds it whole.)"""
     words = ["daybreak", "train", *([] if data is None else [str(data)])]
     for option, value in options.items():
-        if value is not None and value is not False and value != "auto":
+        if value is not None and value is not False and (value != "auto" or option == "lr"):
             words += [f"--{option.replace('_', '-')}", *([] if value is True else [str(value)])]
     pairs = [f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in (settings or {}).items()]
     return [*words, *(text for pair in pairs for text in ("--set", pair))]
@@ -190,6 +216,38 @@ def check_options(epochs: int | None, budget: float | None, target: float | None
         raise UsageError("--dawn-rule", "there is no target to stop at", "--target 0.94 with it")
     if seed < 0:
         raise UsageError(f"seed {seed}", "negative", "0 or more")
+
+
+def find_lr(
+    data: str | Path,
+    recipe: str | Recipe | None = None,
+    *,
+    seeds: int = 3,
+    steps: int = 100,
+    lowest: float | None = None,
+    highest: float | None = None,
+    device: Device = "auto",
+    settings: Mapping[str, Any] | None = None,
+    out: str | Path | None = None,
+) -> FoundRate:
+    """The learning-rate range test of a recipe on a data set; no state is left behind.
+
+    Args:
+        seeds: how many tests, from seed 0 on.
+        steps: of a test, at most.
+        lowest, highest: rates to climb between; by default what is usual for the recipe's optimizer.
+        settings: dotted recipe keys to override.
+        out: a folder for `lr-find.json`, `lr-find.svg` and `lr-find.png`.
+    """
+    dataset = open_dataset(data)
+    chosen = choice.named_or_default(recipe, dataset, None, settings)
+    found = find_rate(chosen, dataset, seeds=range(seeds), steps=steps, lowest=lowest, highest=highest, device=device)
+    if out is not None:
+        folder, figure = RunDirectory(out), figures.rates(found)
+        folder.write_text("lr-find.json", json.dumps(found.as_json(), indent=2) + "\n")
+        folder.write_text("lr-find.svg", figures.svg(figure))
+        folder.write_picture("lr-find.png", figures.png(figure, 150))
+    return found
 
 
 def load(path: str | Path) -> Run:

@@ -25,7 +25,7 @@ from torch import Tensor
 from daybreak.inference import Classifier
 
 SHARES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # of the pixels
-ROAD_SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9)
+ROAD_SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
 NOISE = 0.01  # deviation of the noise in a filled pixel; images have deviation 1
 BLUR = 11  # px at 32 px: the kernel that takes the content out of an image
 

@@ -93,6 +93,11 @@ class ScheduledOptimizer:
         first = self.optimizers[0].param_groups[0]
         return first["lr"], first["betas"][0] if "betas" in first else first["momentum"]
 
+    def set_rate(self, rate: float) -> None:
+        """Give the first kind of group this rate and the others theirs in proportion, outside the cycle."""
+        for group in (g for optimizer in self.optimizers for g in optimizer.param_groups):
+            group["lr"] = group["peak"] * rate / self.cycle.max_lr
+
     def ends(self) -> set[float]:
         """The progress at which each group's cycle ends."""
         return {group["until"] for optimizer in self.optimizers for group in optimizer.param_groups}

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from daybreak.config import Recipe
     from daybreak.evaluate import Evaluation
     from daybreak.inspection import Inspection
+    from daybreak.lr_range import FoundRate
 
 # Elsewhere than on a terminal nothing is folded: a line of a table stays one line.
 console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 400)
@@ -92,6 +93,19 @@ def comparison(found: "Comparison", page: Path) -> None:
             f"(McNemar's exact test: p = {pair.test.p_value:.3g})", highlight=False, markup=False,
         )  # fmt: skip
     print(page)
+
+
+def rates(found: "FoundRate", picture: Path) -> None:
+    """What each rule suggests, how far seeds agree, and the pair for one cycle."""
+    table = _table("rule", "rate:", "highest over lowest seed:")
+    for rule, rate in found.suggestions.items():
+        table.add_row(rule, f"{rate:.3g}", f"{found.spread[rule]:.2f}")
+    console.print(table)
+    if found.doubt:
+        print(f"no clear answer: {found.doubt}")
+    else:
+        print(f"one cycle: from {found.lr_min:.3g} to {found.lr_max:.3g} (valley, and a tenth of it)")
+    print(picture)
 
 
 def suspects(found: dict[str, Any], shown: int = 20) -> None:

@@ -139,6 +139,7 @@ def restore(session: Session, saved: Checkpoint) -> None:
             what, f"does not fit the recipe's net ({str(error)[:200]})", "the run's own config.json"
         ) from None
     session.step, session.skipped = saved.facts["step"], saved.facts["skipped"]
+    session.sizes.clear()
     session.sizes.update({int(size): steps for size, steps in saved.facts["sizes"].items()})
 
 

@@ -1,7 +1,7 @@
 """Verbs that train, and verbs about what there is to train with."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -46,6 +46,9 @@ def train(
     dawn_rule: Annotated[
         bool, typer.Option("--dawn-rule", help="Stop at the first epoch that reaches the target on the test images.")
     ] = False,
+    lr: Annotated[
+        str | None, typer.Option("--lr", metavar="RATE|auto", help="Peak of the cycle; auto: by a range test.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Decides initial weights, order and augmentation.")] = 0,
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps")] = "auto",
     size: Size = None,
@@ -92,7 +95,7 @@ def train(
         else:
             run = api.train(
                 _present(data), recipe=recipe, epochs=epochs, budget=seconds, target=target, dawn_rule=dawn_rule,
-                seed=seed, device=where, size=size, settings=parse_settings(settings or []), out=out,
+                lr=_rate(lr), seed=seed, device=where, size=size, settings=parse_settings(settings or []), out=out,
                 split_seed=split_seed, skip_bad=skip_bad, on_nonfinite=policy,
                 deterministic=deterministic, checkpoint_every=checkpoint_every, report=report, on_event=on_event,
             )  # fmt: skip
@@ -104,6 +107,20 @@ def train(
         needed = what_it_takes(summary["target"], summary["dataset"])
         stderr.print(f"to reach {summary['target']:.2%}: {needed}", highlight=False, markup=False)
         raise typer.Exit(TARGET_MISSED_EXIT_CODE)
+
+
+def _rate(text: str | None) -> float | Literal["auto"] | None:
+    if text is None:
+        return None
+    if text == "auto":
+        return "auto"
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = 0.0
+    if not 0 < rate < float("inf"):
+        raise UsageError(f"--lr {text}", "not a rate", "a number such as 0.01, or auto")
+    return rate
 
 
 def _present(data: str | None) -> str:
@@ -118,6 +135,7 @@ def _check_resumable(context: typer.Context) -> None:
         "recipe",
         "target",
         "dawn_rule",
+        "lr",
         "seed",
         "size",
         "settings",
@@ -129,6 +147,35 @@ def _check_resumable(context: typer.Context) -> None:
         if is_given(context, name):
             option = "--set" if name == "settings" else f"--{name.replace('_', '-')}"
             raise UsageError(f"{option} with --resume", "the run has its own", f"without {option}, or a new run")
+
+
+@app.command("lr-find", epilog="Example: daybreak lr-find cifar10 --recipe page")
+def lr_find(
+    data: Data,
+    recipe: Annotated[str | None, typer.Option(help="See `daybreak recipes`; by default what suits the data.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="How many tests.")] = 3,
+    steps: Annotated[int, typer.Option(help="Of each test, at most.")] = 100,
+    lowest: Annotated[float | None, typer.Option(help="Rate to begin with; by default after the optimizer.")] = None,
+    highest: Annotated[float | None, typer.Option(help="Rate to end with.")] = None,
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps")] = "auto",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe; repeatable.")
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where curve and picture go.")] = Path("lr-find"),
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Range test: the loss while the rate climbs, and the rates that it suggests. Nothing is trained."""
+    from daybreak import api
+    from daybreak.config import parse_settings
+
+    found = api.find_lr(
+        data, recipe, seeds=seeds, steps=steps, lowest=lowest, highest=highest,
+        device=choice("--device", device, DEVICES), settings=parse_settings(settings or []), out=out,
+    )  # fmt: skip
+    picture = out / "lr-find.png"
+    print_result(found.as_json() | {"picture": str(picture)}, as_json, lambda: show.rates(found, picture))
 
 
 @app.command(epilog="Example: daybreak bench cifar10 --recipe sprint-5 --recipe sprint --runs 5 --target 0.9")

@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from daybreak.errors import one_line
+from daybreak.lr_range import FoundRate
 from daybreak.metrics import ReliabilityBin
 
 Row = Mapping[str, Any]
@@ -52,6 +53,26 @@ def schedule(steps: Sequence[Row], steps_per_epoch: float) -> Figure:
             axes.plot([row["step"] / steps_per_epoch for row in steps], [row[key] for row in steps], color=TEST)
             axes.set(xlabel="epoch", ylabel=label)
             axes.set_ylim(0, 1 if key == "momentum" else None)
+    return figure
+
+
+def rates(found: FoundRate) -> Figure:
+    """Range tests: the loss over the rate, raw and smoothed, a line a seed, and what each rule suggests."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(8, 4), layout="constrained")
+        axes = figure.subplots()
+        for number, test in enumerate(found.tests):
+            axes.plot(test.lr_S, test.raw_S, color=TEST, alpha=0.2, linewidth=0.8)
+            axes.plot(test.lr_S, test.loss_S, color=TEST, label="smoothed loss, a line a seed" if not number else None)
+        top = max(float(test.loss_S.max()) for test in found.tests)
+        for number, (rule, rate) in enumerate(sorted(found.suggestions.items(), key=lambda pair: pair[1])):
+            axes.axvline(rate, color=TRAIN, linewidth=1, linestyle="--")
+            axes.annotate(f"{rule} {rate:.2g}", (rate, top * (1 - 0.07 * number)), color=TRAIN, size=9)
+        axes.set(xscale="log", xlabel="learning rate", ylabel="loss of a batch, nats")
+        axes.set_ylim(0, 1.15 * top)
+        pair = f"one cycle: {found.lr_min:.2g} to {found.lr_max:.2g}"
+        axes.set_title(f"no clear answer: {found.doubt}" if found.doubt else pair, loc="left", size=10)
+        axes.legend(loc="lower left")
     return figure
 
 
