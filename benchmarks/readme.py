@@ -21,6 +21,8 @@ ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "benchmarks" / "records"
 FIGURE = ROOT / "docs" / "ladder.svg"
 BLOCK = re.compile(r"(<!-- results -->\n).*?(<!-- end of results -->)", re.DOTALL)
+PEERS_BLOCK = re.compile(r"(<!-- peers -->\n).*?(<!-- end of peers -->)", re.DOTALL)
+SEED_PAGE, SEED_EPOCHS, SEED_CLAIM = "seed_page", 24, 0.9042  # the write-up's own figures, on the published pixels
 
 TICKS = (60, 120, 300, 600, 1200)  # seconds
 HIDDEN = ("--recipe", "--seed", "--device")
@@ -32,7 +34,8 @@ DATASET, HARDWARE = "CIFAR-10 (JPEG q75)", "2 cores, AMD EPYC Zen 5"  # of the f
 def main() -> None:
     found = rows()
     readme = ROOT / "README.md"
-    readme.write_text(BLOCK.sub(lambda m: m[1] + table(found) + m[2], readme.read_text()))
+    text = BLOCK.sub(lambda m: m[1] + table(found) + m[2], readme.read_text())
+    readme.write_text(PEERS_BLOCK.sub(lambda m: m[1] + peers() + m[2], text))
     FIGURE.write_text(svg(ladder(found)))
 
 
@@ -72,6 +75,53 @@ def against_anchor(folder: Path) -> str:
     return f"{text}. [Record]({folder.relative_to(ROOT).as_posix()}), by `python benchmarks/anchor.py`."
 
 
+def peers() -> str:
+    """Other tools beside daybreak, at equal time on equal pixels, and how long the seed's 24 epochs would take."""
+    (path,) = RECORDS.glob("*/peers.json")
+    record, folder = json.loads(path.read_text()), path.parent.relative_to(ROOT).as_posix()
+    budgets = sorted({row["minutes"] for row in record["results"]})
+    names = sorted({row["peer"] for row in record["results"]}, key=lambda name: -best_of(record, name, budgets[0]))
+    head = "| | " + " | ".join(f"{m:g} min" for m in budgets) + " |\n" + "| --- " * (1 + len(budgets)) + "|"
+    lines = [f"| {name} | " + " | ".join(reached(record, name, m) for m in budgets) + " |" for name in names]
+    missing = [f"{name}: {reason}." for name, reason in record["not_installable"].items()]
+    facts = f"{record['dataset']}, {hardware(record['hardware'])}; accuracy with a peer's own test-time augmentation "
+    facts += f"where it has one. [Record]({folder}), by `python benchmarks/peers.py`."
+    return "\n".join([head, *lines, "", " ".join([facts, *missing, seed_factor(record)])]) + "\n"
+
+
+def result_of(record: Row, name: str, minutes: float) -> Row | None:
+    return next((r for r in record["results"] if (r["peer"], r["minutes"]) == (name, minutes) and r["n"]), None)
+
+
+def best_of(record: Row, name: str, minutes: float) -> float:
+    row = result_of(record, name, minutes)
+    return (row["test_acc_tta"] or row["test_acc"])["mean"] if row else 0.0
+
+
+def reached(record: Row, name: str, minutes: float) -> str:
+    row = result_of(record, name, minutes)
+    if row is None:
+        return "–"
+    ended = f", in {row['train_seconds']['mean']:.0f} s" if row["off_budget"] else ""
+    return f"{100 * best_of(record, name, minutes):.2f} % (n = {row['n']}{ended})"
+
+
+def seed_factor(record: Row) -> str:
+    """From the longest run of the seed's way: its seconds an epoch, 24 times, against sprint's measured time."""
+    longest = max((r for r in record["results"] if r["peer"] == SEED_PAGE and r["n"]), key=lambda r: r["minutes"])
+    epoch = longest["train_seconds"]["mean"] / longest["epochs"]["mean"]
+    expected = RECIPES["sprint"].expected
+    assert expected is not None
+    assert expected.accuracy >= SEED_CLAIM
+    whole = SEED_EPOCHS * epoch
+    return (
+        f"The seed's own way takes {epoch:.0f} s an epoch here ({longest['epochs']['mean']:.2f} epochs timed), so "
+        f"{whole / 3600:.1f} hours for its {SEED_EPOCHS}; `sprint` passes the {100 * SEED_CLAIM:.2f} % that its "
+        f"write-up claims (on the published pixels, which are easier) in {expected.train_seconds:.0f} s: "
+        f"{whole / expected.train_seconds:.0f} times as fast."
+    )
+
+
 def seconds_of(figures: Row) -> str:
     return f"{figures['train_seconds']['mean']:.0f} s"
 
@@ -91,11 +141,18 @@ def line(row: Row) -> str:
 def command(row: Row) -> str:
     """What was asked for: the recipe, or the budget that chose one, and what differs from it."""
     words = row["command"][3:]
-    options = [word for pair in zip(words[::2], words[1::2], strict=True) if pair[0] not in HIDDEN for word in pair]
+    pairs = [
+        (key, minutes(value) if key == "--budget" else value) for key, value in zip(*[iter(words)] * 2, strict=True)
+    ]
+    options = [word for pair in pairs if pair[0] not in HIDDEN for word in pair]
     name = row["config"]["name"]
     is_still = name in RECIPES and settings(RECIPES[name].model_dump(mode="json")) == settings(row["config"])
     was = [] if is_still or options else [f"as of {row['folder'].name[:10]}"]
     return " ".join(options if "--budget" in options else [name, *options, *was])
+
+
+def minutes(seconds: str) -> str:
+    return f"{float(seconds) / 60:g}m"
 
 
 def hardware(facts: Row) -> str:
@@ -119,9 +176,9 @@ def ladder(found: list[Row]) -> Figure:
                 color=TEST,
                 capsize=3,
             )
-            axes.annotate(
-                command(row), (seconds["mean"], 100 * accuracy["mean"]), textcoords="offset points", xytext=(7, -9)
-            )
+            name, at = command(row), (seconds["mean"], 100 * accuracy["mean"])
+            beside = (7, -9) if name.startswith("--budget") else (4, 7)  # budgets and rungs lie close together
+            axes.annotate(name, at, textcoords="offset points", xytext=beside)
         axes.set(xscale="log", xlim=(40, 1800), xlabel="training time, seconds", ylabel="test accuracy (TTA), %")
         axes.set_xticks(TICKS, [str(seconds) for seconds in TICKS])
         axes.minorticks_off()
