@@ -40,7 +40,7 @@ from shapes import CLASSES, OBJECT, SIDE, Shapes, shapes  # noqa: E402 - it is t
 DOCS = ROOT / "docs" / "explanation.md"
 BLOCK = re.compile(r"(<!-- faithfulness -->\n).*?(<!-- end of faithfulness -->)", re.DOTALL)
 RANDOM = "random"
-SEEDS, IMAGES = 3, 300
+SEEDS, IMAGES = 3, 100
 SLOW = ("score-cam",)  # a forward for each channel: at the last stage only
 SHAPES = {"epochs": 6, "batch_size": 100, "precision": "float32"}
 

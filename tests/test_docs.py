@@ -93,4 +93,23 @@ def test_the_readme_quotes_its_records(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found is not None
     assert found[0] == found[1] + readme.table(readme.rows()) + found[2]
     assert found[0].count("benchmarks/records/") >= 3
+    peers = readme.PEERS_BLOCK.search((ROOT / "README.md").read_text())
+    assert peers is not None
+    assert peers[0] == peers[1] + readme.peers() + peers[2]
+    assert "times as fast" in peers[0]
     assert readme.FIGURE.read_text() == readme.svg(readme.ladder(readme.rows()))
+
+
+def test_the_table_of_faithfulness_is_its_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table is what `python benchmarks/faithfulness.py` wrote, and its random maps are there to compare with."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    monkeypatch.syspath_prepend(str(ROOT / "tests"))
+    faithfulness = importlib.import_module("faithfulness")
+    found = faithfulness.BLOCK.search(faithfulness.DOCS.read_text())
+    (path,) = (ROOT / "benchmarks" / "records").glob("*/faithfulness.json")
+    record = json.loads(path.read_text())
+    assert found is not None
+    assert found[0] == found[1] + faithfulness.table(record) + found[2]
+    methods = {row["method"] for row in record["faithfulness"]}
+    assert {"random", "grad-cam", "hires-cam", "layer-cam", "grad-cam++", "eigen-cam", "score-cam"} == methods
+    assert record["recipe"] == "sprint"
