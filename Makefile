@@ -17,7 +17,7 @@ demo: $(READY)  ## Train on CIFAR-10 (or on digits where it cannot be had) and w
 test: $(READY)  ## Run the whole test suite.
 	$(BIN)/python -m pytest
 
-soak: $(READY)  ## The tests of reliability in their long form (about half an hour); writes docs/reliability.md.
+soak: $(READY)  ## The tests of reliability in their long form (a quarter of an hour); writes docs/reliability.md.
 	$(BIN)/python benchmarks/soak.py
 
 lint: $(READY)  ## Check style and types.

@@ -30,6 +30,8 @@ from daybreak.training import train as train_run
 
 __all__ = ["Run", "compare", "find_lr", "inspect", "load", "open_dataset", "resume", "samples", "train"]
 
+USUAL = {"device": "auto", "checkpoint_every": "1m"}  # what a command line need not say
+
 
 def train(
     data: str | Path,
@@ -86,8 +88,7 @@ def train(
     options = {"recipe": name, "epochs": epochs, "budget": budget, "target": target, "dawn_rule": dawn_rule}
     options |= {"lr": lr, "size": size, "device": device, "split_seed": split_seed or None, "seed": seed}
     options |= {"skip_bad": skip_bad, "deterministic": deterministic}
-    options |= {"checkpoint_every": None if checkpoint_every == "1m" else checkpoint_every}
-    options |= {"on_nonfinite": None if on_nonfinite == "stop" else on_nonfinite}
+    options |= {"checkpoint_every": checkpoint_every, "on_nonfinite": None if on_nonfinite == "stop" else on_nonfinite}
     watch = Stopwatch(synchronizer(pick_device(device)))
     if recipe is None and epochs is None and (budget or target):
         if budget:
@@ -146,8 +147,7 @@ def resume(
     check_options(None, budget, None, False, 0)
     every = Every.parse(checkpoint_every)
     options: dict[str, Any] = {"resume": directory.path, "epochs": epochs, "budget": budget, "device": device}
-    options |= {"on_nonfinite": on_nonfinite}
-    options |= {"checkpoint_every": None if checkpoint_every == "1m" else checkpoint_every}
+    options |= {"on_nonfinite": on_nonfinite, "checkpoint_every": checkpoint_every}
     directory = resume_run(
         directory.path,
         run_dataset(directory, data),
@@ -198,7 +198,7 @@ def command_line(data: str | Path | None, options: Mapping[str, Any], settings: 
     name in it; config.json holds it whole.)"""
     words = ["daybreak", "train", *([] if data is None else [str(data)])]
     for option, value in options.items():
-        if value is not None and value is not False and (value != "auto" or option == "lr"):
+        if value is not None and value is not False and value != USUAL.get(option):
             words += [f"--{option.replace('_', '-')}", *([] if value is True else [str(value)])]
     pairs = [f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in (settings or {}).items()]
     return [*words, *(text for pair in pairs for text in ("--set", pair))]
