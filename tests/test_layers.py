@@ -11,11 +11,12 @@ SOURCE = Path(daybreak.__file__).parent
 # Top to bottom: what stands later may import what stands earlier, never the other way round.
 HOUSE = [
     "errors", "config", "recipes", "clock", "durable", "device", "schedule", "data.dataset", "augment", "data",
-    "data.loader", "models.layers", "models.page", "models.sprint", "models", "models.trace", "models.fold",
+    "data.loader", "models.layers", "models.trace", "models.foreign", "models.page", "models.sprint", "models.vgg",
+    "models.inception", "models.resnet", "models", "models.effective", "models.fold",
     "optim", "metrics", "inference", "run", "checkpoint", "signals", "pace", "session", "finite", "compilation",
-    "steplog", "state", "outcome", "loop", "training", "choice", "lr_range", "latency", "record", "dawn", "evaluate",
+    "steplog", "state", "outcome", "loop", "training", "lr_range", "choice", "latency", "record", "dawn", "evaluate",
     "comparison", "label_errors", "maps", "explain", "views", "faithfulness", "inspection", "predict", "gallery",
-    "report", "notebook", "trained", "api", "benchmark", "progress", "show", "demo", "cli", "__main__",
+    "report", "notebook", "trained", "tracking", "api", "benchmark", "progress", "show", "demo", "cli", "__main__",
 ]  # fmt: skip
 FILES = sorted(SOURCE.rglob("*.py"))
 LONGEST_FILE = 350

@@ -1,14 +1,18 @@
 """The nets: published sizes and shapes, receptive fields measured by gradient, whitening that whitens."""
 
+import copy
+import math
+
 import pytest
 import torch
 from torch import nn
 
 from daybreak.config import ModelConfig, override
 from daybreak.errors import UsageError
-from daybreak.inspection import inspect
+from daybreak.inspection import inspect_net
 from daybreak.models import NETS, build_net, stages_of
 from daybreak.models.layers import GlobalMaxPool, conv3x3
+from daybreak.models.resnet import GROUPS, BasicBlock, GroupedBlock, PreactBlock
 from daybreak.models.sprint import WHITEN_PATCHES, whitening_filters
 from daybreak.models.trace import count_macs, count_params, stage_fields, trace
 from daybreak.recipes import RECIPES
@@ -45,6 +49,106 @@ def test_sprint_has_the_stages_of_airbench94() -> None:
     assert stage_shapes("sprint") == shapes
     assert count_params(net_of("sprint")) == 1_972_792
     assert count_macs(net_of("sprint"), 32, 3) == 118_147_360
+
+
+# As published: VGG-11 with BN and ResNet-18 for CIFAR in the usual re-implementations; preact-ResNet-18 there has no
+# last norm, which the paper has (1,024 more); the small Inception's norms have no scales in Zhang et al. (1,712 fewer).
+@pytest.mark.parametrize(
+    ("name", "params", "macs"),
+    [
+        ("vgg", 9_231_114, 152_769_536),
+        ("resnet18", 11_173_962, 555_422_720),
+        ("preact-resnet18", 11_171_146 + 1_024, 555_422_720),
+        ("inception", 1_649_402 + 1_712, None),
+        ("resnext29", 34_426_698, None),
+    ],
+)
+def test_the_family_has_the_published_sizes(name: str, params: int, macs: int | None) -> None:
+    assert count_params(net_of(name)) == params
+    assert macs is None or count_macs(net_of(name), 32, 3) == macs
+
+
+@pytest.mark.parametrize(
+    ("name", "shapes"),
+    [
+        ("vgg", [(64, 16, 16), (128, 8, 8), (256, 4, 4), (512, 2, 2), (512, 1, 1)]),
+        ("inception", [(96, 32, 32), (80, 32, 32), (144, 16, 16), (336, 8, 8)]),
+        ("resnet18", [(64, 32, 32), (64, 32, 32), (128, 16, 16), (256, 8, 8), (512, 4, 4)]),
+        ("preact-resnet18", [(64, 32, 32), (64, 32, 32), (128, 16, 16), (256, 8, 8), (512, 4, 4)]),
+        ("resnext29", [(64, 32, 32), (256, 32, 32), (512, 16, 16), (1024, 8, 8)]),
+    ],
+)
+def test_the_family_has_the_published_stages(name: str, shapes: list[tuple[int, ...]]) -> None:
+    assert list(stage_shapes(name).values()) == shapes
+
+
+def test_a_block_of_each_generation_is_its_formula() -> None:
+    """V1: relu(x + f(x)); V2: x + f(relu(norm(x))); V3: groups are branches that are added up."""
+    x = torch.randn(2, 16, 8, 8)
+    v1 = BasicBlock(16, 16, 1, nn.ReLU).eval()
+    assert torch.allclose(v1(x), torch.relu(x + v1.branch(x)))
+    v2 = PreactBlock(16, 16, 1, nn.ReLU).eval()
+    assert torch.allclose(v2(x), x + v2.branch(torch.relu(v2.ready.norm(x))))
+    v3 = GroupedBlock(16, 16, 1, nn.ReLU).eval()
+    conv, wide = v3.branch.conv2, torch.randn(2, 32, 8, 8)
+    apart = [
+        nn.functional.conv2d(part, weight, padding=1)
+        for part, weight in zip(wide.chunk(GROUPS, 1), conv.weight.chunk(GROUPS, 0), strict=True)
+    ]
+    assert torch.allclose(conv(wide), torch.cat(apart, 1), atol=1e-5)
+
+
+def test_the_write_ups_variant_has_its_branch_from_the_layers_input() -> None:
+    config = ModelConfig(name="page", width=0.1, residual_from="input")
+    layer = build_net(config, 10, 3).layer1.eval()
+    x = torch.randn(2, 6, 12, 12)
+    assert torch.allclose(layer(x), layer.main(x) + layer.branch(x), atol=1e-6)
+    assert layer.branch.conv1.stride == (2, 2)
+
+
+def test_dropout_is_before_the_head_and_only_while_training() -> None:
+    net, images = build_net(ModelConfig(name="vgg", width=0.1, dropout=0.5), 10, 3), torch.randn(4, 3, 32, 32)
+    net.eval()
+    assert torch.equal(net(images), net(images))
+    net.pool.train()
+    assert not torch.equal(net(images), net(images))
+
+
+@pytest.mark.parametrize(("name", "option", "value"), [("vgg", "dilation", 2), ("page", "channels", (1, 2, 3))])
+def test_an_option_that_a_net_does_not_have_is_refused(name: str, option: str, value: object) -> None:
+    with pytest.raises(UsageError, match=rf"model\.{option}: {name} has no such option"):
+        build_net(ModelConfig.model_validate({"name": name, option: value}), 10, 3)
+
+
+def test_another_net_begins_with_its_own_options() -> None:
+    """The channels of the sprint net mean nothing to another."""
+    changed = override(RECIPES["sprint"], {"model.name": "vgg", "model.width": 0.5})
+    assert changed.model == ModelConfig(name="vgg", width=0.5)
+
+
+@pytest.mark.parametrize("name", ["timm:resnet18", "torchvision:resnet18"])
+def test_a_foreign_net_is_trained_at_its_own_stages(name: str) -> None:
+    net = net_of(name, classes=7)
+    assert list(stages_of(net))[-4:] == ["net.layer1", "net.layer2", "net.layer3", "net.layer4"]
+    assert count_params(net) == 11_689_512 - 993 * 513  # the published ResNet-18 with 7 of 1,000 classes
+    assert net(torch.randn(2, 3, 64, 64)).shape == (2, 7)
+    seen = stage_fields(net, 224, 3)["net.layer4"]
+    assert (seen.size, seen.stride) == (435, 32)  # Araujo et al. 2019, table 1
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("timm:resnet81", "no such net"),
+        ("timm:vit_tiny_patch16_224", "cannot be used here"),
+        ("torchvision:resent18", "no such net"),
+    ],
+)
+def test_a_foreign_net_that_cannot_be_had_is_one_line(name: str, why: str) -> None:
+    with pytest.raises(UsageError, match=why) as caught:
+        net_of(name)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -114,7 +218,8 @@ def smooth_copy(net: nn.Module) -> nn.Module:
     def walk(module: nn.Module) -> None:
         for name, child in module.named_children():
             if isinstance(child, nn.MaxPool2d):
-                setattr(module, name, nn.AvgPool2d(child.kernel_size, child.stride))
+                pool = nn.AvgPool2d(child.kernel_size, child.stride, child.padding, child.ceil_mode)
+                setattr(module, name, pool)
             elif isinstance(child, GlobalMaxPool):
                 setattr(module, name, MeanPool())
             elif isinstance(child, nn.BatchNorm2d | nn.ReLU | nn.SiLU):
@@ -132,10 +237,23 @@ def smooth_copy(net: nn.Module) -> nn.Module:
     ("page", "prep", (3, 1)), ("page", "layer1", (14, 2)), ("page", "layer2", (20, 4)), ("page", "layer3", (64, 8)),
     ("sprint", "prep", (2, 1)), ("sprint", "layer1", (9, 2)), ("sprint", "layer2", (23, 4)),
     ("sprint", "layer3", (51, 8)),
+    ("vgg", "layer1", (4, 2)), ("vgg", "layer2", (10, 4)), ("vgg", "layer3", (30, 8)), ("vgg", "layer4", (70, 16)),
+    ("vgg", "layer5", (150, 32)),
+    ("inception", "prep", (3, 1)), ("inception", "layer1", (7, 1)), ("inception", "layer2", (25, 2)),
+    ("inception", "layer3", (45, 4)),
+    ("resnet18", "layer1", (11, 1)), ("resnet18", "layer2", (25, 2)), ("resnet18", "layer3", (53, 4)),
+    ("resnet18", "layer4", (109, 8)),
+    ("preact-resnet18", "prep", (3, 1)), ("preact-resnet18", "layer4", (109, 8)),
+    ("resnext29", "layer1", (9, 1)), ("resnext29", "layer2", (19, 2)), ("resnext29", "layer3", (39, 4)),
+    ("page strided", "layer1", (9, 2)), ("page strided", "layer2", (15, 4)), ("page strided", "layer3", (39, 8)),
+    ("page dilated", "layer1", (22, 2)), ("page dilated", "layer3", (104, 8)),
 ])  # fmt: skip
 def test_receptive_field_is_what_a_gradient_reaches(name: str, stage: str, expected: tuple[int, int]) -> None:
-    size = 160  # large enough that no border cuts the field of the centre
-    net = smooth_copy(net_of(name, width=0.1))
+    size = 320  # large enough that no border cuts the field of the centre
+    options = {"page strided": {"residual_from": "input"}, "page dilated": {"dilation": 2}}.get(name, {})
+    torch.manual_seed(0)
+    plain = build_net(ModelConfig(name=name.split()[0], width=0.05, **options), 10, 3)
+    net = smooth_copy(copy.deepcopy(plain))
     image = torch.ones(1, 3, size, size, dtype=torch.float64, requires_grad=True)
     kept = {}
     stages_of(net)[stage].register_forward_hook(lambda _m, _i, out: kept.update(out=out))
@@ -144,12 +262,12 @@ def test_receptive_field_is_what_a_gradient_reaches(name: str, stage: str, expec
     middle = out.shape[2] // 2
 
     def reach(column: int) -> torch.Tensor:
-        (gradient,) = torch.autograd.grad(out[0, 0, middle, column], image, retain_graph=True)
+        (gradient,) = torch.autograd.grad(out[0, :, middle, column].sum(), image, retain_graph=True)
         return gradient[0, 0].any(0).nonzero().flatten()
 
     field, neighbour = reach(middle), reach(middle + 1)
     assert (field[-1] - field[0] + 1, neighbour[0] - field[0]) == expected
-    seen = stage_fields(net_of(name, width=0.1), size, 3)[stage]
+    seen = stage_fields(plain, size, 3)[stage]
     assert (seen.size, seen.stride) == expected
     assert seen.span(middle, size) == (field[0].item(), field[-1].item() + 1)
     assert seen.span(0, size)[0] == 0.0  # cut off at the border
@@ -159,7 +277,7 @@ def test_receptive_field_of_strided_and_dilated_convolutions() -> None:
     net = nn.Sequential(conv3x3(3, 4), nn.Conv2d(4, 4, 3, stride=2), nn.Conv2d(4, 4, 3, dilation=2), nn.AvgPool2d(3, 2))
     rows = trace(net, 64, 3)
     assert [(r.receptive_field, r.effective_stride) for r in rows] == [(3, 1), (5, 2), (13, 2), (17, 4)]
-    assert [r.kind for r in rows] == ["conv 3×3", "conv 3×3 /2", "conv 3×3 dilated 2", "avg-pool 3×3"]
+    assert [r.kind for r in rows] == ["conv 3×3", "conv 3×3 /2", "conv 3×3 dilated 2", "avg-pool 3×3 /2"]
 
 
 def test_a_residual_takes_the_larger_field() -> None:
@@ -169,14 +287,36 @@ def test_a_residual_takes_the_larger_field() -> None:
     assert rows["layer1.residual"].receptive_field == 14
 
 
+def test_what_counts_is_inside_the_field_and_smaller() -> None:
+    """Luo et al. 2016: the effective field is a part of the theoretical one, most of all in deep nets."""
+    found = inspect_net("page", net_of("page"), 3, 64)
+    for stage in found.stages:
+        low, high = stage.seen.span(stage.output_shape[-1] // 2, 64)
+        inside = stage.counts_HW[round(low) : round(high), round(low) : round(high)]
+        assert inside.sum() == pytest.approx(stage.counts_HW.sum())
+        assert inside.max() == 1.0
+    assert found.stages[0].effective_side == 3.0  # a single convolution uses all of its window
+    assert found.stages[-1].effective_side < 0.6 * found.stages[-1].seen.size
+
+
+def test_what_does_not_suit_the_image_is_said() -> None:
+    assert inspect_net("page", net_of("page", width=0.1), 3, 32).warnings == []
+    (small,) = inspect_net("page", net_of("page", width=0.1), 3, 96).warnings
+    assert small == "a unit of layer3 sees 64 px of an image of 96 px"
+    (shrunk,) = inspect_net("vgg", net_of("vgg", width=0.1), 3, 32).warnings
+    assert shrunk.startswith("layer5 has shrunk to one unit")
+
+
 def test_inspect_adds_up() -> None:
-    found = inspect("page", ModelConfig(name="page"))
+    found = inspect_net("page", net_of("page"), 3, 32)
     assert found.params == sum(layer.params for layer in found.layers) == 6_573_120
     first = found.as_json()["layers"][0]
     assert first == {
         "name": "prep.conv", "kind": "conv 3×3", "output_shape": (64, 32, 32), "params": 1728, "macs": 1_769_472,
-        "receptive_field": 3, "effective_stride": 1, "first_centre": 0.5,
+        "activation_bytes": 262_144, "kernel": 3, "stride": 1, "dilation": 1, "receptive_field": 3,
+        "effective_stride": 1, "first_centre": 0.5,
     }  # fmt: skip
+    assert found.activation_bytes == sum(4 * math.prod(layer.output_shape) for layer in found.layers)
 
 
 def test_tracing_leaves_the_net_in_its_mode() -> None:

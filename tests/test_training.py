@@ -123,6 +123,7 @@ def test_a_run_directory_is_whole(digits: Dataset, tmp_path: Path) -> None:
     )
     files = {p.name for p in run.path.iterdir()}
     wanted = {"config.json", "metrics.jsonl", "summary.json", "model.safetensors", "model.json", "predictions.npz"}
+    wanted |= {"metrics.csv"}
     assert files == wanted | {"checkpoints"}
     again = RunDirectory.open(run.path)
     assert again.recipe == recipe

@@ -1,7 +1,7 @@
 """What `import daybreak` offers. The command line calls these functions and nothing else."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,19 +11,20 @@ from daybreak.comparison import Comparison
 from daybreak.comparison import compare as compare_runs
 from daybreak.config import Device, OnNonfinite, Recipe
 from daybreak.data import Dataset, open_dataset
-from daybreak.device import pick_device, repeatable, synchronizer
+from daybreak.device import pick_device, synchronizer
 from daybreak.errors import StoppedError, UsageError
 from daybreak.evaluate import run_dataset
-from daybreak.inspection import Inspection
-from daybreak.inspection import inspect as inspect_net
-from daybreak.lr_range import FoundRate, find_rate, with_rate
+from daybreak.inspection import Inspection, inspect_net
+from daybreak.lr_range import FoundRate, find_rate
+from daybreak.models import build_net
 from daybreak.notebook import Gallery
 from daybreak.recipes import get_recipe
-from daybreak.report import figures, write_comparison, write_report
+from daybreak.report import anatomy, figures, write_comparison, write_report
 from daybreak.run import RunDirectory, default_paths
 from daybreak.session import OnEvent
 from daybreak.signals import StopRequest
 from daybreak.state import Every
+from daybreak.tracking import tracked
 from daybreak.trained import Run
 from daybreak.training import resume as resume_run
 from daybreak.training import train as train_run
@@ -52,6 +53,7 @@ def train(
     on_nonfinite: OnNonfinite = "stop",
     deterministic: bool = False,
     checkpoint_every: str = "1m",
+    track: Sequence[str] = (),
     report: bool = True,
     on_event: OnEvent = lambda event: None,
 ) -> Run:
@@ -76,6 +78,7 @@ def train(
             step, or `skip` the step; the third stops.
         deterministic: the same bits each time on the same machine, at a price on CUDA.
         checkpoint_every: seconds or steps between checkpoints, such as `1m` or `40steps`, or `never`.
+        track: `tensorboard` and `mlflow` get the metrics too, where they are installed.
         on_event: called with progress; see docs/run-directory.md for the rows.
 
     Raises:
@@ -89,33 +92,28 @@ def train(
     options |= {"lr": lr, "size": size, "device": device, "split_seed": split_seed or None, "seed": seed}
     options |= {"skip_bad": skip_bad, "deterministic": deterministic}
     options |= {"checkpoint_every": checkpoint_every, "on_nonfinite": None if on_nonfinite == "stop" else on_nonfinite}
-    watch = Stopwatch(synchronizer(pick_device(device)))
-    if recipe is None and epochs is None and (budget or target):
-        if budget:
-            with repeatable(deterministic):
-                recipe, why = choice.for_budget(budget, dataset, seed, pick_device(device), watch)
-        else:
-            recipe, why = choice.for_target(target or 0.0, dataset)
-        on_event({"event": "choice", "recipe": recipe.name, "why": why})
-    chosen = choice.named_or_default(recipe, dataset, epochs, settings)
-    if lr is not None:
-        chosen = _with_rate(chosen, dataset, lr, seed, device, deterministic, watch, on_event)
-    directory = train_run(
-        chosen,
-        dataset,
-        Path(out) if out else default_paths(dataset.name, chosen.name, seed),
-        seed=seed,
-        device=device,
-        budget=budget,
-        target=target,
-        dawn_rule=dawn_rule,
-        on_nonfinite=on_nonfinite,
-        deterministic=deterministic,
-        every=every,
-        watch=watch,
-        command=command_line(data, options, settings),
-        on_event=on_event,
-    )
+    with tracked(track, on_event) as send:
+        watch = Stopwatch(synchronizer(pick_device(device)))
+        chosen = choice.recipe_for(
+            dataset, recipe, epochs=epochs, budget=budget, target=target, lr=lr, seed=seed, settings=settings,
+            device=device, deterministic=deterministic, watch=watch, on_event=send,
+        )  # fmt: skip
+        directory = train_run(
+            chosen,
+            dataset,
+            Path(out) if out else default_paths(dataset.name, chosen.name, seed),
+            seed=seed,
+            device=device,
+            budget=budget,
+            target=target,
+            dawn_rule=dawn_rule,
+            on_nonfinite=on_nonfinite,
+            deterministic=deterministic,
+            every=every,
+            watch=watch,
+            command=command_line(data, options, settings),
+            on_event=send,
+        )
     return _reported(directory, report, device)
 
 
@@ -128,6 +126,7 @@ def resume(
     device: Device = "auto",
     on_nonfinite: OnNonfinite | None = None,
     checkpoint_every: str = "1m",
+    track: Sequence[str] = (),
     report: bool = True,
     on_event: OnEvent = lambda event: None,
 ) -> Run:
@@ -138,7 +137,7 @@ def resume(
             so far put it. `budget` does the same for a run over wall-clock time.
         data: where the run's data is now, if it has moved.
         on_nonfinite: instead of what the run had.
-        checkpoint_every, report, on_event: as for `train`.
+        checkpoint_every, track, report, on_event: as for `train`.
 
     Raises:
         DaybreakError: with the exit code the command line would return; nothing that existed is changed.
@@ -148,39 +147,19 @@ def resume(
     every = Every.parse(checkpoint_every)
     options: dict[str, Any] = {"resume": directory.path, "epochs": epochs, "budget": budget, "device": device}
     options |= {"on_nonfinite": on_nonfinite, "checkpoint_every": checkpoint_every}
-    directory = resume_run(
-        directory.path,
-        run_dataset(directory, data),
-        epochs=epochs,
-        budget=budget,
-        device=device,
-        on_nonfinite=on_nonfinite,
-        every=every,
-        command=command_line(data, options, None),
-        on_event=on_event,
-    )
+    with tracked(track, on_event) as send:
+        directory = resume_run(
+            directory.path,
+            run_dataset(directory, data),
+            epochs=epochs,
+            budget=budget,
+            device=device,
+            on_nonfinite=on_nonfinite,
+            every=every,
+            command=command_line(data, options, None),
+            on_event=send,
+        )
     return _reported(directory, report, device, data)
-
-
-def _with_rate(
-    recipe: Recipe,
-    dataset: Dataset,
-    lr: float | Literal["auto"],
-    seed: int,
-    device: Device,
-    deterministic: bool,
-    watch: Stopwatch,
-    on_event: OnEvent,
-) -> Recipe:
-    """The recipe with this peak, or with the one that a range test finds, if it finds any."""
-    if lr != "auto":
-        return with_rate(recipe, lr)
-    with repeatable(deterministic), watch.timed("train"):
-        found = find_rate(recipe, dataset, seeds=[seed], device=device)
-    kept = f"range test: no clear answer ({found.doubt}); keeping {recipe.schedule.max_lr:g}"
-    why = kept if found.doubt else f"range test: one cycle up to {found.lr_max:.3g}"
-    on_event({"event": "choice", "recipe": recipe.name, "why": why})
-    return recipe if found.doubt else with_rate(recipe, found.lr_max)
 
 
 def _reported(directory: RunDirectory, report: bool, device: Device, data: str | Path | None = None) -> Run:
@@ -276,9 +255,29 @@ def compare(*runs: "Run | str | Path", out: str | Path | None = None) -> Compari
     return found
 
 
-def inspect(what: str | Path, image_size: int | None = None) -> Inspection:
-    """The layer table of a recipe's net or of a run's."""
+def inspect(
+    what: str | Path,
+    image_size: int | None = None,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    picture: str | Path | None = None,
+) -> Inspection:
+    """A net taken apart: that of a recipe or of a run, or one by its name (`vgg`, `timm:resnet18`).
+
+    Args:
+        image_size: px; by default 32, or what the run's net sees.
+        settings: dotted recipe keys to override, e.g. `{"model.width": 0.5}`.
+        picture: also draw the net there, as PNG.
+    """
     if (Path(what) / "config.json").is_file():
-        card = RunDirectory.open(what).card
-        return inspect_net(card.net.name, card.net, len(card.classes), card.decode.channels, image_size or card.size)
-    return inspect_net(str(what), get_recipe(str(what)).model, image_size=image_size or 32)
+        if settings:
+            raise UsageError("--set", "a run's net is as it was trained", "a recipe or a net, to change it")
+        directory = RunDirectory.open(what)
+        card, net = directory.card, directory.classifier("cpu").net
+        found = inspect_net(card.net.name, net, card.decode.channels, image_size or card.size)
+    else:
+        config = choice.net_named(str(what), settings)
+        found = inspect_net(str(what), build_net(config, 10, 3), 3, image_size or 32)
+    if picture is not None:
+        RunDirectory(Path(picture).parent).write_picture(Path(picture).name, figures.png(anatomy.draw(found), 130))
+    return found

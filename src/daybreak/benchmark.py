@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from daybreak import api, dawn
-from daybreak.config import Device
+from daybreak.config import Device, with_epochs
 from daybreak.data import Dataset, open_dataset
 from daybreak.device import describe_hardware, pick_device, versions
 from daybreak.errors import NonFiniteError, StoppedError, UsageError
@@ -32,6 +32,7 @@ class Candidate:
 
     label: str
     recipe: str | None
+    epochs: int | None
     budget: float | None
 
 
@@ -51,6 +52,7 @@ def bench(
     data: str | Path,
     recipes: Sequence[str] = (),
     *,
+    epochs: int | None = None,
     budgets: Sequence[float] = (),
     runs: int = 5,
     seed: int = 0,
@@ -66,6 +68,7 @@ def bench(
     """Train every recipe with every seed; returns the record, which is also written to its folder ("record").
 
     Args:
+        epochs: instead of those of each recipe.
         budgets: seconds; each is benched like a recipe, with the rung of the ladder that fits it.
         runs: how many seeds, from `seed` on.
         target: accuracy for the time to target; under `dawn_rule` the first epoch that reaches it counts.
@@ -80,16 +83,16 @@ def bench(
         StorageError: the record cannot be written.
     """
     api.check_options(None, min(budgets, default=None), target, dawn_rule, seed)
-    chosen = {name: get_recipe(name) for name in recipes}
-    candidates = tuple(Candidate(name, name, None) for name in chosen)
-    candidates += tuple(Candidate(f"budget-{seconds:g}s", None, seconds) for seconds in budgets)
+    chosen = {name: with_epochs(get_recipe(name), epochs) for name in recipes}
+    candidates = tuple(Candidate(recipe.name, name, epochs, None) for name, recipe in chosen.items())
+    candidates += tuple(Candidate(f"budget-{seconds:g}s", None, None, seconds) for seconds in budgets)
     if not candidates or runs < 1:
         raise UsageError("bench", "nothing to run", "--recipe NAME or --budget 5m, and --runs 1 or more")
     names = default_paths("bench", "-".join(c.label for c in candidates), seed)
     folder = Path(out) if out else next(path for path in names if not path.exists())
     facts = {"fingerprint": open_dataset(data).fingerprint, "versions": versions()}
     facts["hardware"] = describe_hardware(pick_device(device))
-    check_same_setting(folder, facts, chosen)
+    check_same_setting(folder, facts, {recipe.name: recipe for recipe in chosen.values()})
     series = Series(data, candidates, range(seed, seed + runs), folder, device, latency)
     for run_seed in series.seeds:
         for candidate in series.candidates:
@@ -145,8 +148,8 @@ def _train_once(series: Series, candidate: Candidate, seed: int, out: Path, on_e
     """A run; one whose loss stopped being finite has a summary that says so."""
     try:
         return api.train(
-            series.data, recipe=candidate.recipe, budget=candidate.budget, seed=seed, device=series.device,
-            out=out, report=False, on_event=on_event,
+            series.data, recipe=candidate.recipe, epochs=candidate.epochs, budget=candidate.budget, seed=seed,
+            device=series.device, out=out, report=False, on_event=on_event,
         ).directory  # fmt: skip
     except NonFiniteError as error:
         run = RunDirectory.open(out)

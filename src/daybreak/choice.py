@@ -3,19 +3,58 @@
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from daybreak.clock import Stopwatch
-from daybreak.config import Recipe, override
+from daybreak.config import Device, ModelConfig, Recipe, override, with_epochs
 from daybreak.data.dataset import Dataset
-from daybreak.device import kept_memory, synchronizer
+from daybreak.device import kept_memory, pick_device, repeatable, synchronizer
+from daybreak.errors import UsageError, nearest
 from daybreak.loop import train_step
+from daybreak.lr_range import find_rate, with_rate
+from daybreak.models import NETS, is_foreign
 from daybreak.recipes import LADDER, RECIPES, SMALL_DATA, get_recipe
-from daybreak.session import prepare
+from daybreak.session import OnEvent, prepare
 
 STEPS_TIMED = 1  # at each of two image sizes, after one step that is not
+
+
+def recipe_for(
+    dataset: Dataset,
+    recipe: str | Recipe | None,
+    *,
+    epochs: int | None,
+    budget: float | None,
+    target: float | None,
+    lr: float | Literal["auto"] | None,
+    seed: int,
+    settings: Mapping[str, Any] | None,
+    device: Device,
+    deterministic: bool,
+    watch: Stopwatch,
+    on_event: OnEvent,
+) -> Recipe:
+    """The recipe that a training means; see `daybreak.train`. What is timed or tested for it runs on `watch`."""
+    with repeatable(deterministic):
+        if recipe is None and epochs is None and (budget or target):
+            if budget:
+                recipe, why = for_budget(budget, dataset, seed, pick_device(device), watch)
+            else:
+                recipe, why = for_target(target or 0.0, dataset)
+            on_event({"event": "choice", "recipe": recipe.name, "why": why})
+        chosen = named_or_default(recipe, dataset, epochs, settings)
+        if lr is None:
+            return chosen
+        if lr != "auto":
+            return with_rate(chosen, lr)
+        with watch.timed("train"):
+            found = find_rate(chosen, dataset, seeds=[seed], device=device)
+    kept = f"range test: no clear answer ({found.doubt}); keeping {chosen.schedule.max_lr:g}"
+    why = kept if found.doubt else f"range test: one cycle up to {found.lr_max:.3g}"
+    on_event({"event": "choice", "recipe": chosen.name, "why": why})
+    return chosen if found.doubt else with_rate(chosen, found.lr_max)
 
 
 def named_or_default(
@@ -26,7 +65,16 @@ def named_or_default(
         chosen = RECIPES["small" if is_small(dataset) else "sprint"]
     else:
         chosen = get_recipe(recipe) if isinstance(recipe, str) else recipe
-    return override(chosen, dict(settings or {}) | ({} if epochs is None else {"epochs": epochs, "min_steps": 0}))
+    return with_epochs(chosen, epochs, settings)
+
+
+def net_named(name: str, settings: Mapping[str, Any] | None) -> ModelConfig:
+    """The net of a recipe, or a net by its own name, with its overrides."""
+    if name in RECIPES:
+        return override(RECIPES[name], settings or {}).model
+    if name not in NETS and not is_foreign(name):
+        raise UsageError(name, "no such recipe, net or run", nearest(name, {**RECIPES, **NETS}))
+    return override(RECIPES["page"], {"model.name": name} | dict(settings or {})).model
 
 
 def is_small(dataset: Dataset) -> bool:

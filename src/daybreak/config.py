@@ -30,13 +30,26 @@ S = TypeVar("S", bound=Section)
 
 
 class ModelConfig(Section):
-    """The net by its registered name; `width` multiplies its channel counts. `activation` and `channels`, the channel
-    counts of its three groups, are the sprint net's."""
+    """The net by its registered name; `width` multiplies its channel counts.
+
+    What stands behind the width are options; a net says which of them it has, and is not built with others.
+    `dropout` stands before the head. `channels` are those of the three groups of the sprint net. `residual_from`
+    and `dilation` are about the residual branches of the page net: whether they begin behind the pool or, with a
+    strided convolution, at the layer's input.
+    """
 
     name: str
     width: float = Field(default=1.0, gt=0)
     activation: Literal["relu", "gelu", "silu"] = "relu"
+    dropout: float = Field(default=0.0, ge=0, lt=1)
     channels: tuple[PositiveInt, PositiveInt, PositiveInt] = (64, 256, 256)
+    residual_from: Literal["pool", "input"] = "pool"
+    dilation: PositiveInt = 1
+
+    def options(self) -> set[str]:
+        """The options that are not at their defaults."""
+        fields = {name: field.default for name, field in type(self).model_fields.items()}
+        return {name for name, default in fields.items() if getattr(self, name) != default} - {"name", "width"}
 
 
 Positive = Annotated[float, Field(gt=0)]
@@ -88,13 +101,17 @@ class OneCycle(Section):
     `warmup` is the fraction of training at which the peak is reached. Two phases end at `final_lr`; three phases
     mirror the warm-up back to `initial_lr` first and spend the rest annihilating to `final_lr`.
     `momentum` is (lowest, highest): highest where the rate is lowest. None leaves the optimizer's own.
+
+    Two older schedules are corners of the same shape, to compare with. Flat, then cosine: `initial_lr` = `max_lr`,
+    `shape` cosine, and `warmup` is how long it stays flat. Step decay: `shape` steps comes down from the peak by a
+    factor of ten at half and again at three quarters of the way (He et al. 2016).
     """
 
     max_lr: Positive
     initial_lr: Rate
     final_lr: Rate
     warmup: Fraction
-    shape: Literal["linear", "cosine"] = "linear"
+    shape: Literal["linear", "cosine", "steps"] = "linear"
     phases: Literal[2, 3] = 2
     momentum: tuple[Momentum, Momentum] | None = None
 
@@ -104,6 +121,8 @@ class OneCycle(Section):
             raise ValueError(f"max_lr {self.max_lr} is below initial_lr {self.initial_lr} or final_lr {self.final_lr}")
         if self.phases == 3 and self.warmup > 0.5:
             raise ValueError(f"three phases need warmup <= 0.5, not {self.warmup}")
+        if self.shape == "steps" and (self.phases == 3 or self.momentum is not None):
+            raise ValueError("shape steps has two phases and cycles no momentum")
         return self
 
 
@@ -139,7 +158,9 @@ class Expected(Section):
 class Recipe(Section):
     """Everything that decides how a net is trained.
 
-    `epochs` is raised where the data is so small that they would come to fewer than `min_steps` steps.
+    `epochs` is raised where the data is so small that they would come to fewer than `min_steps` steps; `steps`, where
+    it is given, says how long in place of both. `loss` softmax-twice takes the cross-entropy of probabilities as if
+    they were logits: the mistake of the write-up this project starts from, kept to show what it costs.
     """
 
     name: str
@@ -150,8 +171,10 @@ class Recipe(Section):
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=2)
     min_steps: int = Field(default=0, ge=0)
+    steps: PositiveInt | None = None
     augment: Augment = Augment()
     resolution: tuple[Stage, ...] = (Stage(until=1.0, scale=1.0),)
+    loss: Literal["cross-entropy", "softmax-twice"] = "cross-entropy"
     label_smoothing: Fraction = 0.0
     ema: Fraction | None = None
     precision: Precision = "auto"
@@ -184,7 +207,7 @@ def override(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
     Text values are read as JSON where they are JSON (``0.1``, ``true``, ``[1, 2]``), else taken as they are.
     """
     values = recipe.model_dump()
-    for key, value in sorted(settings.items(), key=lambda item: item[0] != "optimizer.name"):
+    for key, value in sorted(settings.items(), key=lambda item: not item[0].endswith(".name")):
         *parents, leaf = key.split(".")
         section = values
         for parent in parents:
@@ -192,10 +215,16 @@ def override(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
                 raise UsageError(key, f"no section {parent!r} in a recipe", nearest(parent, section))
             section = section[parent]
         section[leaf] = _parse(value)
-        if key == "optimizer.name" and section[leaf] != recipe.optimizer.name:
-            values["optimizer"] = {"name": section[leaf]}  # the keys of another optimizer mean nothing to this one
+        if parents and leaf == "name" and section[leaf] != getattr(getattr(recipe, parents[0]), leaf):
+            values[parents[0]] = {"name": section[leaf]}  # the keys of another optimizer or net mean nothing to it
     changed = validate(Recipe, values, f"recipe {recipe.name}")
     return changed if changed == recipe else changed.model_copy(update={"expected": None})
+
+
+def with_epochs(recipe: Recipe, epochs: int | None, settings: Mapping[str, Any] | None = None) -> Recipe:
+    """The recipe with so many epochs, whatever it says about its length, and with other keys replaced."""
+    length = {} if epochs is None else {"epochs": epochs, "min_steps": 0, "steps": None}
+    return override(recipe, dict(settings or {}) | length)
 
 
 def parse_settings(pairs: list[str]) -> dict[str, str]:

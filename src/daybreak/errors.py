@@ -86,13 +86,15 @@ class StoppedError(Exception):
 
 
 TARGET_MISSED_EXIT_CODE = 8
+MOST_NAMES = 20  # in a remedy: more would hide it
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """The known name most like `word`, else all of them: the remedy for a typo."""
+    """The known name most like `word`, else all of them, or the first of many: the remedy for a typo."""
     names = list(known)
     near = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
-    return f"{near[0]!r}" if near else f"one of {', '.join(names)}"
+    listed = names if len(names) <= MOST_NAMES else [*names[:MOST_NAMES], "…"]
+    return f"{near[0]!r}" if near else f"one of {', '.join(listed)}"
 
 
 def one_line(text: object) -> str:

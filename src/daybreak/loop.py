@@ -179,7 +179,8 @@ def train_step(session: Session, images_BCHW: Tensor, labels_B: Tensor) -> Tenso
     with autocast(session.device, session.dtype):
         logits = session.forward(images_BCHW)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # bfloat16 is too coarse for a loss
-    loss = F.cross_entropy(logits, labels_B, label_smoothing=session.recipe.label_smoothing)
+    scores = logits.softmax(1) if session.recipe.loss == "softmax-twice" else logits
+    loss = F.cross_entropy(scores, labels_B, label_smoothing=session.recipe.label_smoothing)
     session.optimizer.zero_grad()
     loss.backward()
     check_step(session, logits, loss, buffers)

@@ -39,7 +39,7 @@ class TrainingProgress:
         """Take one training event."""
         if event["event"] == "start":
             self._start(event)
-        elif event["event"] == "choice":
+        elif event["event"] in ("choice", "note"):
             self._line(event["why"])
         elif event["event"] == "compile" and "why" in event:
             self._line(f"note: {event['why']}")

@@ -75,7 +75,9 @@ def check_same_setting(folder: Path, facts: Mapping[str, Any], recipes: Mapping[
         for key, value in facts.items():
             if there[key] != value:
                 raise RunError(folder, f"its runs of {label} have another {key}", "another --out")
-        if label in recipes and settings(recipes[label].model_dump(mode="json")) != settings(runs[0].config["recipe"]):
+        if label in recipes and settings(recipes[label].model_dump(mode="json")) != settings(
+            runs[0].recipe.model_dump(mode="json")
+        ):
             raise RunError(folder / label, f"recipe {label} was another one then", "another --out")
 
 

@@ -1,5 +1,7 @@
 """The run directory: written and read here only. Its files: docs/run-directory.md."""
 
+import csv
+import io
 import json
 import time
 import zlib
@@ -224,6 +226,8 @@ class RunDirectory:
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         append_line(self.path / "metrics.jsonl", json.dumps(row, allow_nan=False))
+        if row["event"] == "epoch":
+            self._write_csv()
 
     def flush_metrics(self) -> int:
         """Make the rows durable; returns how many bytes they are."""
@@ -232,6 +236,7 @@ class RunDirectory:
     def cut_metrics(self, size: int) -> None:
         """Take back the rows after the first `size` bytes: their steps are about to be taken again."""
         cut(self.path / "metrics.jsonl", size)
+        self._write_csv()
 
     def write_model(self, net: nn.Module, card: ModelCard) -> None:
         values = asdict(card) | {"net": card.net.model_dump(), "format": FORMAT}
@@ -296,6 +301,21 @@ class RunDirectory:
             raise RunError(path, "missing", "a run that daybreak train finished") from None
         except (SafetensorError, RuntimeError, OSError) as error:
             raise RunError(path, f"does not fit model.json ({str(error)[:200]})", "a whole copy of the run") from None
+
+    def _write_csv(self) -> None:
+        """metrics.csv: the epochs as a table, made anew from metrics.jsonl."""
+        rows = self.metrics("epoch")
+        table = io.StringIO(newline="")
+        writer = csv.DictWriter(
+            table,
+            [key for key in (rows[-1] if rows else {}) if key != "event"],
+            restval="",
+            extrasaction="ignore",
+            lineterminator="\n",
+        )
+        writer.writeheader()
+        writer.writerows(rows)
+        self._write("metrics.csv", table.getvalue())
 
     def _write(self, name: str, text: str) -> Path:
         with whole_file(self.path / name) as temporary:

@@ -50,4 +50,6 @@ def _along(corners: list[tuple[float, float]], progress: float, shape: str) -> f
 def _between(start: float, end: float, fraction: float, shape: str) -> float:
     if shape == "cosine":
         return end + (start - end) * (1 + math.cos(math.pi * fraction)) / 2
+    if shape == "steps" and end < start:
+        return start * (1.0 if fraction < 0.5 else 0.1 if fraction < 0.75 else 0.01)
     return start + (end - start) * fraction

@@ -120,19 +120,31 @@ def suspects(found: dict[str, Any], shown: int = 20) -> None:
             console.print(table)
 
 
-def inspection(found: "Inspection") -> None:
-    table = _table("layer", "kind", "output:", "params:", "MACs:", "RF:", "stride:")
+def inspection(found: "Inspection", picture: Path | None) -> None:
+    table = _table("layer", "kind", "output:", "params:", "MACs:", "memory:", "RF:", "stride:", "centre:")
     for layer in found.layers:
         shape = "×".join(map(str, layer.output_shape))
-        numbers = (f"{layer.params:,}", f"{layer.macs:,}", str(layer.receptive_field), str(layer.effective_stride))
-        table.add_row(layer.name, layer.kind, shape, *numbers)
+        numbers = (f"{layer.params:,}", f"{layer.macs:,}", _kilobytes(layer.activation_bytes))
+        seen = (str(layer.receptive_field), str(layer.effective_stride), f"{layer.first_centre:g}")
+        table.add_row(layer.name, layer.kind, shape, *numbers, *seen)
     console.print(table)
     console.print(
-        f"{found.name} at {found.image_size} px: "
-        f"{found.params:,} parameters, {found.macs / 1e6:.1f} million multiply-adds (MACs)\n"
-        "RF: receptive field in px of the image; stride: px between neighbouring units",
+        f"{found.name} at {found.image_size} px: {found.params:,} parameters, "
+        f"{found.macs / 1e6:.1f} million multiply-adds (MACs), {_kilobytes(found.activation_bytes)} of activations\n"
+        "RF: receptive field in px of the image; stride: px between neighbouring units; centre: of the first unit's "
+        "field;\nmemory: of the output for one image in float32",
         highlight=False,
     )
+    sides = (f"{stage.name} {stage.effective_side:.0f} of {stage.seen.size} px" for stage in found.stages)
+    console.print(f"what counts of it, measured by gradient: {', '.join(sides)}", highlight=False)
+    for warning in found.warnings:
+        console.print(f"note: {warning}", highlight=False)
+    if picture:
+        print(picture)
+
+
+def _kilobytes(count: int) -> str:
+    return f"{count / 1e3:,.0f} kB"
 
 
 def recipes(listed: Iterable["Recipe"]) -> None:

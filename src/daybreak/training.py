@@ -14,7 +14,7 @@ import torch
 from daybreak import checkpoint, state
 from daybreak.clock import Stopwatch
 from daybreak.compilation import compile_net, is_worth_compiling
-from daybreak.config import Device, OnNonfinite, Recipe, override
+from daybreak.config import Device, OnNonfinite, Recipe, with_epochs
 from daybreak.data.dataset import Dataset
 from daybreak.device import kept_memory, pick_device, repeatable, synchronizer
 from daybreak.durable import check_space
@@ -125,7 +125,7 @@ def resume(
         torch.manual_seed(config["seed"])
         order = _extended(run, epochs, budget)
         order = replace(order, on_nonfinite=_allowed(on_nonfinite or order.on_nonfinite, where))
-        recipe = run.recipe if epochs is None else override(run.recipe, {"epochs": epochs, "min_steps": 0})
+        recipe = with_epochs(run.recipe, epochs)
         saved, notes = checkpoint.newest(run.checkpoints)
         if saved is None and run.has_result:
             raise RunError(run.checkpoints, "missing, though the run has come to a result", "a whole copy of the run")

@@ -36,6 +36,9 @@ Size = Annotated[
 TtaOption = Annotated[
     str | None, typer.Option("--tta", metavar="none|flip|full", help="Test-time augmentation; the recipe's by default.")
 ]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe; repeatable.")
+]
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 

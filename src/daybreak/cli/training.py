@@ -13,6 +13,7 @@ from daybreak.cli.options import (
     Debug,
     Json,
     Quiet,
+    Settings,
     Size,
     SkipBad,
     SplitSeed,
@@ -30,7 +31,8 @@ def train(
     context: typer.Context,
     data: Annotated[str | None, typer.Argument(metavar="DATA", help=DATA_HELP)] = None,
     recipe: Annotated[
-        str | None, typer.Option(help="See `daybreak recipes`; by default what fits the budget, target or data.")
+        str | None,
+        typer.Option(help="A name of `daybreak recipes`, or a file.toml; by default what fits budget, target or data."),
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.")] = None,
     budget: Annotated[
@@ -52,9 +54,7 @@ def train(
     seed: Annotated[int, typer.Option(help="Decides initial weights, order and augmentation.")] = 0,
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps")] = "auto",
     size: Size = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe; repeatable.")
-    ] = None,
+    settings: Settings = None,
     out: Annotated[Path | None, typer.Option(help="The run directory; a new one below runs/ by default.")] = None,
     split_seed: SplitSeed = 0,
     skip_bad: SkipBad = False,
@@ -71,6 +71,10 @@ def train(
     checkpoint_every: Annotated[
         str, typer.Option(metavar="TIME|Nsteps", help="How often to save, e.g. 1m or 40steps; or `never`.")
     ] = "1m",
+    track: Annotated[
+        list[str] | None,
+        typer.Option(metavar="tensorboard|mlflow", help="Also send metrics there, if it is installed; repeatable."),
+    ] = None,
     report: Annotated[bool, typer.Option(help="Write report.html at the end.")] = True,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -90,14 +94,16 @@ def train(
             _check_resumable(context)
             run = api.resume(
                 resume, epochs=epochs, budget=seconds, data=data, device=where, checkpoint_every=checkpoint_every,
-                on_nonfinite=policy if is_given(context, "on_nonfinite") else None, report=report, on_event=on_event,
+                on_nonfinite=policy if is_given(context, "on_nonfinite") else None, track=track or (), report=report,
+                on_event=on_event,
             )  # fmt: skip
         else:
             run = api.train(
                 _present(data), recipe=recipe, epochs=epochs, budget=seconds, target=target, dawn_rule=dawn_rule,
                 lr=_rate(lr), seed=seed, device=where, size=size, settings=parse_settings(settings or []), out=out,
                 split_seed=split_seed, skip_bad=skip_bad, on_nonfinite=policy,
-                deterministic=deterministic, checkpoint_every=checkpoint_every, report=report, on_event=on_event,
+                deterministic=deterministic, checkpoint_every=checkpoint_every, track=track or (), report=report,
+                on_event=on_event,
             )  # fmt: skip
     summary = run.directory.summary
     print_result(summary | {"run": str(run.path)}, as_json, lambda: print(show.last_line(summary, run.path)))
@@ -158,9 +164,7 @@ def lr_find(
     lowest: Annotated[float | None, typer.Option(help="Rate to begin with; by default after the optimizer.")] = None,
     highest: Annotated[float | None, typer.Option(help="Rate to end with.")] = None,
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps")] = "auto",
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe; repeatable.")
-    ] = None,
+    settings: Settings = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where curve and picture go.")] = Path("lr-find"),
     as_json: Json = False,
     quiet: Quiet = False,
@@ -182,6 +186,7 @@ def lr_find(
 def bench(
     data: Data,
     recipe: Annotated[list[str] | None, typer.Option(help="A recipe to run; repeatable.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Of each recipe, instead of its own.")] = None,
     budget: Annotated[
         list[str] | None, typer.Option(metavar="TIME", help="Train for this long, e.g. 5m; repeatable.")
     ] = None,
@@ -209,7 +214,7 @@ def bench(
 
     with TrainingProgress(stderr, quiet) as on_event:
         record = benchmark.bench(
-            data, recipe or [], budgets=[parse_seconds(b) for b in budget or []], runs=runs, seed=seed,
+            data, recipe or [], epochs=epochs, budgets=[parse_seconds(b) for b in budget or []], runs=runs, seed=seed,
             target=target, dawn_rule=dawn_rule, cost_per_hour=cost_per_hour, dawn_folder=dawn, out=out,
             device=choice("--device", device, DEVICES), latency=latency, on_event=on_event,
         )  # fmt: skip
@@ -218,34 +223,41 @@ def bench(
 
 @app.command(epilog="Example: daybreak recipes sprint")
 def recipes(
-    name: Annotated[str | None, typer.Argument(help="Print this recipe whole, as JSON.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Print this recipe whole, as TOML: a file for --recipe.")] = None,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """The recipes, with what they reached when they were last measured."""
-    from daybreak.recipes import RECIPES, get_recipe
+    from daybreak.recipes import RECIPES, get_recipe, to_toml
 
     if name:
-        print(get_recipe(name).model_dump_json(indent=2))
+        chosen = get_recipe(name)
+        print_result(chosen.model_dump(mode="json"), as_json, lambda: print(to_toml(chosen), end=""))
         return
     listed = {"recipes": [recipe.model_dump(mode="json") for recipe in RECIPES.values()]}
     print_result(listed, as_json, lambda: show.recipes(RECIPES.values()))
 
 
-@app.command(epilog="Example: daybreak inspect page")
+@app.command(epilog="Example: daybreak inspect page --picture page.png")
 def inspect(
-    what: Annotated[str, typer.Argument(metavar="RECIPE|RUN")],
+    what: Annotated[str, typer.Argument(metavar="RECIPE|NET|RUN", help="Such as page, vgg or timm:resnet18.")],
     size: Size = None,
+    picture: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also draw the net and what its stages see, as PNG.")
+    ] = None,
+    settings: Settings = None,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """The layers of a net: shape, parameters, multiply-adds, receptive field, effective stride."""
+    """The layers of a net: shape, parameters, multiply-adds, memory, receptive field, effective stride."""
     from daybreak import api
+    from daybreak.config import parse_settings
 
-    table = api.inspect(what, size)
-    print_result(table.as_json(), as_json, lambda: show.inspection(table))
+    found = api.inspect(what, size, settings=parse_settings(settings or []), picture=picture)
+    facts = found.as_json() | ({"picture": str(picture)} if picture else {})
+    print_result(facts, as_json, lambda: show.inspection(found, picture))
 
 
 @app.command(epilog="Example: daybreak data my-photos/ --sheet sheet.png")

@@ -47,8 +47,9 @@ class Loader:
         self.images_NHWC, self.labels_N = images_NHWC, labels_N
         self.batch_size = min(recipe.batch_size, len(labels_N))
         self.steps_per_epoch = len(labels_N) // self.batch_size
-        self.epochs = max(recipe.epochs, math.ceil(recipe.min_steps / self.steps_per_epoch))
-        self.steps = self.steps_per_epoch * self.epochs
+        epochs = max(recipe.epochs, math.ceil(recipe.min_steps / self.steps_per_epoch))
+        self.steps = recipe.steps or self.steps_per_epoch * epochs
+        self.epochs = math.ceil(self.steps / self.steps_per_epoch)
         self._planned: tuple[int, Tensor, Draws] | None = None  # of the epoch last asked for
         self._size, self._padded_NHWC = 0, images_NHWC
 

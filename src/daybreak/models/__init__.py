@@ -2,6 +2,7 @@
 
 - maps images (N, C, H, W) to logits (N, K), with no softmax;
 - names its `stages`, modules that a person can ask to see (`prep`, `layer1` …), in order of depth;
+- names its `options`, keys of ModelConfig that mean something to it besides `name` and `width`;
 - works at any image size its strides leave at least one pixel of.
 """
 
@@ -13,31 +14,50 @@ from torch import Tensor, nn
 
 from daybreak.config import ModelConfig
 from daybreak.errors import UsageError, nearest
+from daybreak.models.foreign import ForeignNet
+from daybreak.models.foreign import is_foreign as is_foreign
+from daybreak.models.inception import InceptionNet
 from daybreak.models.page import PageNet
+from daybreak.models.resnet import PreactResNet, ResNet, ResNeXt
 from daybreak.models.sprint import SprintNet
+from daybreak.models.vgg import VggNet
 
 
 class Net(Protocol):
     """What the rest of daybreak relies on, besides nn.Module."""
 
     stages: tuple[str, ...]
+    options: frozenset[str]
 
     def __call__(self, images_NCHW: Tensor) -> Tensor: ...
 
 
 SMALLEST_SIZE = 16  # px: of smaller images the pools would leave too little
-NETS: dict[str, Callable[[ModelConfig, int, int], nn.Module]] = {"page": PageNet, "sprint": SprintNet}
+NETS: dict[str, Callable[[ModelConfig, int, int], nn.Module]] = {
+    "page": PageNet,
+    "sprint": SprintNet,
+    "vgg": VggNet,
+    "inception": InceptionNet,
+    "resnet18": ResNet,
+    "preact-resnet18": PreactResNet,
+    "resnext29": ResNeXt,
+}
 
 
 def build_net(config: ModelConfig, num_classes: int, in_channels: int) -> nn.Module:
-    """A freshly initialised net in training mode.
+    """A freshly initialised net in training mode; `timm:NAME` and `torchvision:NAME` are nets of those libraries.
 
     Raises:
-        UsageError: no net has this name; the nearest is shown.
+        UsageError: no net has this name (the nearest is shown), or it has no such option.
     """
-    if config.name not in NETS:
+    if config.name not in NETS and not is_foreign(config.name):
         raise UsageError(f"model.name {config.name}", "no such net", nearest(config.name, NETS))
-    return NETS[config.name](config, num_classes, in_channels)
+    kind = NETS.get(config.name, ForeignNet)
+    known = cast(Net, kind).options
+    for option in sorted(config.options() - known):
+        remedy = f"one of {', '.join(sorted(known))}" if known else "leave it out"
+        raise UsageError(f"model.{option}", f"{config.name} has no such option", remedy)
+    return kind(config, num_classes, in_channels)
 
 
 def place(net: nn.Module, device: torch.device) -> nn.Module:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from daybreak.config import ModelConfig
-from daybreak.models.layers import ACTIVATIONS, GlobalMaxPool, Residual, Scale, conv3x3, named
+from daybreak.models.layers import ACTIVATIONS, GlobalMaxPool, Residual, Scale, conv3x3, named, scaled, with_dropout
 
 WHITEN_KERNEL = 2
 WHITEN_PATCHES = 5_000_000  # of 5,000 images of 32 px: more than enough for a 12×12 covariance
@@ -30,10 +30,11 @@ class SprintNet(nn.Module):
     """Images (N, C, H, W), H and W at least 9, to logits (N, K)."""
 
     stages = ("prep", "layer1", "layer2", "layer3")
+    options = frozenset({"activation", "channels", "dropout"})
 
     def __init__(self, config: ModelConfig, num_classes: int, in_channels: int) -> None:
         super().__init__()
-        w1, w2, w3 = (max(1, round(config.width * channels)) for channels in config.channels)
+        w1, w2, w3 = scaled(config, *config.channels)
         act = ACTIVATIONS[config.activation]
         whitened = 2 * in_channels * WHITEN_KERNEL**2
         self.whiten = nn.Conv2d(in_channels, whitened, WHITEN_KERNEL)
@@ -42,7 +43,7 @@ class SprintNet(nn.Module):
         self.layer1 = group(whitened, w1, act)
         self.layer2 = group(w1, w2, act)
         self.layer3 = group(w2, w3, act)
-        self.pool = GlobalMaxPool()
+        self.pool = with_dropout(GlobalMaxPool(), config)
         linear = nn.Linear(w3, num_classes, bias=False)
         nn.init.uniform_(linear.weight, -(3**0.5), 3**0.5)  # unit variance: the division by w3 comes after
         self.head = named(linear=linear, scale=Scale(1 / w3))

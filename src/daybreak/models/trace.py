@@ -2,20 +2,48 @@
 
 The net is traced symbolically (torch.fx) and run once on zeros. A unit's receptive field grows by
 (kernel - 1) · dilation · stride so far at every convolution and pool (Araujo, Norris & Sim 2019, "Computing
-receptive fields of convolutional neural networks"); where branches meet, the largest counts.
+receptive fields of convolutional neural networks"); where branches meet, a unit sees what any of them sees.
 """
 
 import operator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
 
-from daybreak.models.layers import GlobalMaxPool, Scale
+from daybreak.models.layers import GlobalMaxPool, GlobalMeanPool, Scale
 
-_LEAVES = (GlobalMaxPool, Scale)
-_JOINS = (operator.add, torch.add)
+_LEAVES = (GlobalMaxPool, GlobalMeanPool, Scale)
+_JOINS = {operator.add: "add", operator.iadd: "add", torch.add: "add", torch.cat: "concatenate"}
+_GLOBAL = (GlobalMaxPool, GlobalMeanPool, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+BYTES = 4  # of a float32
+
+
+@dataclass(frozen=True)
+class Field:
+    """What a unit sees of the image, in px and in either direction."""
+
+    size: int = 1
+    stride: int = 1
+    centre: float = 0.5  # of the first unit's field, from the image's border
+
+    @classmethod
+    def union(cls, fields: Sequence["Field"]) -> "Field":
+        """What a unit sees that is made of these, of one stride."""
+        low, high = min(f.centre - f.size / 2 for f in fields), max(f.centre + f.size / 2 for f in fields)
+        return cls(round(high - low), max(f.stride for f in fields), (low + high) / 2)
+
+    def after(self, kernel: int, stride: int, dilation: int, padding: int) -> "Field":
+        reach = (kernel - 1) * dilation
+        centre = self.centre + (reach / 2 - padding) * self.stride
+        return Field(self.size + reach * self.stride, self.stride * stride, centre)
+
+    def span(self, unit: int, image_size: int) -> tuple[float, float]:
+        """From where to where unit number `unit` sees, cut off at the image's borders."""
+        middle = self.centre + unit * self.stride
+        return max(0.0, middle - self.size / 2), min(float(image_size), middle + self.size / 2)
 
 
 @dataclass(frozen=True)
@@ -27,28 +55,22 @@ class Layer:
     output_shape: tuple[int, ...]
     params: int
     macs: int
+    activation_bytes: int  # of its output for one image in float32
+    kernel: int | None  # px; None where there is no window
+    stride: int | None
+    dilation: int | None
     receptive_field: int  # px of the image, in either direction, cut off at no border
     effective_stride: int  # px of the image between neighbouring units
     first_centre: float  # px from the image's border to the centre of the first unit's field
 
+    @property
+    def field(self) -> Field:
+        """What a unit of its output sees."""
+        return Field(self.receptive_field, self.effective_stride, self.first_centre)
 
-@dataclass(frozen=True)
-class Field:
-    """What a unit sees of the image, in px and in either direction."""
-
-    size: int = 1
-    stride: int = 1
-    centre: float = 0.5  # of the first unit's field, from the image's border
-
-    def after(self, kernel: int, stride: int, dilation: int, padding: int) -> "Field":
-        reach = (kernel - 1) * dilation
-        centre = self.centre + (reach / 2 - padding) * self.stride
-        return Field(self.size + reach * self.stride, self.stride * stride, centre)
-
-    def span(self, unit: int, image_size: int) -> tuple[float, float]:
-        """From where to where unit number `unit` sees, cut off at the image's borders."""
-        middle = self.centre + unit * self.stride
-        return max(0.0, middle - self.size / 2), min(float(image_size), middle + self.size / 2)
+    def is_in(self, stage: str) -> bool:
+        """Whether the layer is this module or a part of it."""
+        return f"{self.name}.".startswith(f"{stage}.")
 
 
 def trace(net: nn.Module, image_size: int, in_channels: int) -> list[Layer]:
@@ -67,9 +89,14 @@ def trace(net: nn.Module, image_size: int, in_channels: int) -> list[Layer]:
 
 def stage_fields(net: nn.Module, image_size: int, in_channels: int) -> dict[str, Field]:
     """The receptive field of a unit of each stage's output."""
-    layers, stages = trace(net, image_size, in_channels), cast(tuple[str, ...], net.stages)
-    last = {stage: [row for row in layers if f"{row.name}.".startswith(f"{stage}.")][-1] for stage in stages}
-    return {name: Field(row.receptive_field, row.effective_stride, row.first_centre) for name, row in last.items()}
+    rows = stage_rows(net, trace(net, image_size, in_channels))
+    return {name: row.field for name, row in rows.items()}
+
+
+def stage_rows(net: nn.Module, layers: Sequence[Layer]) -> dict[str, Layer]:
+    """The last layer of each stage."""
+    stages = cast(tuple[str, ...], net.stages)
+    return {stage: [row for row in layers if row.is_in(stage)][-1] for stage in stages}
 
 
 def count_params(net: nn.Module) -> int:
@@ -83,7 +110,11 @@ def count_macs(net: nn.Module, image_size: int, in_channels: int) -> int:
 
 
 def symbolic(net: nn.Module) -> fx.GraphModule:
-    """The net as a graph of its modules; it shares their parameters."""
+    """The net as a graph of its modules; it shares their parameters.
+
+    Raises:
+        fx.proxy.TraceError: what the net does depends on the values in its tensors.
+    """
     return fx.GraphModule(net, _LeafTracer().trace(net))
 
 
@@ -103,21 +134,25 @@ class _Tracer(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
         sources = [self._fields[source] for source in n.all_input_nodes]
-        field = max(sources, key=lambda f: f.size, default=Field())
+        field = Field.union(sources or [Field()])
         if n.op == "call_module":
             module = self.submodules[str(n.target)]
             field = _through(module, field, self.env[n.all_input_nodes[0]])
-            self._note(str(n.target), kind_of(module), value, module, field)
-        elif n.op == "call_function" and n.target in _JOINS:
-            self._note(self._join_name(n), "add", value, None, field)
+            if not isinstance(module, nn.Identity):
+                self._note(str(n.target), kind_of(module), value, module, field)
+        elif n.op == "call_function" and n.target in _JOINS and len(sources) > 1:
+            self._note(self._join_name(n), _JOINS[n.target], value, None, field)
         self._fields[n] = field
         return value
 
     def _note(self, name: str, kind: str, value: Tensor, module: nn.Module | None, field: Field) -> None:
         params = count_params(module) if module else 0
         macs = _macs(module, value) if module else 0
+        size = BYTES * value.numel()
+        kernel, stride, dilation, _ = _geometry(module) if isinstance(module, Window) else (None,) * 4
         seen = (field.size, field.stride, field.centre)
-        self.layers.append(Layer(name, kind, tuple(value.shape[1:]), params, macs, *seen))
+        shape = tuple(value.shape[1:])
+        self.layers.append(Layer(name, kind, shape, params, macs, size, kernel, stride, dilation, *seen))
 
     def _join_name(self, n: fx.Node) -> str:
         """The module in whose forward the branches meet; fx keeps the innermost one last."""
@@ -128,28 +163,38 @@ class _Tracer(fx.Interpreter):
 
 def kind_of(module: nn.Module) -> str:
     """What a person calls this layer, e.g. `conv 3×3`, `conv 3×3 /2`, `max-pool 2×2`."""
-    if isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
-        name = {nn.Conv2d: "conv", nn.MaxPool2d: "max-pool", nn.AvgPool2d: "avg-pool"}[type(module)]
+    if isinstance(module, Window):
+        name = {nn.Conv2d: "conv", nn.MaxPool2d: "max-pool", nn.AvgPool2d: "avg-pool"}[_window(module)]
         kernel, stride, dilation, _ = _geometry(module)
-        step = f" /{stride}" if stride > 1 and isinstance(module, nn.Conv2d) else ""
+        is_conv = isinstance(module, nn.Conv2d)
+        step = f" /{stride}" if stride != (1 if is_conv else kernel) else ""
         holes = f" dilated {dilation}" if dilation > 1 else ""
-        return f"{name} {kernel}×{kernel}{step}{holes}"
-    names = {"BatchNorm2d": "batch norm", "GlobalMaxPool": "global max-pool"}
+        groups = f" in {module.groups} groups" if isinstance(module, nn.Conv2d) and module.groups > 1 else ""
+        return f"{name} {kernel}×{kernel}{step}{holes}{groups}"
+    names = {"BatchNorm2d": "batch norm", "GlobalMaxPool": "global max-pool", "GlobalMeanPool": "global mean-pool"}
     return names.get(type(module).__name__, type(module).__name__.lower())
 
 
+Window = nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d
+
+
+def _window(module: nn.Module) -> type[nn.Module]:
+    """Which of the three a module is, also where a library has made a class of its own of it."""
+    return next(kind for kind in (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d) if isinstance(module, kind))
+
+
 def _through(module: nn.Module, field: Field, x_NCHW: Tensor) -> Field:
-    if isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
+    if isinstance(module, Window):
         return field.after(*_geometry(module))
-    if isinstance(module, GlobalMaxPool):
+    if isinstance(module, _GLOBAL):
         return field.after(x_NCHW.shape[2], x_NCHW.shape[2], 1, 0)
     return field
 
 
-def _geometry(module: nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d) -> tuple[int, int, int, int]:
+def _geometry(module: nn.Module) -> tuple[int, int, int, int]:
     """Kernel, stride, dilation and padding of a layer whose window is square."""
-    dilation = _side(getattr(module, "dilation", 1))
-    return _side(module.kernel_size), _side(module.stride), dilation, _side(module.padding)
+    kernel, stride, padding = (_side(getattr(module, name)) for name in ("kernel_size", "stride", "padding"))
+    return kernel, stride, _side(getattr(module, "dilation", 1)), padding
 
 
 def _side(value: Any) -> int:

@@ -1,24 +1,54 @@
-"""The recipes that ship with daybreak, each in its own short module that states its measured result.
+"""The recipes that ship with daybreak, each in a short module that states its measured result; and recipes as files.
 
 Add one by writing a module with a `RECIPE` and naming it in `RECIPES`.
 """
 
-from daybreak.config import Recipe
+import tomllib
+from pathlib import Path
+
+import tomli_w
+
+from daybreak.config import Recipe, validate
 from daybreak.errors import UsageError, nearest
-from daybreak.recipes import page, small, sprint
+from daybreak.recipes import family, page, small, sprint
 
 LADDER = sprint.LADDER  # one net and one method from a minute up, shortest first
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (*LADDER, page.RECIPE, small.RECIPE)}
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe for recipe in (*LADDER, page.RECIPE, page.MISTAKE, *family.FAMILY, small.RECIPE)
+}
 
 SMALL_DATA = 10_000  # training images: below, the sprint recipes' few, large steps do not add up to a trained net
 
 
 def get_recipe(name: str) -> Recipe:
-    """The recipe of this name.
+    """The recipe of this name, or the one in this file: a name that ends in `.toml`.
 
     Raises:
-        UsageError: there is none; the nearest name is shown.
+        UsageError: there is none (the nearest name is shown), or the file cannot be read as one.
     """
     if name in RECIPES:
         return RECIPES[name]
+    if name.endswith(".toml"):
+        return read_toml(Path(name))
     raise UsageError(name, "no such recipe", nearest(name, RECIPES))
+
+
+def to_toml(recipe: Recipe) -> str:
+    """The recipe as a file that `read_toml` takes. Keys that are None are left out, and so is what it has reached."""
+    return tomli_w.dumps(recipe.model_dump(mode="json", exclude={"expected"}, exclude_none=True))
+
+
+def read_toml(path: Path) -> Recipe:
+    """The recipe in a file; keys that it leaves out have their defaults.
+
+    Raises:
+        UsageError: the file is missing, not TOML, or has unknown keys or values out of range.
+    """
+    remedy = "what `daybreak recipes sprint` prints is one"
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"--recipe {path}", "no such file", remedy) from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"--recipe {path}", f"cannot be read ({error})", remedy) from None
+    return validate(Recipe, values, str(path))

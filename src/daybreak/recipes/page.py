@@ -25,3 +25,14 @@ RECIPE = Recipe(
     augment=Augment(crop=4, flip="random", cutout=8),
     tta="flip",
 )
+
+MISTAKE = RECIPE.model_copy(
+    update={
+        "name": "page-mistake",
+        "summary": "what the write-up did: softmax before the loss, a rate far too low",
+        "schedule": OneCycle(
+            max_lr=1.34e-4, initial_lr=1.34e-5, final_lr=1.34e-5, warmup=PEAK_EPOCH / EPOCHS, momentum=(0.85, 0.95)
+        ),
+        "loss": "softmax-twice",
+    }
+)

@@ -1,0 +1,218 @@
+"""What the one-cycle policy's choices change at equal length, and how good the range test's rates are.
+
+    python benchmarks/cycles.py variants cifar10-jpeg --out benchmarks/records/DATE_cycles
+    python benchmarks/cycles.py rates cifar10-jpeg --out benchmarks/records/DATE_rates
+
+Every trial is judged on a tenth of the training images, held out, the same for all; the test set chooses nothing. Seeds
+are interleaved, a failed trial is counted. trials.jsonl has every trial with its curve; what is there is not repeated.
+Tables and figure go into docs/one-cycle.md.
+"""
+
+import argparse
+import json
+import re
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from peers import open_record, setting_of
+from tune import without_test
+
+from daybreak import schedule
+from daybreak.config import Recipe, override
+from daybreak.data import Dataset, open_dataset
+from daybreak.errors import NonFiniteError
+from daybreak.lr_range import find_rate, with_rate
+from daybreak.recipes import get_recipe
+from daybreak.record import spread
+from daybreak.report.figures import STYLE, svg
+from daybreak.training import train
+
+ROOT = Path(__file__).parents[1]
+DOCS, FIGURE = ROOT / "docs" / "one-cycle.md", ROOT / "docs" / "cycles.svg"
+BLOCKS = {
+    name: re.compile(rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)", re.DOTALL) for name in ("variants", "rates")
+}
+Row = dict[str, Any]
+
+# The assignment's net and cycle, half as wide, at 20 px and for three epochs: what two cores can repeat in minutes.
+SHORT_PAGE = {"model.width": 0.5, "epochs": 3, "resolution": [{"until": 1.0, "scale": 0.625}]}
+VARIANTS: dict[str, Row] = {
+    "one cycle, ends where it began (the assignment)": {},
+    "one cycle, down to zero": {"schedule.final_lr": 0.0},
+    "one cycle, three phases (Smith: annihilation)": {
+        "schedule.phases": 3, "schedule.warmup": 0.45, "schedule.final_lr": 1e-5,
+    },
+    "one cycle, cosine, down to zero": {"schedule.final_lr": 0.0, "schedule.shape": "cosine"},
+    "one cycle, momentum fixed at 0.9": {"schedule.momentum": None},
+    "flat, then cosine": {
+        "schedule.initial_lr": 0.01, "schedule.final_lr": 0.0, "schedule.warmup": 0.5, "schedule.shape": "cosine",
+        "schedule.momentum": None,
+    },
+    "step decay": {
+        "schedule.initial_lr": 0.01, "schedule.warmup": 0.0, "schedule.shape": "steps", "schedule.momentum": None,
+    },
+    "one rate all the way": {
+        "schedule.initial_lr": 0.01, "schedule.final_lr": 0.01, "schedule.warmup": 0.0, "schedule.momentum": None,
+    },
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A recipe at a short length, and five rates round what is usual for its optimizer."""
+
+    settings: Row
+    rates: tuple[float, ...]
+
+
+SMALL = [{"until": 1.0, "scale": 0.625}]
+GRIDS = {
+    "page": Grid({"steps": 100, "resolution": SMALL}, (1e-4, 1e-3, 3e-3, 1e-2, 1e-1)),
+    "resnet18": Grid({"steps": 250, "resolution": SMALL}, (0.003, 0.01, 0.03, 0.1, 0.3)),
+    "sprint": Grid({"steps": 200}, (0.015, 0.05, 0.15, 0.5, 1.5)),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=list(BLOCKS))
+    parser.add_argument("data")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--recipes", nargs="+", default=list(GRIDS), choices=list(GRIDS), help="of the rates")
+    arguments = parser.parse_args()
+    dataset = without_test(open_dataset(arguments.data))
+    folder = open_record(arguments.out, setting_of(dataset))
+    if arguments.what == "variants":
+        trials = {name: override(get_recipe("page"), SHORT_PAGE | changed) for name, changed in VARIANTS.items()}
+    else:
+        trials = {k: v for name in arguments.recipes for k, v in grid_trials(name, dataset, folder).items()}
+    for seed in range(arguments.seeds):
+        for name, recipe in trials.items():
+            run_once(folder, name, recipe, dataset, seed)
+    write_docs(arguments.what, folder)
+
+
+def grid_trials(name: str, dataset: Dataset, folder: Path) -> dict[str, Recipe]:
+    """A recipe at the five rates of its grid and at what the range test finds; the test is kept."""
+    grid, file = GRIDS[name], folder / f"lr-find-{name}.json"
+    recipe = override(get_recipe(name), grid.settings)
+    if not file.exists():
+        file.write_text(json.dumps(find_rate(recipe, dataset, seeds=(0, 1)).as_json(), indent=2) + "\n")
+    found = json.loads(file.read_text())["lr_max"]
+    trials = {f"{name} {rate:g}": with_rate(recipe, rate) for rate in grid.rates}
+    return trials | {f"{name} found": with_rate(recipe, found)}
+
+
+def run_once(folder: Path, name: str, recipe: Recipe, dataset: Dataset, seed: int) -> None:
+    """Add a trial to the record, if it is not there."""
+    if any((row["name"], row["seed"]) == (name, seed) for row in read(folder)):
+        return
+    row: Row = {"name": name, "seed": seed, "recipe": recipe.model_dump(mode="json", exclude={"expected"})}
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            run = train(recipe, dataset, Path(scratch) / "run", seed=seed)
+        except NonFiniteError as error:
+            row["failed"] = str(error)
+        else:
+            summary = run.summary
+            row |= {"accuracy": summary["test_acc"], "loss": summary["test_loss"]}
+            row |= {"train_seconds": summary["train_seconds"], "steps": summary["steps"]}
+            row["curve"] = [[r["progress"], r["batch_loss"]] for r in run.metrics("step")]
+            row["epochs"] = [[r["progress"], r["test_acc"]] for r in run.metrics("epoch")]
+    with (folder / "trials.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    print(name, seed, row.get("accuracy", "failed"), f"{row.get('train_seconds', 0):.0f} s", flush=True)
+
+
+def read(folder: Path) -> list[Row]:
+    file = folder / "trials.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def write_docs(what: str, folder: Path) -> None:
+    text = variants_table(folder) if what == "variants" else rates_table(folder)
+    DOCS.write_text(BLOCKS[what].sub(lambda m: m[1] + text + m[2], DOCS.read_text()))
+    if what == "variants":
+        FIGURE.write_text(svg(draw(read(folder))))
+    print(text)
+
+
+def by_name(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row["name"], []).append(row)
+    return groups
+
+
+def accuracy_of(group: list[Row]) -> Row:
+    return spread([row["accuracy"] for row in group if "failed" not in row])
+
+
+def variants_table(folder: Path) -> str:
+    lines = ["| schedule | held-out accuracy | n | failed |", "| --- | --- | --- | --- |"]
+    for name, group in by_name(read(folder)).items():
+        lines.append(f"| {name} | {per_cent(accuracy_of(group))} | {len(group)} | {failed(group)} |")
+    return "\n".join([*lines, "", about(folder)]) + "\n"
+
+
+def rates_table(folder: Path) -> str:
+    """A row a recipe: the grid, what was found, and how far below the best of the grid it ended."""
+    groups = by_name(read(folder))
+    lines = ["| recipe | grid: peak and held-out accuracy | found | accuracy | to the best of the grid |"]
+    lines.append("| --- " * 5 + "|")
+    for recipe in dict.fromkeys(name.split()[0] for name in groups):
+        mine = {name.split()[1]: accuracy_of(group) for name, group in groups.items() if name.split()[0] == recipe}
+        found = mine.pop("found")
+        lr = json.loads((folder / f"lr-find-{recipe}.json").read_text())["lr_max"]
+        grid = ", ".join(f"{rate}: {per_cent(value)}" for rate, value in mine.items())
+        behind = 100 * (found["mean"] - max(value["mean"] or 0.0 for value in mine.values()))
+        lines.append(f"| `{recipe}` | {grid} | {lr:.3g} | {per_cent(found)} | {behind:+.2f} points |")
+    return "\n".join([*lines, "", about(folder)]) + "\n"
+
+
+def about(folder: Path) -> str:
+    setting, rows = json.loads((folder / "setting.json").read_text()), read(folder)
+    hardware, seeds = setting["hardware"], sorted({row["seed"] for row in rows})
+    return (
+        f"{setting['dataset']}, {hardware['cores']} cores, {hardware['cpu']}, seeds {', '.join(map(str, seeds))}, "
+        f"{len(rows)} trials of which {failed(rows)} failed; record `benchmarks/records/{folder.name}`."
+    )
+
+
+def failed(group: list[Row]) -> int:
+    return sum("failed" in row for row in group)
+
+
+def per_cent(value: Mapping[str, Any]) -> str:
+    if value["mean"] is None:
+        return "failed"
+    return f"{100 * value['mean']:.2f}" + (f" ± {100 * value['std']:.2f}" if value["std"] is not None else "") + " %"
+
+
+def draw(rows: list[Row]) -> Figure:
+    """Above the rate, below the loss of the batches, smoothed, over progress: a line a schedule, its first seed."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(9, 7), layout="constrained")
+        upper, lower = figure.subplots(2, 1, sharex=True)
+        at = np.linspace(0, 1, 400, endpoint=False)
+        for name, (first, *_) in by_name(rows).items():
+            cycle = Recipe.model_validate(first["recipe"]).schedule
+            upper.plot(at, [schedule.learning_rate(cycle, p) for p in at], label=name, linewidth=1.2)
+            progress, losses = np.array(first["curve"], dtype=float).T
+            kernel = np.ones(15) / 15
+            lower.plot(progress[7:-7], np.convolve(losses, kernel, "valid"), linewidth=1.2)
+        upper.set(ylabel="learning rate")
+        lower.set(xlabel="progress", ylabel="loss of a batch, mean of 15")
+        upper.legend(fontsize=7, loc="upper right")
+    return figure
+
+
+if __name__ == "__main__":
+    main()

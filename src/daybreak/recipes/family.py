@@ -1,0 +1,41 @@
+"""The nets that a student meets before and after `page`, one recipe for all: SGD, one cycle, 16 epochs.
+
+Target       what each reaches in two epochs on two CPU cores stands in docs/nets.md, with its record; nobody has run
+             all sixteen for this project.
+Command      daybreak train cifar10 --recipe vgg          (or inception, resnet18, preact-resnet18, resnext29)
+Setting      batch 128, Nesterov momentum cycled against the rate, label smoothing 0.1, crop and flip, and the first
+             half of training at 20 and 24 px: small images come first because they are cheap. resnext29 is a quarter
+             as wide as the published one, which would take an hour an epoch on two cores.
+"""
+
+from daybreak.config import Augment, ModelConfig, OneCycle, Recipe, Sgd, Stage
+
+PEAK = 0.1  # docs/one-cycle.md: what the range test says, and what a grid of rates says
+
+
+def member(net: str, summary: str, max_lr: float = PEAK, width: float = 1.0) -> Recipe:
+    """The family's recipe for one net."""
+    return Recipe(
+        name=net,
+        summary=summary,
+        model=ModelConfig(name=net, width=width),
+        optimizer=Sgd(),
+        schedule=OneCycle(
+            max_lr=max_lr, initial_lr=max_lr / 10, final_lr=max_lr / 1000, warmup=0.3, momentum=(0.85, 0.95)
+        ),
+        epochs=16,
+        batch_size=128,
+        augment=Augment(crop=4, flip="random"),
+        resolution=(Stage(until=0.35, scale=0.625), Stage(until=0.65, scale=0.75), Stage(until=1.0, scale=1.0)),
+        label_smoothing=0.1,
+        tta="flip",
+    )
+
+
+FAMILY = (
+    member("vgg", "plain convolutions, eleven layers deep"),
+    member("inception", "several windows side by side"),
+    member("resnet18", "residual net, first version"),
+    member("preact-resnet18", "second version: norm and activation first"),
+    member("resnext29", "third version: grouped convolutions", width=0.25),
+)
