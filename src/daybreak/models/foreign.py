@@ -99,6 +99,7 @@ def _maps(net: nn.Module, name: str, in_channels: int) -> list[str]:
     net.eval()
     try:
         symbolic(net)
+        shapes.clear()  # what the tracer called is in another order
         net(torch.zeros(1, in_channels, PROBE_SIZE, PROBE_SIZE))
     except Exception as error:  # whatever a foreign net does not like about being taken apart, or about the size
         raise UsageError(f"model.name {name}", f"cannot be used here ({one_line(error)[:80]})", "another net") from None

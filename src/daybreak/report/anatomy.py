@@ -9,7 +9,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import FancyArrowPatch, Rectangle
 
 from daybreak.inspection import Inspection, Stage
-from daybreak.report.figures import STYLE, TEST, TRAIN
+from daybreak.report.figures import STYLE, TEST
 
 JOINS = {"add": "+ shortcut", "concatenate": "side by side"}
 SMALLEST_BOX = 0.1  # of the height of the image's box
@@ -64,7 +64,7 @@ def _draw_fields(figure: SubFigure, found: Inspection) -> None:
         axes.imshow(stage.counts_HW, cmap="viridis", vmin=0, vmax=1)
         middle = stage.output_shape[-1] // 2
         low, high = stage.seen.span(middle, found.image_size)
-        edge = Rectangle((low - 0.5, low - 0.5), high - low, high - low, fill=False, edgecolor=TRAIN, linestyle="--")
+        edge = Rectangle((low - 0.5, low - 0.5), high - low, high - low, fill=False, edgecolor="white", linestyle="--")
         edge.set_linewidth(1.5)
         axes.add_patch(edge)
         axes.set(xticks=[], yticks=[])
