@@ -73,7 +73,7 @@ class Grid:
 
 SMALL = [{"until": 1.0, "scale": 0.625}]
 GRIDS = {
-    "page": Grid({"steps": 100, "resolution": SMALL}, (1e-4, 1e-3, 3e-3, 1e-2, 1e-1)),
+    "page": Grid({"steps": 100, "resolution": SMALL}, (0.0003, 0.001, 0.003, 0.01, 0.03)),
     "resnet18": Grid({"steps": 200, "resolution": SMALL}, (0.003, 0.01, 0.03, 0.1, 0.3)),
     "sprint": Grid({"steps": 150}, (0.015, 0.05, 0.15, 0.5, 1.5)),
 }

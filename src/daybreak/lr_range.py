@@ -28,6 +28,7 @@ DIVERGED = 4.0  # times the lowest loss so far: the test ends
 LEAST_FALL, LEAST_SIGNAL = 0.05, 3.0  # of the first loss; of the noise: below, there is no clear answer
 MOST_SPREAD = 30.0  # factor between the lowest and the highest rate that seeds suggest
 RANGES = {Adam: (1e-6, 1.0), Sgd: (1e-5, 10.0), Muon: (1e-4, 10.0)}
+PICK = "slide"  # the rule that one cycle's peak follows
 CYCLE = 10.0  # Smith 2018, section 4.1: a cycle begins at a third to a tenth of its peak
 
 Curve = np.ndarray
@@ -122,12 +123,14 @@ class FoundRate:
 
     Attributes:
         suggestions: the geometric mean of each rule over the seeds.
+        rule: whose suggestion the peak is.
         doubt: why there is no clear answer, or None.
     """
 
     recipe: str
     dataset: str
     tests: tuple[RangeTest, ...]
+    rule: str = PICK
 
     @property
     def suggestions(self) -> dict[str, float]:
@@ -142,8 +145,8 @@ class FoundRate:
 
     @property
     def lr_max(self) -> float:
-        """The peak for one cycle: `valley`."""
-        return self.suggestions["valley"]
+        """The peak for one cycle, by the rule that came closest to the best of a grid (docs/one-cycle.md)."""
+        return self.suggestions[self.rule]
 
     @property
     def lr_min(self) -> float:
@@ -155,7 +158,7 @@ class FoundRate:
         doubts = [test.doubt for test in self.tests]
         if any(doubts):
             return next(doubt for doubt in doubts if doubt)
-        if self.spread["valley"] > MOST_SPREAD:
+        if self.spread[self.rule] > MOST_SPREAD:
             return f"seeds suggest rates {self.spread['valley']:.0f} times apart"
         return None
 
@@ -172,6 +175,7 @@ class FoundRate:
             "diverged": first.diverged,
             "suggestions": self.suggestions,
             "spread": self.spread,
+            "rule": self.rule,
             "lr_min": self.lr_min,
             "lr_max": self.lr_max,
             "clear": self.doubt is None,
@@ -208,14 +212,8 @@ def find_rate(
         raise UsageError(f"--steps {steps}", "too few to smooth", "10 or more; 100 is usual")
     where = pick_device(device)  # type: ignore[arg-type]
     with kept_memory():
-        tests = [range_test(_at_the_start(prepare(recipe, dataset, seed, where)), low, high, steps) for seed in seeds]
+        tests = [range_test(prepare(recipe, dataset, seed, where), low, high, steps) for seed in seeds]
     return FoundRate(recipe.name, dataset.title, tuple(tests))
-
-
-def _at_the_start(session: Session) -> Session:
-    """With the momentum with which the cycle begins."""
-    session.optimizer.set_progress(0.0)
-    return session
 
 
 def with_rate(recipe: Recipe, rate: float) -> Recipe:
@@ -226,7 +224,8 @@ def with_rate(recipe: Recipe, rate: float) -> Recipe:
 
 
 def range_test(session: Session, low: float, high: float, steps: int) -> RangeTest:
-    """One test with a session's own net, at the image size with which its cycle begins and the momentum of the moment.
+    """One test with a session's own net, at the image size with which its cycle begins and the momentum with which it
+    passes its peak: a rate that holds there need not hold with the higher momentum of the beginning.
 
     Weights, buffers, moving average, optimizer, rates, random state and step are afterwards what they were before.
     """
@@ -252,11 +251,11 @@ def _as_it_was(session: Session) -> Iterator[None]:
     """Whatever the block does to the session is undone."""
     saved = state.capture(session, 0, None)
     groups = [group for optimizer in session.optimizer.optimizers for group in optimizer.param_groups]
-    rates = [group["lr"] for group in groups]
+    before = [dict(group) for group in groups]
     try:
         yield
     finally:
         state.restore(session, saved)
         session.optimizer.zero_grad()
-        for group, rate in zip(groups, rates, strict=True):
-            group["lr"] = rate
+        for group, values in zip(groups, before, strict=True):
+            group.update(values)

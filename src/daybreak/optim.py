@@ -94,9 +94,13 @@ class ScheduledOptimizer:
         return first["lr"], first["betas"][0] if "betas" in first else first["momentum"]
 
     def set_rate(self, rate: float) -> None:
-        """Give the first kind of group this rate and the others theirs in proportion, outside the cycle."""
+        """As if this were the peak of the cycle: the first kind of group gets the rate, the others theirs in
+        proportion, and all the momentum that goes with the peak."""
+        momentum = schedule.momentum(self.cycle, self.cycle.warmup)
         for group in (g for optimizer in self.optimizers for g in optimizer.param_groups):
             group["lr"] = group["peak"] * rate / self.cycle.max_lr
+            if momentum is not None:
+                _set_momentum(group, momentum)
 
     def ends(self) -> set[float]:
         """The progress at which each group's cycle ends."""

@@ -104,7 +104,7 @@ def rates(found: "FoundRate", picture: Path) -> None:
     if found.doubt:
         print(f"no clear answer: {found.doubt}")
     else:
-        print(f"one cycle: from {found.lr_min:.3g} to {found.lr_max:.3g} (valley, and a tenth of it)")
+        print(f"one cycle: from {found.lr_min:.3g} to {found.lr_max:.3g} ({found.rule}, and a tenth of it)")
     print(picture)
 
 
