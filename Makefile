@@ -1,12 +1,13 @@
-# daybreak: `make demo` trains and explains; `make test` runs the test suite. Each sets up .venv by itself.
+# daybreak: `make demo` trains and explains; `make test` runs the test suite. Each sets up in .venv what it needs.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+READY_TO_WORK := $(VENV)/.ready-to-work
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak lint format clean
+.PHONY: help demo test soak docs lint format clean
 
 help:  ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -14,18 +15,22 @@ help:  ## Show this list.
 demo: $(READY)  ## Train on CIFAR-10 (or on digits where it cannot be had) and write a report.
 	@$(BIN)/python -m daybreak.demo
 
-test: $(READY)  ## Run the whole test suite.
+test: $(READY_TO_WORK)  ## Run the whole test suite.
 	$(BIN)/python -m pytest
 
-soak: $(READY)  ## The tests of reliability in their long form (a quarter of an hour); writes docs/reliability.md.
+soak: $(READY_TO_WORK)  ## The tests of reliability in their long form (a quarter of an hour); writes docs/reliability.md.
 	$(BIN)/python benchmarks/soak.py
 
-lint: $(READY)  ## Check style and types.
+docs: $(READY_TO_WORK)  ## Build the documentation as a site, in site/.
+	$(BIN)/python -m mkdocs build --strict --quiet
+	@echo site/index.html
+
+lint: $(READY_TO_WORK)  ## Check style and types.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: $(READY)  ## Rewrite the code in house style.
+format: $(READY_TO_WORK)  ## Rewrite the code in house style.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -35,5 +40,9 @@ clean:  ## Remove the virtual environment.
 $(READY): pyproject.toml constraints.txt install-torch.sh
 	$(PYTHON) -m venv $(VENV)
 	sh install-torch.sh $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+$(READY_TO_WORK): $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@

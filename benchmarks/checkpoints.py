@@ -8,7 +8,6 @@ with whatever it does to the steps behind it. pairs.json has every window; the l
 
 import argparse
 import json
-import re
 import tempfile
 import time
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 import torch
 from peers import open_record, setting_of
+from readme import between
 
 from daybreak.data import open_dataset
 from daybreak.device import kept_memory, pick_device
@@ -29,7 +29,7 @@ from daybreak.steplog import StepLog
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs" / "reliability.md"
-BLOCK = re.compile(r"(<!-- checkpoints -->\n).*?(<!-- end of checkpoints -->)", re.DOTALL)
+BLOCK = between("checkpoints")
 AT = 0.9  # of the cycle: at full image size
 MINUTE = 60.0
 

@@ -10,7 +10,6 @@ Tables and figure go into docs/one-cycle.md.
 
 import argparse
 import json
-import re
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 from peers import open_record, setting_of
+from readme import between
 from tune import without_test
 
 from daybreak import schedule
@@ -36,7 +36,7 @@ from daybreak.training import train
 ROOT = Path(__file__).parents[1]
 DOCS, FIGURE = ROOT / "docs" / "one-cycle.md", ROOT / "docs" / "cycles.svg"
 BLOCKS = {
-    name: re.compile(rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)", re.DOTALL) for name in ("variants", "rates")
+    name: between(name) for name in ("variants", "rates")
 }
 Row = dict[str, Any]
 

@@ -10,7 +10,6 @@ docs/explanation.md, which a test holds equal to the record.
 
 import argparse
 import json
-import re
 import sys
 import tempfile
 from dataclasses import replace
@@ -19,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from readme import between
 
 from daybreak.config import Recipe, override
 from daybreak.data import open_dataset
@@ -38,7 +38,7 @@ sys.path.append(str(ROOT / "tests"))
 from shapes import CLASSES, OBJECT, SIDE, Shapes, shapes  # noqa: E402 - it is the tests' own data set
 
 DOCS = ROOT / "docs" / "explanation.md"
-BLOCK = re.compile(r"(<!-- faithfulness -->\n).*?(<!-- end of faithfulness -->)", re.DOTALL)
+BLOCK = between("faithfulness")
 RANDOM = "random"
 SEEDS, IMAGES = 3, 100
 SLOW = ("score-cam",)  # a forward for each channel: at the last stage only

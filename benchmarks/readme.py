@@ -1,4 +1,4 @@
-"""Write the README's tables and the figure of accuracy against time from the records.
+"""Write the tables of the README and the docs, and the figure of accuracy against time, from the records.
 
     python benchmarks/readme.py
 
@@ -13,17 +13,17 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from daybreak.config import Recipe
 from daybreak.recipes import RECIPES
-from daybreak.record import read_record, settings
+from daybreak.record import evidence, read_record, settings
 from daybreak.report.figures import STYLE, TEST, svg
 
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "benchmarks" / "records"
 FIGURE = ROOT / "docs" / "ladder.svg"
-BLOCK = re.compile(r"(<!-- results -->\n).*?(<!-- end of results -->)", re.DOTALL)
-PEERS_BLOCK = re.compile(r"(<!-- peers -->\n).*?(<!-- end of peers -->)", re.DOTALL)
 SEED_PAGE, SEED_EPOCHS, SEED_CLAIM = "seed_page", 24, 0.9042  # the write-up's own figures, on the published pixels
 
+ELSEWHERE = ("_nets", "_page-mistake")  # records that have a table of their own in docs/
 TICKS = (60, 120, 300, 600, 1200)  # seconds
 HIDDEN = ("--recipe", "--seed", "--device")
 
@@ -32,20 +32,76 @@ DATASET, HARDWARE = "CIFAR-10 (JPEG q75)", "2 cores, AMD EPYC Zen 5"  # of the f
 
 
 def main() -> None:
-    found = rows()
-    readme = ROOT / "README.md"
-    text = BLOCK.sub(lambda m: m[1] + table(found) + m[2], readme.read_text())
-    readme.write_text(PEERS_BLOCK.sub(lambda m: m[1] + peers() + m[2], text))
-    FIGURE.write_text(svg(ladder(found)))
+    for file, block, text in blocks():
+        file.write_text(block.sub(lambda m, text=text: m[1] + text + m[2], file.read_text()))
+    FIGURE.write_text(svg(ladder(rows())))
+
+
+def blocks() -> list[tuple[Path, re.Pattern[str], str]]:
+    """Files, the markers in them, and what belongs in between."""
+    texts = {
+        (ROOT / "README.md", "results"): table(rows()),
+        (ROOT / "README.md", "peers"): peers(),
+        (ROOT / "docs" / "nets.md", "nets"): nets(),
+        (ROOT / "docs" / "one-cycle.md", "mistake"): mistake(),
+    }
+    return [(file, between(name), text) for (file, name), text in texts.items()]
+
+
+def between(name: str) -> re.Pattern[str]:
+    return re.compile(rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)", re.DOTALL)
 
 
 def rows() -> list[Row]:
-    """Every recipe of every record, with the record's folder, by data set and time."""
-    records = [(path.parent, read_record(path.parent)) for path in sorted(RECORDS.glob("*/record.json"))]
-    found = [
-        row | {"folder": folder, "hardware": r["hardware"]} for folder, r in records for row in r["recipes"] if row["n"]
-    ]
+    """Every recipe of the records that are not shown elsewhere, with the record's folder, by data set and time."""
+    folders = [path.parent for path in sorted(RECORDS.glob("*/record.json")) if not path.parent.name.endswith(ELSEWHERE)]
+    found = [row for folder in folders for row in rows_of(folder)]
     return sorted(found, key=lambda row: (row["dataset"], row["train_seconds"]["mean"]))
+
+
+def rows_of(folder: Path) -> list[Row]:
+    """The recipes of one record that have a result."""
+    record = read_record(folder)
+    return [row | {"folder": folder, "hardware": record["hardware"]} for row in record["recipes"] if row["n"]]
+
+
+def nets() -> str:
+    """What each net reached in two epochs."""
+    (folder,) = RECORDS.glob("*_nets")
+    head = "| net | accuracy (flip TTA) | training | n |\n" + "| --- " * 4 + "|"
+    found = sorted(rows_of(folder), key=lambda row: -row["test_acc_tta"]["mean"])
+    lines = [
+        f"| `{row['recipe']}` | {accuracy_of(row)} | {seconds_of(row)} | {row['n']} |" for row in found
+    ]
+    return "\n".join([head, *lines, "", about(found[0])]) + "\n"
+
+
+def mistake() -> str:
+    """The assignment's run beside the one with the mistake of its write-up, epoch by epoch."""
+    (folder,) = RECORDS.glob("*_page-mistake")
+    names = ("page", "page-mistake")
+    curves = [evidence(folder)[name][0].metrics("epoch") for name in names]
+    head = "| epoch | " + " | ".join(f"`{name}`: rate, test accuracy, test loss" for name in names) + " |"
+    lines = [
+        f"| {pair[0]['epoch']:g} | "
+        + " | ".join(f"{r['lr']:.2g}, {100 * r['test_acc']:.2f} %, {r['test_loss']:.3f}" for r in pair) + " |"
+        for pair in zip(*curves, strict=True)
+    ]
+    found = {row["recipe"]: row for row in rows_of(folder)}
+    ends = "; ".join(f"`{name}` {accuracy_of(found[name])} in {seconds_of(found[name])}" for name in names)
+    text = f"With flip TTA: {ends}. {about(found['page'])}"
+    return "\n".join([head, "| --- " * 3 + "|", *lines, "", text]) + "\n"
+
+
+def about(row: Row) -> str:
+    place = row["folder"].relative_to(ROOT).as_posix()
+    return f"{row['dataset']}, {hardware(row['hardware'])}, seeds {', '.join(map(str, row['seeds']))}; record `{place}`."
+
+
+def accuracy_of(row: Row) -> str:
+    accuracy = row["test_acc_tta"]
+    spread = "" if accuracy["std"] is None else f" ± {100 * accuracy['std']:.2f}"
+    return f"{100 * accuracy['mean']:.2f}{spread} %"
 
 
 def table(found: list[Row]) -> str:
@@ -127,12 +183,11 @@ def seconds_of(figures: Row) -> str:
 
 
 def line(row: Row) -> str:
-    accuracy, seconds, folder = row["test_acc_tta"], row["train_seconds"], row["folder"]
-    spread = "" if accuracy["std"] is None else f" ± {100 * accuracy['std']:.2f}"
+    folder = row["folder"]
     failed = f", {row['failed']} failed" if row["failed"] else ""
     link = f"[{folder.name[:10]}]({folder.relative_to(ROOT).as_posix()})"
     cells = (
-        f"`{command(row)}`", row["dataset"], f"{100 * accuracy['mean']:.2f}{spread} %", f"{seconds['mean']:.0f} s",
+        f"`{command(row)}`", row["dataset"], accuracy_of(row), seconds_of(row),
         f"{row['n']}{failed}", hardware(row["hardware"]), link,
     )  # fmt: skip
     return "| " + " | ".join(cells) + " |"
@@ -146,7 +201,8 @@ def command(row: Row) -> str:
     ]
     options = [word for pair in pairs if pair[0] not in HIDDEN for word in pair]
     name = row["config"]["name"]
-    is_still = name in RECIPES and settings(RECIPES[name].model_dump(mode="json")) == settings(row["config"])
+    then = Recipe.model_validate(row["config"]).model_dump(mode="json")  # keys that are newer have their defaults
+    is_still = name in RECIPES and settings(RECIPES[name].model_dump(mode="json")) == settings(then)
     was = [] if is_still or options else [f"as of {row['folder'].name[:10]}"]
     return " ".join(options if "--budget" in options else [name, *options, *was])
 

@@ -6,7 +6,6 @@ prints a table of trials and failures and writes it into docs/reliability.md.
 """
 
 import os
-import re
 import sys
 import time
 from collections import Counter
@@ -14,12 +13,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from readme import between
 
 from daybreak.device import describe_hardware, versions
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs" / "reliability.md"
-BLOCK = re.compile(r"(<!-- soak -->\n).*?(<!-- end of soak -->)", re.DOTALL)
+BLOCK = between("soak")
 PROMISES = {
     "test_resume.py::test_resumed_at_any_step_it_ends_the_same": "resumed after any of 40 steps, the state is the same",
     "test_resume.py::test_killed_at_any_moment_it_ends_the_same": "killed (`kill -9`) at a random moment and resumed",

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -314,17 +315,35 @@ def test_report_again(trained: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert Path(json.loads(capsys.readouterr().out)["report"]).is_file()
 
 
-@pytest.mark.parametrize("what", ["page", "sprint"])
+@pytest.mark.parametrize("what", ["page", "sprint", "vgg", "timm:resnet18"])
 def test_inspect(what: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("inspect", what, "--json") == 0
     found = json.loads(capsys.readouterr().out)
-    assert set(found) == {"name", "image_size", "params", "macs", "layers"}
+    keys = {"name", "image_size", "params", "macs", "activation_bytes", "layers", "stages", "warnings"}
+    assert set(found) == keys
     row = {"name", "kind", "output_shape", "params", "macs", "receptive_field", "effective_stride", "first_centre"}
+    row |= {"activation_bytes", "kernel", "stride", "dilation"}
     assert all(set(layer) == row for layer in found["layers"])
     assert call("inspect", what) == 0
     text = capsys.readouterr().out
     assert f"{found['params']:,} parameters" in text
     assert all(layer["name"] in text for layer in found["layers"])
+    assert all(warning in text for warning in found["warnings"])
+
+
+def test_inspect_draws_the_net(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = tmp_path / "there" / "page.png"
+    options = ("--set", "model.residual_from=input", "--size", 64, "--picture", picture, "--json")
+    assert call("inspect", "page", *options) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["picture"] == str(picture)
+    assert "layer1.branch.conv1" in [layer["name"] for layer in found["layers"]]
+    assert Image.open(picture).size[0] > 800
+
+
+def test_a_net_that_is_not_known_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("inspect", "vggg") == 2
+    assert "no such recipe, net or run; try: 'vgg'" in capsys.readouterr().err
 
 
 def test_inspect_a_run(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -347,7 +366,21 @@ def test_recipes(capsys: pytest.CaptureFixture[str]) -> None:
     listed = json.loads(capsys.readouterr().out)["recipes"]
     assert [r["name"] for r in listed] == list(db.recipes.RECIPES)
     assert call("recipes", "page") == 0
-    assert json.loads(capsys.readouterr().out)["epochs"] == 24
+    assert tomllib.loads(capsys.readouterr().out)["epochs"] == 24
+
+
+def test_a_recipe_that_was_printed_trains_and_benches(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("recipes", "small") == 0
+    file = tmp_path / "mine.toml"
+    file.write_text(capsys.readouterr().out.replace('name = "small"', 'name = "mine"').replace("0.5", "0.1"))
+    assert call("train", "digits", "--recipe", file, "--epochs", 1, "--no-report", "--json", "--out", tmp_path / "run") == 0
+    assert json.loads(capsys.readouterr().out)["recipe"] == "mine"
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (config["recipe"]["model"]["width"], config["recipe"]["epochs"]) == (0.1, 1)
+    bench = ("bench", "digits", "--recipe", file, "--epochs", 2, "--runs", 1, "--no-latency", "--json")
+    assert call(*bench, "--out", tmp_path / "record") == 0
+    (row,) = json.loads(capsys.readouterr().out)["recipes"]
+    assert (row["recipe"], row["n"], row["config"]["epochs"]) == ("mine", 1, 2)
 
 
 # Errors: one line, the right code, nothing lost, no run

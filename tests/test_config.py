@@ -8,9 +8,9 @@ import pytest
 from pydantic import ValidationError
 
 import daybreak
-from daybreak.config import OneCycle, Recipe, Sgd, leaf_keys, override, parse_settings, validate
+from daybreak.config import OneCycle, Recipe, Sgd, leaf_keys, override, parse_settings, validate, with_epochs
 from daybreak.errors import UsageError
-from daybreak.recipes import RECIPES, get_recipe
+from daybreak.recipes import RECIPES, get_recipe, to_toml
 
 SOURCE = Path(daybreak.__file__).parent
 
@@ -101,3 +101,43 @@ def test_every_key_of_a_recipe_is_read_somewhere() -> None:
     read = {node.attr for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     unread = {key for key in leaf_keys(Recipe) if key.split(".")[-1] not in read}
     assert unread <= {"expected.record"}  # a pointer for people: the documentation's test follows it
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_a_recipe_goes_into_a_file_and_back(recipe: Recipe, tmp_path: Path) -> None:
+    file = tmp_path / "my.toml"
+    file.write_text(to_toml(recipe))
+    assert get_recipe(str(file)) == recipe.model_copy(update={"expected": None})
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("epochs = 3", r"my\.toml"),
+        ("epochs = ", "cannot be read"),
+        (b"\xff", "cannot be read"),
+        (to_toml(RECIPES["page"]).replace("batch_size", "batchsize"), r"batchsize: unknown key in .*'batch_size'"),
+        (to_toml(RECIPES["page"]).replace("max_lr = 0.01", "max_lr = nan"), r"schedule\.max_lr"),
+    ],
+)
+def test_a_recipe_file_that_cannot_be_used_is_one_line(text: str | bytes, what: str, tmp_path: Path) -> None:
+    file = tmp_path / "my.toml"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UsageError, match=what) as caught:
+        get_recipe(str(file))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_recipe_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"missing\.toml: no such file"):
+        get_recipe(str(tmp_path / "missing.toml"))
+
+
+def test_a_number_of_epochs_is_all_that_is_said_about_length() -> None:
+    changed = with_epochs(override(RECIPES["small"], {"steps": 7}), 3)
+    assert (changed.epochs, changed.min_steps, changed.steps) == (3, 0, None)
+    assert with_epochs(RECIPES["small"], None) == RECIPES["small"]
+
+
+def test_a_name_is_not_a_section() -> None:
+    assert override(RECIPES["small"], {"name": "mine"}).name == "mine"

@@ -87,18 +87,42 @@ def test_records_add_up(path: Path) -> None:
 
 
 def test_the_readme_quotes_its_records(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The table is what `python benchmarks/readme.py` writes from the records, and the figure too."""
+    """The tables are what `python benchmarks/readme.py` writes from the records, and the figure too."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     readme = importlib.import_module("readme")
-    found = readme.BLOCK.search((ROOT / "README.md").read_text())
-    assert found is not None
-    assert found[0] == found[1] + readme.table(readme.rows()) + found[2]
-    assert found[0].count("benchmarks/records/") >= 3
-    peers = readme.PEERS_BLOCK.search((ROOT / "README.md").read_text())
-    assert peers is not None
-    assert peers[0] == peers[1] + readme.peers() + peers[2]
-    assert "times as fast" in peers[0]
+    for file, block, text in readme.blocks():
+        found = block.search(file.read_text())
+        assert found is not None
+        assert found[0] == found[1] + text + found[2]
+        assert found[0].count("benchmarks/records/") >= 1
+    assert "times as fast" in readme.peers()
     assert readme.FIGURE.read_text() == readme.svg(readme.ladder(readme.rows()))
+
+
+@pytest.mark.parametrize(("name", "least"), [("cycles", "variants"), ("rates", "rates")])
+def test_the_tables_about_one_cycle_are_their_records(name: str, least: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are what `python benchmarks/cycles.py` wrote; failed trials are counted."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    cycles = importlib.import_module("cycles")
+    (folder,) = (ROOT / "benchmarks" / "records").glob(f"*_{name}")
+    found = cycles.BLOCKS[least].search(cycles.DOCS.read_text())
+    assert found is not None
+    written = cycles.variants_table(folder) if least == "variants" else cycles.rates_table(folder)
+    assert found[0] == found[1] + written + found[2]
+    if least == "variants":
+        assert cycles.FIGURE.read_text() == cycles.svg(cycles.draw(cycles.read(folder)))
+
+
+def test_the_price_of_checkpoints_is_its_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Less than a hundredth of training, at one a minute."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    checkpoints = importlib.import_module("checkpoints")
+    (path,) = (ROOT / "benchmarks" / "records").glob("*/pairs.json")
+    record = json.loads(path.read_text())
+    found = checkpoints.BLOCK.search(checkpoints.DOCS.read_text())
+    assert found is not None
+    assert found[0] == found[1] + checkpoints.line(record) + found[2]
+    assert record["share_of_a_minute"][2] < 0.01
 
 
 def test_the_table_of_faithfulness_is_its_record(monkeypatch: pytest.MonkeyPatch) -> None:

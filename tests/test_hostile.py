@@ -8,9 +8,11 @@ import os
 import pickle
 import re
 import struct
+import threading
 import zlib
 from collections.abc import Callable
 from io import BytesIO
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +85,19 @@ def same_pixels(first: str, second: str) -> Callable[[Path], list[object]]:
     return with_files({first: GOOD, second: GOOD})
 
 
+def strictly(first: str, second: str) -> Callable[[Path], list[object]]:
+    build = same_pixels(first, second)
+    return lambda folder: [*build(folder), "--strict"]
+
+
+def recipe_file(text: str) -> Callable[[Path], list[object]]:
+    def build(folder: Path) -> list[object]:
+        (folder / "mine.toml").write_text(text)
+        return ["train", "digits", "--recipe", folder / "mine.toml"]
+
+    return build
+
+
 # What it is, how to make it (a command), exit code, and what the error's line, or the JSON where there is none, says.
 EXIF = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"  # orientation 6
 SEVEN = '"images": 7'
@@ -114,11 +129,15 @@ INPUTS: list[tuple[str, Callable[[Path], list[object]], int, str]] = [
     ("other classes in the test part", with_files({"test/emu/1.png": GOOD}), 3, "no image in train: emu"),
     ("a test image of the training part", same_pixels("train/ant/x.jpg", "test/ant/x.jpg"), 0, '"duplicates": 1'),
     ("one picture, two labels", same_pixels("train/ant/x.jpg", "train/bee/x.jpg"), 0, '"conflicts": 1'),
+    ("the same, --strict", strictly("train/ant/x.jpg", "test/ant/x.jpg"), 3, "1 test image also in the training part"),
+    ("two labels, --strict", strictly("train/ant/x.jpg", "train/bee/x.jpg"), 3, "1 picture under two labels"),
     ("classes that differ in case", only("Ant", "ant", "bee"), 3, "differ only in case or Unicode form"),
     ("a file that cannot be read", linked("gone.png"), 3, "9.png: cannot be read"),
     ("a misspelt key", lambda _: ["train", "digits", "--set", "schedule.max_lrr=1"], 2, "try: 'schedule.max_lr'"),
     ("NaN as a rate", lambda _: ["train", "digits", "--set", "schedule.max_lr=NaN"], 2, "schedule.max_lr: .*finite"),
     ("code as a value", lambda _: ["train", "digits", "--set", "epochs=!!python/apply:os.abort []"], 2, "epochs: "),
+    ("code in a recipe file", recipe_file("epochs = !!python/apply:os.abort []"), 2, "mine.toml: cannot be read"),
+    ("a recipe file that is none", recipe_file("__import__ = 'os'"), 2, "mine.toml|unknown key|Field required"),
     ("a name that leads out", lambda p: ["data", write_zip(p / "x.zip", {"../x.png": GOOD})], 3, "unsafe name"),
 ]  # fmt: skip
 
@@ -183,6 +202,26 @@ def refused(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     assert cli._run(command) == 4
     (line,) = capsys.readouterr().err.splitlines()
     return line
+
+
+@pytest.mark.parametrize("name", ["{url}/x.png", "../x.png", "%2e%2e/x.png", "a\0b.png", "file:///etc/hostname", "a\nb.png"])
+def test_a_name_that_is_no_file_here_is_not_fetched(name: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked: list[str] = []
+
+    class Server(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:  # noqa: N802 - http.server's name
+            asked.append(self.path)
+
+    with HTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        capsys.readouterr()
+        assert cli._run(["predict", str(run), name.format(url=url)]) == 3
+        (line,) = capsys.readouterr().err.splitlines()
+        server.shutdown()
+    assert line.startswith("error: ")
+    assert "try: " in line
+    assert not asked
 
 
 def test_weights_that_are_a_pickle_run_nothing(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

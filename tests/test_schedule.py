@@ -35,6 +35,24 @@ def test_cosine_halfway_and_quarter() -> None:
     assert learning_rate(cycle, 0.4375) == pytest.approx(0.4 * (1 + 2**-0.5) / 2)
 
 
+@pytest.mark.parametrize(("progress", "lr"), [(0, 0.4), (0.49, 0.4), (0.5, 0.04), (0.74, 0.04), (0.75, 0.004), (0.99, 0.004)])
+def test_step_decay_is_a_corner_of_the_shape(progress: float, lr: float) -> None:
+    cycle = OneCycle(max_lr=0.4, initial_lr=0.4, final_lr=0.0, warmup=0.0, shape="steps")
+    assert learning_rate(cycle, progress) == pytest.approx(lr)
+
+
+@pytest.mark.parametrize(("progress", "lr"), [(0, 0.4), (0.3, 0.4), (0.5, 0.4), (0.75, 0.2), (1, 0.0)])
+def test_flat_then_cosine_is_a_corner_of_the_shape(progress: float, lr: float) -> None:
+    cycle = OneCycle(max_lr=0.4, initial_lr=0.4, final_lr=0.0, warmup=0.5, shape="cosine")
+    assert learning_rate(cycle, progress) == pytest.approx(lr)
+
+
+@pytest.mark.parametrize("extra", [{"phases": 3, "warmup": 0.3}, {"momentum": (0.85, 0.95)}])
+def test_step_decay_has_two_phases_and_no_momentum(extra: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="shape steps"):
+        OneCycle.model_validate({"max_lr": 1, "initial_lr": 1, "final_lr": 0, "warmup": 0, "shape": "steps"} | extra)
+
+
 def test_the_assignments_setting_peaks_at_epoch_five_and_ends_where_it_began() -> None:
     cycle = RECIPES["page"].schedule
     per_epoch = [learning_rate(cycle, epoch / 24) for epoch in range(25)]

@@ -1,6 +1,7 @@
 """Training: golden losses on real images, the clock, interruption, and what a run directory holds."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -17,7 +18,7 @@ from daybreak.config import Recipe, override
 from daybreak.data import Dataset, open_dataset
 from daybreak.errors import NonFiniteError, RunError, UsageError
 from daybreak.evaluate import evaluate
-from daybreak.loop import evaluate_epoch, fit, train_step
+from daybreak.loop import batch_loss, evaluate_epoch, fit, train_step
 from daybreak.recipes import RECIPES
 from daybreak.report import write_report
 from daybreak.run import RunDirectory, default_paths
@@ -97,6 +98,25 @@ def test_the_seed_decides_everything(digits: Dataset) -> None:
     torch.manual_seed(99)  # the global state has no say
     assert losses(tiny(), digits, 5) == first
     assert losses(tiny(), digits, 5, seed=1) != first
+
+
+def test_a_loss_of_probabilities_cannot_fall_below_that_of_one_in_ten(digits: Dataset) -> None:
+    """The write-up's mistake: sure and right, softmax twice still costs ln(1 + 9/e) = 1.4612, cross-entropy nothing."""
+    logits, labels = 1000 * torch.eye(10), torch.arange(10)
+    plain, twice = (tiny(**{"loss": kind, "label_smoothing": 0}) for kind in ("cross-entropy", "softmax-twice"))
+    assert batch_loss(plain, logits, labels).item() == 0.0
+    assert batch_loss(twice, logits, labels).item() == pytest.approx(math.log(1 + 9 / math.e))
+    wrong = torch.randn(10, 10, requires_grad=True)
+    (steep,) = torch.autograd.grad(batch_loss(plain, wrong, labels), wrong)
+    (flat,) = torch.autograd.grad(batch_loss(twice, wrong, labels), wrong)
+    assert flat.norm() < 0.3 * steep.norm()  # why its range test finds a rate far too low
+
+
+def test_a_run_over_steps_takes_so_many(digits: Dataset, tmp_path: Path) -> None:
+    run = train(tiny(steps=30), digits, tmp_path / "run")
+    assert (run.summary["steps"], run.summary["epochs"]) == (30, pytest.approx(30 / 22))
+    assert [row["step"] for row in run.metrics("epoch")] == [22, 30]
+    assert run.metrics("epoch")[-1]["progress"] == 1.0
 
 
 def test_building_a_net_leaves_the_global_random_state(digits: Dataset) -> None:

@@ -10,7 +10,7 @@ from daybreak.clock import Stopwatch
 from daybreak.comparison import Comparison
 from daybreak.comparison import compare as compare_runs
 from daybreak.config import Device, OnNonfinite, Recipe
-from daybreak.data import Dataset, open_dataset
+from daybreak.data import Dataset, check_strictly, open_dataset
 from daybreak.device import pick_device, synchronizer
 from daybreak.errors import StoppedError, UsageError
 from daybreak.evaluate import run_dataset
@@ -50,6 +50,7 @@ def train(
     out: str | Path | None = None,
     split_seed: int = 0,
     skip_bad: bool = False,
+    strict: bool = False,
     on_nonfinite: OnNonfinite = "stop",
     deterministic: bool = False,
     checkpoint_every: str = "1m",
@@ -74,6 +75,7 @@ def train(
         out: the run directory; by default a new one below `runs/`.
         split_seed: of the stratified split, for data without a test part.
         skip_bad: leave out images that cannot be used, and count them; by default they are an error.
+        strict: refuse data with the same pixels in both parts or under two labels.
         on_nonfinite: what a loss or gradient that is not finite does: `stop` the run with the weights before that
             step, or `skip` the step; the third stops.
         deterministic: the same bits each time on the same machine, at a price on CUDA.
@@ -87,10 +89,12 @@ def train(
     check_options(epochs, budget, target, dawn_rule, min(seed, split_seed))
     every = Every.parse(checkpoint_every)
     dataset = open_dataset(data, size=size, split_seed=split_seed, skip_bad=skip_bad)
+    if strict:
+        check_strictly(dataset)
     name = recipe.name if isinstance(recipe, Recipe) else recipe
     options = {"recipe": name, "epochs": epochs, "budget": budget, "target": target, "dawn_rule": dawn_rule}
     options |= {"lr": lr, "size": size, "device": device, "split_seed": split_seed or None, "seed": seed}
-    options |= {"skip_bad": skip_bad, "deterministic": deterministic}
+    options |= {"skip_bad": skip_bad, "strict": strict, "deterministic": deterministic}
     options |= {"checkpoint_every": checkpoint_every, "on_nonfinite": None if on_nonfinite == "stop" else on_nonfinite}
     with tracked(track, on_event) as send:
         watch = Stopwatch(synchronizer(pick_device(device)))

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from daybreak import metrics
-from daybreak.config import OnNonfinite
+from daybreak.config import OnNonfinite, Recipe
 from daybreak.errors import BadStepError, NonFiniteError, StorageError
 from daybreak.finite import buffers_of, check_step
 from daybreak.inference import autocast
@@ -179,8 +179,7 @@ def train_step(session: Session, images_BCHW: Tensor, labels_B: Tensor) -> Tenso
     with autocast(session.device, session.dtype):
         logits = session.forward(images_BCHW)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # bfloat16 is too coarse for a loss
-    scores = logits.softmax(1) if session.recipe.loss == "softmax-twice" else logits
-    loss = F.cross_entropy(scores, labels_B, label_smoothing=session.recipe.label_smoothing)
+    loss = batch_loss(session.recipe, logits, labels_B)
     session.optimizer.zero_grad()
     loss.backward()
     check_step(session, logits, loss, buffers)
@@ -188,6 +187,12 @@ def train_step(session: Session, images_BCHW: Tensor, labels_B: Tensor) -> Tenso
     if session.ema:
         session.ema.update_parameters(session.net)
     return loss.detach()
+
+
+def batch_loss(recipe: Recipe, logits_BK: Tensor, labels_B: Tensor) -> Tensor:
+    """The recipe's loss, in nats, as a mean over the batch."""
+    scores_BK = logits_BK.softmax(1) if recipe.loss == "softmax-twice" else logits_BK
+    return F.cross_entropy(scores_BK, labels_B, label_smoothing=recipe.label_smoothing)
 
 
 def evaluate_epoch(session: Session, size: int) -> dict[str, float]:

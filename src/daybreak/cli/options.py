@@ -30,6 +30,9 @@ MovedData = Annotated[str | None, typer.Option("--data", help="Where the run's d
 RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
 SplitSeed = Annotated[int, typer.Option(help="Seed of the test split, for data that has no test part.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be used, and count them.")]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Refuse data with the same pixels in both parts or under two labels.")
+]
 Size = Annotated[
     int | None, typer.Option(metavar="PX", min=8, help="Side at which the net sees images; the data's own by default.")
 ]

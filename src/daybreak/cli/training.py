@@ -17,6 +17,7 @@ from daybreak.cli.options import (
     Size,
     SkipBad,
     SplitSeed,
+    Strict,
     app,
     choice,
     is_given,
@@ -58,6 +59,7 @@ def train(
     out: Annotated[Path | None, typer.Option(help="The run directory; a new one below runs/ by default.")] = None,
     split_seed: SplitSeed = 0,
     skip_bad: SkipBad = False,
+    strict: Strict = False,
     resume: Annotated[
         Path | None,
         typer.Option(metavar="RUN", help="Go on with this run; with more --epochs or --budget than it had, extend it."),
@@ -101,7 +103,7 @@ def train(
             run = api.train(
                 _present(data), recipe=recipe, epochs=epochs, budget=seconds, target=target, dawn_rule=dawn_rule,
                 lr=_rate(lr), seed=seed, device=where, size=size, settings=parse_settings(settings or []), out=out,
-                split_seed=split_seed, skip_bad=skip_bad, on_nonfinite=policy,
+                split_seed=split_seed, skip_bad=skip_bad, strict=strict, on_nonfinite=policy,
                 deterministic=deterministic, checkpoint_every=checkpoint_every, track=track or (), report=report,
                 on_event=on_event,
             )  # fmt: skip
@@ -148,6 +150,7 @@ def _check_resumable(context: typer.Context) -> None:
         "out",
         "split_seed",
         "skip_bad",
+        "strict",
         "deterministic",
     ):
         if is_given(context, name):
@@ -269,13 +272,16 @@ def data(
     size: Size = None,
     split_seed: SplitSeed = 0,
     skip_bad: SkipBad = False,
+    strict: Strict = False,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Describe and check a data set: counts, sizes, mean and deviation, duplicates across splits."""
-    from daybreak.data import contact_sheet, describe, open_dataset
+    from daybreak.data import check_strictly, contact_sheet, describe, open_dataset
 
     opened = open_dataset(data, size=size, split_seed=split_seed, skip_bad=skip_bad)
+    if strict:
+        check_strictly(opened)
     facts = describe(opened) | ({"sheet": str(contact_sheet(opened, sheet))} if sheet else {})
     print_result(facts, as_json, lambda: show.data_set(facts, opened.notes))

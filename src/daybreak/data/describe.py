@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from daybreak.data.dataset import Dataset, Pixels, Split, images_a_block
-from daybreak.errors import StorageError, one_line
+from daybreak.data.files import plural
+from daybreak.errors import DataError, StorageError, one_line
 
 SHEET_CLASSES, SHEET_IMAGES, SHEET_SIDE, SHEET_LABEL, SHEET_GAP = 20, 10, 64, 180, 4
 
@@ -23,9 +24,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         pixels are also in the training part; `conflicts`, the pictures that occur under two labels or more, and up
         to ten of them by name in `conflict_names`; notes.
     """
-    train_digests, test_digests = (_digests(split.images_NHWC) for _, split in _parts(dataset))
-    seen_in_train = set(train_digests)
-    conflicts = _conflicts(dataset, train_digests + test_digests)
+    repeated, conflicts = _repeated(dataset)
     mean_C, std_C = mean_and_std(dataset.train.images_NHWC)
     return {
         "name": dataset.name,
@@ -37,11 +36,27 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "channels": dataset.decode.channels,
         "mean": mean_C,
         "std": std_C,
-        "duplicates": sum(digest in seen_in_train for digest in test_digests),
+        "duplicates": len(repeated),
         "conflicts": len(conflicts),
         "conflict_names": conflicts[:10],
         "notes": list(dataset.notes),
     }
+
+
+def check_strictly(dataset: Dataset) -> None:
+    """For `--strict`: no picture may be in both parts, or under two labels.
+
+    Raises:
+        DataError: it says how many are, and names the first.
+    """
+    repeated, conflicts = _repeated(dataset)
+    if repeated:
+        why = f"{plural(len(repeated), 'test image')} also in the training part, first {one_line(repeated[0])}"
+        raise DataError(dataset.name, why, "remove them, or go without --strict")
+    if conflicts:
+        first = " and ".join(map(one_line, conflicts[0][:2]))
+        why = f"{plural(len(conflicts), 'picture')} under two labels, first {first}"
+        raise DataError(dataset.name, why, "remove or relabel them, or go without --strict")
 
 
 def contact_sheet(dataset: Dataset, path: str | Path) -> Path:
@@ -81,6 +96,14 @@ def _counts(split: Split, classes: tuple[str, ...]) -> dict[str, Any]:
 
 def _digests(images_NHWC: Pixels) -> list[bytes]:
     return [hashlib.blake2b(image_HWC.tobytes(), digest_size=16).digest() for image_HWC in images_NHWC]
+
+
+def _repeated(dataset: Dataset) -> tuple[list[str], list[list[str]]]:
+    """The names of test images whose exact pixels are in the training part, and of pictures under several labels."""
+    train_digests, test_digests = (_digests(split.images_NHWC) for _, split in _parts(dataset))
+    known = set(train_digests)
+    repeated = [name for name, digest in zip(dataset.test.names, test_digests, strict=True) if digest in known]
+    return repeated, _conflicts(dataset, train_digests + test_digests)
 
 
 def _conflicts(dataset: Dataset, digests: list[bytes]) -> list[list[str]]:

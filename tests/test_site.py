@@ -1,0 +1,57 @@
+"""The documentation as a site: it builds without a warning, has every command and function, and loads nothing else's."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+import daybreak as db
+from daybreak import cli
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    return folder
+
+
+def text_of(page: Path) -> str:
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", page.read_text(encoding="utf-8")))
+
+
+def test_every_command_is_there_with_its_options(site: Path) -> None:
+    page = text_of(site / "commands" / "index.html")
+    for name, command in get_command(cli.app).commands.items():
+        assert f"daybreak {name}" in page
+        for parameter in command.params:
+            assert max(parameter.opts, key=len) in page or not parameter.opts[0].startswith("-")
+
+
+def test_every_function_is_there_with_what_it_takes(site: Path) -> None:
+    page = text_of(site / "api" / "index.html")
+    for name in db.__all__:
+        assert name in page
+    assert "seconds of training, instead of epochs: one cycle over wall-clock time" in page
+
+
+def test_every_page_of_the_docs_can_be_reached(site: Path) -> None:
+    start = (site / "index.html").read_text(encoding="utf-8")
+    pages = [page.stem for page in (ROOT / "docs").glob("*.md") if page.stem != "index"]
+    assert len(pages) >= 10
+    for page in pages:
+        assert f'href="{page}/"' in start, page
+
+
+def test_pages_load_nothing_from_elsewhere(site: Path) -> None:
+    for page in site.rglob("*.html"):
+        html = page.read_text(encoding="utf-8")
+        loaded = re.findall(r'<(?:script|img)[^>]+src="([^"]+)"|<link[^>]+stylesheet[^>]+href="([^"]+)"', html)
+        assert not [a or b for a, b in loaded if (a or b).startswith(("http", "//"))], page
