@@ -35,9 +35,7 @@ from daybreak.training import train
 
 ROOT = Path(__file__).parents[1]
 DOCS, FIGURE = ROOT / "docs" / "one-cycle.md", ROOT / "docs" / "cycles.svg"
-BLOCKS = {
-    name: between(name) for name in ("variants", "rates")
-}
+BLOCKS = {name: between(name) for name in ("variants", "rates")}
 Row = dict[str, Any]
 
 # The assignment's net and cycle, half as wide, at 20 px and for three epochs: what two cores can repeat in minutes.

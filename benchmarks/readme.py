@@ -54,7 +54,9 @@ def between(name: str) -> re.Pattern[str]:
 
 def rows() -> list[Row]:
     """Every recipe of the records that are not shown elsewhere, with the record's folder, by data set and time."""
-    folders = [path.parent for path in sorted(RECORDS.glob("*/record.json")) if not path.parent.name.endswith(ELSEWHERE)]
+    folders = [
+        path.parent for path in sorted(RECORDS.glob("*/record.json")) if not path.parent.name.endswith(ELSEWHERE)
+    ]
     found = [row for folder in folders for row in rows_of(folder)]
     return sorted(found, key=lambda row: (row["dataset"], row["train_seconds"]["mean"]))
 
@@ -70,9 +72,7 @@ def nets() -> str:
     (folder,) = RECORDS.glob("*_nets")
     head = "| net | accuracy (flip TTA) | training | n |\n" + "| --- " * 4 + "|"
     found = sorted(rows_of(folder), key=lambda row: -row["test_acc_tta"]["mean"])
-    lines = [
-        f"| `{row['recipe']}` | {accuracy_of(row)} | {seconds_of(row)} | {row['n']} |" for row in found
-    ]
+    lines = [f"| `{row['recipe']}` | {accuracy_of(row)} | {seconds_of(row)} | {row['n']} |" for row in found]
     return "\n".join([head, *lines, "", about(found[0])]) + "\n"
 
 
@@ -84,7 +84,8 @@ def mistake() -> str:
     head = "| epoch | " + " | ".join(f"`{name}`: rate, test accuracy, test loss" for name in names) + " |"
     lines = [
         f"| {pair[0]['epoch']:g} | "
-        + " | ".join(f"{r['lr']:.2g}, {100 * r['test_acc']:.2f} %, {r['test_loss']:.3f}" for r in pair) + " |"
+        + " | ".join(f"{r['lr']:.2g}, {100 * r['test_acc']:.2f} %, {r['test_loss']:.3f}" for r in pair)
+        + " |"
         for pair in zip(*curves, strict=True)
     ]
     found = {row["recipe"]: row for row in rows_of(folder)}
@@ -95,7 +96,9 @@ def mistake() -> str:
 
 def about(row: Row) -> str:
     place = row["folder"].relative_to(ROOT).as_posix()
-    return f"{row['dataset']}, {hardware(row['hardware'])}, seeds {', '.join(map(str, row['seeds']))}; record `{place}`."
+    return (
+        f"{row['dataset']}, {hardware(row['hardware'])}, seeds {', '.join(map(str, row['seeds']))}; record `{place}`."
+    )
 
 
 def accuracy_of(row: Row) -> str:

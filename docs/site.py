@@ -28,7 +28,9 @@ def _as_on_the_site(link: re.Match[str]) -> str:
     picture, text, target = link.groups()
     if target.startswith(("http", "#")):
         return link[0]
-    return f"{picture}[{text}]({target.removeprefix('docs/')})" if target.startswith("docs/") else f"{text} (`{target}`)"
+    return (
+        f"{picture}[{text}]({target.removeprefix('docs/')})" if target.startswith("docs/") else f"{text} (`{target}`)"
+    )
 
 
 def commands() -> str:

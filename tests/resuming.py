@@ -3,11 +3,7 @@
 import json
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
-from torch import nn
-
-from daybreak import session
 from daybreak.checkpoint import MANIFEST, TENSORS
 from daybreak.config import Recipe, override
 from daybreak.data import open_dataset

@@ -6,8 +6,10 @@ import logging
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 
@@ -373,7 +375,10 @@ def test_a_recipe_that_was_printed_trains_and_benches(tmp_path: Path, capsys: py
     assert call("recipes", "small") == 0
     file = tmp_path / "mine.toml"
     file.write_text(capsys.readouterr().out.replace('name = "small"', 'name = "mine"').replace("0.5", "0.1"))
-    assert call("train", "digits", "--recipe", file, "--epochs", 1, "--no-report", "--json", "--out", tmp_path / "run") == 0
+    assert (
+        call("train", "digits", "--recipe", file, "--epochs", 1, "--no-report", "--json", "--out", tmp_path / "run")
+        == 0
+    )
     assert json.loads(capsys.readouterr().out)["recipe"] == "mine"
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert (config["recipe"]["model"]["width"], config["recipe"]["epochs"]) == (0.1, 1)
@@ -551,3 +556,17 @@ assert all(callable(getattr(daybreak, name)) for name in {functions}), "a module
     subprocess.run([sys.executable, "-c", code], check=True)
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         db.trian  # noqa: B018
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("seconds", [0.05, 0.4, 1.2])
+def test_a_signal_while_it_starts_ends_it_at_once(number: signal.Signals, seconds: float, tmp_path: Path) -> None:
+    """In the imports, before there is a run. (A shell shows a process that a signal ended as 128 and its number.)"""
+    command = [sys.executable, "-m", "daybreak", "train", "digits", "--epochs", "500", "--no-report"]
+    process = subprocess.Popen(
+        [*command, "--out", "run"], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    time.sleep(seconds)
+    process.send_signal(number)
+    process.communicate(timeout=10)
+    assert process.returncode in (128 + number, -number)

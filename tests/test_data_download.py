@@ -2,7 +2,12 @@
 
 import hashlib
 import http.server
+import os
+import signal
 import socket
+import struct
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -27,6 +32,7 @@ class Server(http.server.ThreadingHTTPServer):
 
     seen: list[tuple[str, str | None]]
     files: dict[str, bytes]
+    released: threading.Event
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -47,10 +53,40 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def cut_once(self) -> None:
         """The first answer breaks off; later ones are good."""
-        if len([path for path, _ in self.server.seen if path == self.path]) == 1:
+        if self.is_first():
             self.reply(CONTENT[:400_000], length=len(CONTENT))
         else:
             self.good()
+
+    def stalls_once(self) -> None:
+        """The first answer goes silent midway and holds the line."""
+        if self.is_first():
+            self.reply(CONTENT[:400_000], length=len(CONTENT))
+            self.server.released.wait(20)
+        else:
+            self.good()
+
+    def resets_once(self) -> None:
+        """The first answer ends in a reset of the connection."""
+        if self.is_first():
+            self.reply(CONTENT[:400_000], length=len(CONTENT))
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
+        else:
+            self.good()
+
+    def slow_once(self) -> None:
+        """The first answer comes at 80 kB/s and breaks off after two seconds."""
+        if self.is_first():
+            self.reply(b"", length=len(CONTENT))
+            for start in range(0, 160_000, 8_000):
+                self.wfile.write(CONTENT[start : start + 8_000])
+                time.sleep(0.1)
+        else:
+            self.good()
+
+    def is_first(self) -> bool:
+        return len([path for path, _ in self.server.seen if path == self.path]) == 1
 
     def always_cut(self) -> None:
         self.reply(CONTENT[:10], length=len(CONTENT))
@@ -110,9 +146,10 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("NO_PROXY", "*")
     monkeypatch.setattr(download, "PAUSE_SECONDS", 0.0)
     with Server(("127.0.0.1", 0), Handler) as instance:
-        instance.seen, instance.files = [], {}
+        instance.seen, instance.files, instance.released = [], {}, threading.Event()
         threading.Thread(target=instance.serve_forever, args=(0.01,), daemon=True).start()
         yield instance
+        instance.released.set()
         instance.shutdown()
 
 
@@ -147,6 +184,58 @@ def test_a_plain_download(server: Server, target: Path, path: str):
 def test_a_cut_download_goes_on_where_it_broke_off(server: Server, target: Path):
     get(server, target, "cut-once")
     assert server.seen == [("/cut-once", None), ("/cut-once", "bytes=400000-")]
+
+
+@pytest.mark.parametrize(("path", "kept"), [("stalls-once", 400_000), ("resets-once", None), ("slow-once", 160_000)])
+def test_a_server_that_fails_midway_is_asked_for_the_rest(
+    path: str, kept: int | None, server: Server, target: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Slow is not stalled: what comes at 80 kB/s is waited for. A reset may take along what was on its way."""
+    monkeypatch.setattr(download, "STALL_SECONDS", 0.5)
+    get(server, target, path)
+    (_, first), (_, second) = server.seen
+    assert first is None
+    assert second is None or second.startswith("bytes=")
+    assert kept is None or second == f"bytes={kept}-"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_download_and_what_came_is_kept(number: signal.Signals, server: Server, tmp_path: Path):
+    """A real process, in a download from a server that has gone silent: 130 or 143 at once, and the next goes on."""
+    file, cache = remote(server, "stalls-once"), tmp_path / "cache"
+    code = f"""
+from functools import partial
+from daybreak import cli
+from daybreak.data import download, sources
+from daybreak.data.canonical import PUBLISHED
+from dataclasses import replace
+file = download.RemoteFile("mnist/set.bin", {file.size}, {file.sha256!r}, {file.urls!r})
+PUBLISHED["mnist"] = replace(PUBLISHED["mnist"], files=(file,))
+sources.fetch = partial(download.fetch, schemes=("http",))
+cli.main(["train", "mnist", "--quiet"])
+"""
+    environment = os.environ | {"DAYBREAK_CACHE_DIR": str(cache), "NO_PROXY": "*"}
+    environment.pop("DAYBREAK_DATA_DIR", None)
+    process = subprocess.Popen([sys.executable, "-c", code], env=environment, cwd=tmp_path, stderr=subprocess.PIPE)
+    part = cache / "mnist" / "set.bin.part"
+    deadline = time.monotonic() + 60
+    while process.poll() is None and (not part.exists() or part.stat().st_size < 300_000):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=10)
+    assert process.returncode == 128 + number, said
+    assert b"Traceback" not in said
+    assert not (tmp_path / "runs").exists()
+    fetch(file, cache / "mnist" / "set.bin", ("http",))
+    assert [range_ for _, range_ in server.seen] == [None, f"bytes={part_size(server)}-"]
+
+
+def part_size(server: Server) -> int:
+    """From where the last request went on: some whole blocks of what had come."""
+    start = int((server.seen[-1][1] or "bytes=0-").removeprefix("bytes=").rstrip("-"))
+    assert 0 < start <= 400_000
+    return start
 
 
 def test_a_download_goes_on_in_another_process_and_on_another_mirror(server: Server, target: Path):

@@ -11,8 +11,8 @@ import struct
 import threading
 import zlib
 from collections.abc import Callable
-from io import BytesIO
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -204,12 +204,14 @@ def refused(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return line
 
 
-@pytest.mark.parametrize("name", ["{url}/x.png", "../x.png", "%2e%2e/x.png", "a\0b.png", "file:///etc/hostname", "a\nb.png"])
+@pytest.mark.parametrize(
+    "name", ["{url}/x.png", "../x.png", "%2e%2e/x.png", "a\0b.png", "file:///etc/hostname", "a\nb.png"]
+)
 def test_a_name_that_is_no_file_here_is_not_fetched(name: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked: list[str] = []
 
     class Server(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802 - http.server's name
+        def do_GET(self) -> None:
             asked.append(self.path)
 
     with HTTPServer(("127.0.0.1", 0), Server) as server:
@@ -305,5 +307,5 @@ def test_flipped_bytes_in_an_archive_crash_nothing(tmp_path: Path) -> None:
 
 
 def test_the_corpus_is_whole() -> None:
-    """Twenty-seven here; a file that goes and runs that cannot be used have tests of their own above."""
-    assert len({name for name, *_ in INPUTS}) == len(INPUTS) == 27
+    """Thirty-one here; a file that goes and runs that cannot be used have tests of their own above."""
+    assert len({name for name, *_ in INPUTS}) == len(INPUTS) == 31

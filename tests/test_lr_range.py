@@ -50,6 +50,8 @@ def test_the_rules_on_a_known_curve() -> None:
     assert found["minimum_10"] == pytest.approx(lowest / 10, rel=0.1)
     assert found["steepest"] < found["slide"] <= lowest
     assert LR[0] < found["valley"] < lowest
+    # it has risen by 0.075, a twentieth of its fall of 1.5, where 6 / (1 + exp(-8 (x - lg 0.3))) = 0.075
+    assert found["edge"] == pytest.approx(0.3 * 10 ** (-np.log(79) / 8), rel=0.15)
     down = np.flatnonzero(np.diff(test.loss_S) < 0)
     assert found["valley"] == pytest.approx(LR[(down[0] + down[-1]) // 2], rel=0.1)
 
@@ -171,5 +173,6 @@ def test_the_command_prints_the_contracts_keys(tmp_path: Path, capsys: pytest.Ca
     assert cli._run(["lr-find", "digits", *options, "--out", str(tmp_path)]) == 0
     told = json.loads(capsys.readouterr().out)
     assert {"lr", "loss", "suggestions", "lr_min", "lr_max", "clear", "reason"} <= told.keys()
-    assert {"steepest", "valley", "minimum_10", "slide"} == told["suggestions"].keys()
+    assert {"steepest", "valley", "minimum_10", "slide", "edge"} == told["suggestions"].keys()
+    assert told["lr_max"] == told["suggestions"][told["rule"]]
     assert (tmp_path / "lr-find.png").read_bytes().startswith(b"\x89PNG")

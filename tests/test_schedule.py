@@ -35,7 +35,9 @@ def test_cosine_halfway_and_quarter() -> None:
     assert learning_rate(cycle, 0.4375) == pytest.approx(0.4 * (1 + 2**-0.5) / 2)
 
 
-@pytest.mark.parametrize(("progress", "lr"), [(0, 0.4), (0.49, 0.4), (0.5, 0.04), (0.74, 0.04), (0.75, 0.004), (0.99, 0.004)])
+@pytest.mark.parametrize(
+    ("progress", "lr"), [(0, 0.4), (0.49, 0.4), (0.5, 0.04), (0.74, 0.04), (0.75, 0.004), (0.99, 0.004)]
+)
 def test_step_decay_is_a_corner_of_the_shape(progress: float, lr: float) -> None:
     cycle = OneCycle(max_lr=0.4, initial_lr=0.4, final_lr=0.0, warmup=0.0, shape="steps")
     assert learning_rate(cycle, progress) == pytest.approx(lr)

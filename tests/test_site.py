@@ -1,4 +1,4 @@
-"""The documentation as a site: it builds without a warning, has every command and function, and loads nothing else's."""
+"""The documentation as a site: it builds without a warning, has every command and function, loads nothing of others."""
 
 import re
 import subprocess
@@ -37,7 +37,7 @@ def test_every_command_is_there_with_its_options(site: Path) -> None:
 
 def test_every_function_is_there_with_what_it_takes(site: Path) -> None:
     page = text_of(site / "api" / "index.html")
-    for name in db.__all__:
+    for name in set(db.__all__) - {"__version__"}:
         assert name in page
     assert "seconds of training, instead of epochs: one cycle over wall-clock time" in page
 

@@ -28,7 +28,8 @@ DIVERGED = 4.0  # times the lowest loss so far: the test ends
 LEAST_FALL, LEAST_SIGNAL = 0.05, 3.0  # of the first loss; of the noise: below, there is no clear answer
 MOST_SPREAD = 30.0  # factor between the lowest and the highest rate that seeds suggest
 RANGES = {Adam: (1e-6, 1.0), Sgd: (1e-5, 10.0), Muon: (1e-4, 10.0)}
-PICK = "slide"  # the rule that one cycle's peak follows
+GIVEN_BACK = 0.05  # of the fall of the loss
+PICK = "edge"  # the rule that one cycle's peak follows
 CYCLE = 10.0  # Smith 2018, section 4.1: a cycle begins at a third to a tenth of its peak
 
 Curve = np.ndarray
@@ -54,7 +55,7 @@ class RangeTest:
 
     @property
     def suggestions(self) -> dict[str, float]:
-        """Rates by four rules, see `steepest`, `valley`, `minimum_10` and `slide`."""
+        """Rates by five rules, see `steepest`, `valley`, `minimum_10`, `slide` and `edge`."""
         return {name: float(self.lr_S[rule(self)]) / factor for name, (rule, factor) in RULES.items()}
 
     @property
@@ -114,7 +115,22 @@ def slide(test: RangeTest) -> int:
     return int(falling[-1]) if len(falling) else 0
 
 
-RULES = {"steepest": (steepest, 1), "valley": (valley, 1), "minimum_10": (minimum_10, 10), "slide": (slide, 1)}
+def edge(test: RangeTest) -> int:
+    """The highest rate before the loss has given back a twentieth of its fall: beyond, it diverges (Smith 2017, section
+    3.3: the greatest rate is where the curve begins to rise)."""
+    loss_S, low = test.loss_S, test.lowest
+    limit = loss_S[low] + GIVEN_BACK * (loss_S[0] - loss_S[low])
+    beyond = np.flatnonzero(loss_S[low:] > limit)
+    return low + int(beyond[0]) - 1 if len(beyond) else len(loss_S) - 1
+
+
+RULES = {
+    "steepest": (steepest, 1),
+    "valley": (valley, 1),
+    "minimum_10": (minimum_10, 10),
+    "slide": (slide, 1),
+    "edge": (edge, 1),
+}
 
 
 @dataclass(frozen=True)

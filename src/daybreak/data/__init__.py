@@ -5,4 +5,13 @@ from daybreak.data.decode import decode_image
 from daybreak.data.describe import check_strictly, contact_sheet, describe
 from daybreak.data.open import open_dataset
 
-__all__ = ["Dataset", "DecodeSpec", "Split", "check_strictly", "contact_sheet", "decode_image", "describe", "open_dataset"]
+__all__ = [
+    "Dataset",
+    "DecodeSpec",
+    "Split",
+    "check_strictly",
+    "contact_sheet",
+    "decode_image",
+    "describe",
+    "open_dataset",
+]

@@ -51,4 +51,7 @@ def read_toml(path: Path) -> Recipe:
         raise UsageError(f"--recipe {path}", "no such file", remedy) from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"--recipe {path}", f"cannot be read ({error})", remedy) from None
-    return validate(Recipe, values, str(path))
+    try:
+        return validate(Recipe, values, "a recipe")
+    except UsageError as error:
+        raise UsageError(f"{path}: {error.what}", error.why, error.remedy) from None

@@ -3,8 +3,8 @@
 Target       what each reaches in two epochs on two CPU cores stands in docs/nets.md, with its record; nobody has run
              all sixteen for this project.
 Command      daybreak train cifar10 --recipe vgg          (or inception, resnet18, preact-resnet18, resnext29)
-Setting      batch 128, Nesterov momentum cycled against the rate, label smoothing 0.1, crop and flip, and the first
-             half of training at 20 and 24 px: small images come first because they are cheap. resnext29 is a quarter
+Setting      batch 128, Nesterov momentum cycled against the rate, label smoothing 0.1, crop and flip, half of
+             training at 20 px and a quarter at 24: small images come first because they are cheap. resnext29 is a quarter
              as wide as the published one, which would take an hour an epoch on two cores.
 """
 
@@ -26,7 +26,7 @@ def member(net: str, summary: str, max_lr: float = PEAK, width: float = 1.0) -> 
         epochs=16,
         batch_size=128,
         augment=Augment(crop=4, flip="random"),
-        resolution=(Stage(until=0.35, scale=0.625), Stage(until=0.65, scale=0.75), Stage(until=1.0, scale=1.0)),
+        resolution=(Stage(until=0.5, scale=0.625), Stage(until=0.75, scale=0.75), Stage(until=1.0, scale=1.0)),
         label_smoothing=0.1,
         tta="flip",
     )
