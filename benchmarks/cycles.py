@@ -103,7 +103,8 @@ def grid_trials(name: str, dataset: Dataset, folder: Path) -> dict[str, Recipe]:
     recipe = override(get_recipe(name), grid.settings)
     if not file.exists():
         file.write_text(json.dumps(find_rate(recipe, dataset, seeds=(0, 1)).as_json(), indent=2) + "\n")
-    found = json.loads(file.read_text())["lr_max"]
+    test = json.loads(file.read_text())
+    found = test["lr_max"] if test["clear"] else recipe.schedule.max_lr  # as --lr auto does
     trials = {f"{name} {rate:g}": with_rate(recipe, rate) for rate in grid.rates}
     return trials | {f"{name} found": with_rate(recipe, found)}
 
@@ -170,7 +171,7 @@ def rates_table(folder: Path) -> str:
         found = mine.pop("found")
         lr = json.loads((folder / f"lr-find-{recipe}.json").read_text())["lr_max"]
         grid = ", ".join(f"{rate}: {per_cent(value)}" for rate, value in mine.items())
-        behind = 100 * (found["mean"] - max(value["mean"] or 0.0 for value in mine.values()))
+        behind = 100 * ((found["mean"] or 0.0) - max(value["mean"] or 0.0 for value in mine.values()))
         lines.append(f"| `{recipe}` | {grid} | {lr:.3g} | {per_cent(found)} | {behind:+.2f} points |")
     return "\n".join([*lines, "", about(folder)]) + "\n"
 
@@ -200,7 +201,7 @@ def draw(rows: list[Row]) -> Figure:
         figure = Figure(figsize=(9, 7), layout="constrained")
         upper, lower = figure.subplots(2, 1, sharex=True)
         at = np.linspace(0, 1, 400, endpoint=False)
-        for name, (first, *_) in by_name(rows).items():
+        for name, (first, *_) in by_name(row for row in rows if "failed" not in row).items():
             cycle = Recipe.model_validate(first["recipe"]).schedule
             upper.plot(at, [schedule.learning_rate(cycle, p) for p in at], label=name, linewidth=1.2)
             progress, losses = np.array(first["curve"], dtype=float).T

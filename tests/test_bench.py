@@ -23,7 +23,7 @@ from daybreak.inference import Classifier
 from daybreak.latency import fastest, form_of, latencies
 from daybreak.models import build_net
 from daybreak.models.fold import fold_batch_norms
-from daybreak.recipes import LADDER, RECIPES
+from daybreak.recipes import LADDER, RECIPES, to_toml
 from daybreak.record import keep_evidence, make_record, spread, time_to_target
 from daybreak.run import RunDirectory
 
@@ -150,6 +150,16 @@ def test_a_series_goes_on_where_it_was_stopped_and_counts_failures(
     assert row["time_to_target"]["reached"] == (1 if row["test_acc_tta"]["values"][0] >= 0.5 else 0)
     failed = json.loads((tmp_path / "r" / "one" / "seed-1" / "summary.json").read_text())
     assert failed["error"].startswith("step ")
+
+
+def test_two_recipes_of_one_name_are_refused(tmp_path: Path) -> None:
+    """The second would be taken for the first, whose runs are there."""
+    file = tmp_path / "mine.toml"
+    file.write_text(to_toml(RECIPES["small"]))
+    with pytest.raises(UsageError, match="two recipes of one name"):
+        benchmark.bench("digits", ["small", str(file)], runs=1, out=tmp_path / "record")
+    with pytest.raises(UsageError, match="--budget and --epochs"):
+        benchmark.bench("digits", budgets=[60.0], epochs=2, runs=1, out=tmp_path / "record")
 
 
 def test_a_bench_of_nothing_is_refused(tmp_path: Path) -> None:

@@ -141,3 +141,14 @@ def test_a_number_of_epochs_is_all_that_is_said_about_length() -> None:
 
 def test_a_name_is_not_a_section() -> None:
     assert override(RECIPES["small"], {"name": "mine"}).name == "mine"
+
+
+def test_two_lengths_are_refused() -> None:
+    with pytest.raises(UsageError, match="--epochs and --set steps"):
+        with_epochs(RECIPES["small"], 3, {"steps": 100})
+
+
+@pytest.mark.parametrize("name", ["../../x", "a/b", "", "-x"])
+def test_a_name_that_is_no_part_of_a_file_name_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="name"):
+        override(RECIPES["small"], {"name": name})

@@ -73,6 +73,7 @@ def test_smoothing_moves_nothing() -> None:
         (textbook()[:120], 1.3, True, "too noisy"),
         (textbook()[:130], 0.0, False, "still falls at the highest rate"),
         (textbook()[150:], 0.0, True, "rises from the lowest rate on"),
+        (textbook(rises_at=1e3) + 0.02 * np.linspace(0, 1, 200), 0.0, False, "does not rise up to the highest rate"),
     ],
 )
 def test_no_clear_answer_has_its_reason(loss: np.ndarray, noise: float, diverged: bool, reason: str) -> None:

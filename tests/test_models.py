@@ -2,11 +2,13 @@
 
 import copy
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+import daybreak as db
 from daybreak.config import ModelConfig, override
 from daybreak.errors import UsageError
 from daybreak.inspection import inspect_net
@@ -149,6 +151,29 @@ def test_a_foreign_net_that_cannot_be_had_is_one_line(name: str, why: str) -> No
         net_of(name)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
+
+
+def test_a_foreign_net_trains_reports_and_explains(tmp_path: Path) -> None:
+    """timm:test_resnet is timm's own small net for tests."""
+    options = {"epochs": 1, "device": "cpu", "out": tmp_path / "run", "settings": {"model.name": "timm:test_resnet"}}
+    run = db.train("digits", recipe="small", **options)
+    assert (run.path / "report.html").stat().st_size > 100_000
+    stage = next(iter(stages_of(run.directory.classifier("cpu").net)))
+    assert run.cam(0, layer=stage) is not None
+
+
+def test_a_foreign_net_that_cannot_see_the_images_is_refused_before_training(tmp_path: Path) -> None:
+    settings = {"model.name": "torchvision:alexnet"}
+    with pytest.raises(UsageError, match="cannot see images of 16 px") as caught:
+        db.train("digits", recipe="small", settings=settings, out=tmp_path / "run", device="cpu")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("size", [20, 28, 30, 32])
+def test_the_write_ups_variant_takes_odd_sizes(size: int) -> None:
+    net = build_net(ModelConfig(name="page", width=0.1, residual_from="input"), 10, 3)
+    assert net(torch.randn(2, 3, size, size)).shape == (2, 10)
 
 
 @pytest.mark.parametrize("name", NETS)

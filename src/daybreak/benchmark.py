@@ -82,8 +82,11 @@ def bench(
         RunError: the record is there already and has other data, another machine, other versions or recipes.
         StorageError: the record cannot be written.
     """
-    api.check_options(None, min(budgets, default=None), target, dawn_rule, seed)
+    api.check_options(epochs, min(budgets, default=None), target, dawn_rule, seed)
     chosen = {name: with_epochs(get_recipe(name), epochs) for name in recipes}
+    labels = [recipe.name for recipe in chosen.values()]
+    for name in {label for label in labels if labels.count(label) > 1}:
+        raise UsageError(f"--recipe {name}", "two recipes of one name", "another name in the file")
     candidates = tuple(Candidate(recipe.name, name, epochs, None) for name, recipe in chosen.items())
     candidates += tuple(Candidate(f"budget-{seconds:g}s", None, None, seconds) for seconds in budgets)
     if not candidates or runs < 1:

@@ -70,8 +70,8 @@ def named_or_default(
 
 def net_named(name: str, settings: Mapping[str, Any] | None) -> ModelConfig:
     """The net of a recipe, or a net by its own name, with its overrides."""
-    if name in RECIPES:
-        return override(RECIPES[name], settings or {}).model
+    if name in RECIPES or name.endswith(".toml"):
+        return override(get_recipe(name), settings or {}).model
     if name not in NETS and not is_foreign(name):
         raise UsageError(name, "no such recipe, net or run", nearest(name, {**RECIPES, **NETS}))
     return override(RECIPES["page"], {"model.name": name} | dict(settings or {})).model

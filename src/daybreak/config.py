@@ -104,7 +104,7 @@ class OneCycle(Section):
 
     Two older schedules are corners of the same shape, to compare with. Flat, then cosine: `initial_lr` = `max_lr`,
     `shape` cosine, and `warmup` is how long it stays flat. Step decay: `shape` steps comes down from the peak by a
-    factor of ten at half and again at three quarters of the way (He et al. 2016).
+    factor of ten at half and again at three quarters of the way (He et al. 2016), whatever `final_lr` is.
     """
 
     max_lr: Positive
@@ -163,7 +163,7 @@ class Recipe(Section):
     they were logits: the mistake of the write-up this project starts from, kept to show what it costs.
     """
 
-    name: str
+    name: str = Field(pattern=r"^\w[\w.+-]*$")  # a part of file names
     summary: str
     model: ModelConfig
     optimizer: Annotated[Adam | Sgd | Muon, Field(discriminator="name")]
@@ -215,7 +215,8 @@ def override(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
                 raise UsageError(key, f"no section {parent!r} in a recipe", nearest(parent, section))
             section = section[parent]
         section[leaf] = _parse(value)
-        if parents and leaf == "name" and section[leaf] != getattr(getattr(recipe, parents[0]), leaf):
+        names = {"model.name": recipe.model.name, "optimizer.name": recipe.optimizer.name}
+        if key in names and section[leaf] != names[key]:
             values[parents[0]] = {"name": section[leaf]}  # the keys of another optimizer or net mean nothing to it
     changed = validate(Recipe, values, f"recipe {recipe.name}")
     return changed if changed == recipe else changed.model_copy(update={"expected": None})
@@ -224,6 +225,8 @@ def override(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
 def with_epochs(recipe: Recipe, epochs: int | None, settings: Mapping[str, Any] | None = None) -> Recipe:
     """The recipe with so many epochs, whatever it says about its length, and with other keys replaced."""
     length = {} if epochs is None else {"epochs": epochs, "min_steps": 0, "steps": None}
+    for key in length.keys() & (settings or {}).keys():
+        raise UsageError(f"--epochs and --set {key}", "both say how long to train", "one of them")
     return override(recipe, dict(settings or {}) | length)
 
 

@@ -10,6 +10,7 @@ from torch import nn
 from daybreak.errors import UsageError
 from daybreak.models import SMALLEST_SIZE
 from daybreak.models.effective import effective_fields, side_of
+from daybreak.models.foreign import ForeignNet
 from daybreak.models.trace import Field, Layer, count_params, stage_rows, trace
 
 
@@ -93,6 +94,8 @@ def inspect_net(name: str, net: nn.Module, in_channels: int, image_size: int) ->
     """
     if image_size < SMALLEST_SIZE:
         raise UsageError(f"--size {image_size}", "nothing would be left of the image", f"{SMALLEST_SIZE} or more")
+    if isinstance(net, ForeignNet):
+        net.check_sizes([image_size], in_channels)
     layers = trace(net, image_size, in_channels)
     macs, memory = sum(row.macs for row in layers), sum(row.activation_bytes for row in layers)
     stages = _stages(net, layers, in_channels, image_size)

@@ -71,6 +71,8 @@ class RangeTest:
             return "the loss is too noisy: take more steps or a larger batch"
         if not self.diverged and self.lowest >= len(loss_S) - 2:
             return "the loss still falls at the highest rate: test higher ones"
+        if not self.diverged and edge(self) == len(loss_S) - 1:
+            return "the loss does not rise up to the highest rate: test higher ones"
         return None
 
     @property
@@ -175,7 +177,7 @@ class FoundRate:
         if any(doubts):
             return next(doubt for doubt in doubts if doubt)
         if self.spread[self.rule] > MOST_SPREAD:
-            return f"seeds suggest rates {self.spread['valley']:.0f} times apart"
+            return f"seeds suggest rates {self.spread[self.rule]:.0f} times apart"
         return None
 
     def as_json(self) -> dict[str, Any]:

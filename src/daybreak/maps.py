@@ -120,7 +120,7 @@ def _captured(net: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tenso
     def keep(name: str, _module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
         # Parameters are frozen here, so autograd starts at the first stage asked for: what lies before is free.
         activations[name] = output if output.requires_grad else output.detach().requires_grad_()
-        return activations[name]
+        return activations[name].clone()  # what follows may work in place
 
     handles = [stages[name].register_forward_hook(partial(keep, name)) for name in layers]
     try:

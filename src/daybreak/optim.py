@@ -143,7 +143,7 @@ def _muon_and_sgd(
     filters = [p for _, p in named if p.ndim == 4]
     whiten = [p for name, p in named if name == "whiten.bias"]
     head = [p for _, p in named if p.ndim == 2]
-    biases = [p for name, p in named if p.ndim == 1 and name != "whiten.bias"]
+    biases = [p for name, p in named if p.ndim not in (2, 4) and name != "whiten.bias"]
     muon = MuonOptimizer(filters, config.momentum, config.newton_schulz_steps, dtype)
     muon.param_groups[0] |= {"peak": peak, "until": 1.0}
     groups = [

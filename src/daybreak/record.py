@@ -165,7 +165,7 @@ def _row(label: str, runs: Sequence[RunDirectory], target: float | None, dawn_ru
 
 
 def _recipe_of(run: RunDirectory) -> dict[str, Any]:
-    return settings(run.config["recipe"])
+    return settings(run.recipe.model_dump(mode="json"))  # keys that are newer than the run have their defaults
 
 
 def _time_to(run: RunDirectory, target: float, dawn_rule: bool) -> float | None:
@@ -189,7 +189,8 @@ def _finite(value: float) -> float | None:
 def _without_paths(config: dict[str, Any]) -> dict[str, Any]:
     request = config["data"]["request"]
     data, name = str(request["data"]), Path(request["data"]).name
-    command = [name if word == data else word for word in config["command"]]
+    words = (name if word == data else word for word in config["command"])
+    command = [Path(word).name if Path(word).is_absolute() else word for word in words]
     return config | {"data": config["data"] | {"request": request | {"data": name}}, "command": command}
 
 

@@ -304,7 +304,7 @@ class RunDirectory:
 
     def _write_csv(self) -> None:
         """metrics.csv: the epochs as a table, made anew from metrics.jsonl."""
-        rows = self.metrics("epoch")
+        rows = self.metrics("epoch") if (self.path / "metrics.jsonl").exists() else []
         table = io.StringIO(newline="")
         writer = csv.DictWriter(
             table,

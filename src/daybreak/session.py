@@ -18,6 +18,7 @@ from daybreak.data.loader import Loader
 from daybreak.device import compute_dtype, synchronizer
 from daybreak.inference import Classifier
 from daybreak.models import SMALLEST_SIZE, build_net, place
+from daybreak.models.foreign import ForeignNet
 from daybreak.models.sprint import WHITEN_PATCHES, SprintNet
 from daybreak.models.trace import count_macs
 from daybreak.optim import ScheduledOptimizer, build_optimizer
@@ -85,6 +86,10 @@ def prepare(
         if isinstance(net, SprintNet):
             net.fit_whitening(normalize(images_NHWC[spread(len(images_NHWC), WHITEN_PATCHES // size**2)]))
         loader = Loader(recipe, images_NHWC, labels_N, normalize, seed, dtype)
+        if isinstance(net, ForeignNet):
+            net.check_sizes(
+                [size, *(loader.size_at(stage.until - 1e-9) for stage in recipe.resolution)], images_NHWC.shape[3]
+            )
         optimizer = build_optimizer(net, recipe, loader.batch_size, dtype)
         ema = _moving_average(net, recipe.ema)
         pace = TimePace(budget, lambda: clock.seconds("train")) if budget else StepPace(loader)

@@ -15,7 +15,7 @@ from daybreak.errors import UsageError, nearest, one_line
 from daybreak.run import RunDirectory
 from daybreak.session import Event, OnEvent
 
-STEP, EPOCH = ("lr", "momentum", "batch_loss"), ("lr", "train_loss", "train_acc", "test_loss", "test_acc")
+STEP, EPOCH = ("lr", "momentum", "batch_loss"), ("train_loss", "train_acc", "test_loss", "test_acc")
 RESULT = ("test_acc", "test_acc_tta", "test_loss", "train_seconds", "images_per_second")
 MLFLOW_STORE, MLFLOW_FILE = "sqlite:///mlflow.db", "mlflow.json"
 
@@ -25,7 +25,7 @@ class Tracker(Protocol):
 
     keeps_steps: bool
 
-    def open(self, run: RunDirectory) -> None: ...
+    def open(self, run: RunDirectory, step: int) -> None: ...
 
     def log(self, values: Mapping[str, float], step: int) -> None: ...
 
@@ -42,8 +42,9 @@ class TensorBoard:
 
         self._make, self._writer = SummaryWriter, cast(Any, None)
 
-    def open(self, run: RunDirectory) -> None:
-        self._writer = self._make(str(run.path / "tensorboard"))
+    def open(self, run: RunDirectory, step: int) -> None:
+        later = {"purge_step": step + 1} if step else {}  # than the checkpoint: those steps come again
+        self._writer = self._make(str(run.path / "tensorboard"), **later)
         self._writer.add_text("config", f"```json\n{json.dumps(run.config, indent=2)}\n```")
 
     def log(self, values: Mapping[str, float], step: int) -> None:
@@ -69,13 +70,15 @@ class MLflow:
         from mlflow.entities import Metric, Param
 
         self._client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or MLFLOW_STORE)
-        self._metric, self._param, self._id = Metric, Param, ""
+        self._metric, self._param, self._id, self._last = Metric, Param, "", -1
 
-    def open(self, run: RunDirectory) -> None:
+    def open(self, run: RunDirectory, step: int) -> None:  # noqa: ARG002 (it knows itself what it has)
         known = run.path / MLFLOW_FILE
         if known.exists():
             self._id = json.loads(known.read_text(encoding="utf-8"))["run_id"]
             self._client.update_run(self._id, "RUNNING")
+            logged = self._client.get_metric_history(self._id, "test_acc")
+            self._last = max((metric.step for metric in logged), default=-1)
             return
         found = self._client.get_experiment_by_name("daybreak")
         experiment = found.experiment_id if found else self._client.create_experiment("daybreak")
@@ -87,6 +90,8 @@ class MLflow:
         self._client.log_batch(self._id, params=params)
 
     def log(self, values: Mapping[str, float], step: int) -> None:
+        if step <= self._last and not all(key.startswith("final.") for key in values):
+            return  # a resumed run comes to an epoch again that it had logged before it was killed
         now = int(1000 * time.time())
         self._client.log_batch(self._id, [self._metric(key, value, now, step) for key, value in values.items()])
 
@@ -129,9 +134,9 @@ class _Following:
     def take(self, event: Event) -> None:
         kind = event["event"]
         if kind == "start":
-            self._try(lambda: self.tracker.open(RunDirectory(Path(event["run"]))))
+            self._try(lambda: self.tracker.open(RunDirectory(Path(event["run"])), event["step"]))
         elif kind == "epoch":
-            self._log(event, EPOCH, event["step"])
+            self._log(event, EPOCH if self.tracker.keeps_steps else ("lr", *EPOCH), event["step"])
         elif kind == "step" and self.tracker.keeps_steps:
             self._log(event, STEP, event["step"])
         elif kind == "end":
@@ -163,6 +168,8 @@ def _made(kind: str) -> Tracker:
         return TRACKERS[kind]()
     except ImportError:
         raise UsageError(f"--track {kind}", f"{kind} is not installed", f"pip install 'daybreak[{kind}]'") from None
+    except Exception as error:  # such as a store that it does not know
+        raise UsageError(f"--track {kind}", one_line(error)[:200], "check its settings") from None
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

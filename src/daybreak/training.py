@@ -226,5 +226,5 @@ def _compile(session: Session, on_event: OnEvent) -> None:
 
 
 def _start(session: Session, run: RunDirectory, notes: Sequence[str]) -> dict[str, Any]:
-    plan = {"epochs": session.pace.epochs, "steps": session.pace.steps}
+    plan = {"epochs": session.pace.epochs, "steps": session.pace.steps, "step": session.step}
     return {"event": "start", "run": str(run.path), "notes": list(notes)} | plan

@@ -5,7 +5,7 @@ these are maps.
 """
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any
 
@@ -16,6 +16,7 @@ from daybreak.config import ModelConfig
 from daybreak.errors import UsageError, nearest, one_line
 from daybreak.models.trace import symbolic
 
+WITH_TWO_HEADS = ("googlenet", "inception_v3")  # while they train; ours take the one
 PROBE_SIZE = 64  # px of the blank image that shows which stages are maps
 _KEPT: list[torch.library.Library] = []  # a declaration lasts as long as its library object
 
@@ -36,15 +37,44 @@ class ForeignNet(nn.Module):
 
     def __init__(self, config: ModelConfig, num_classes: int, in_channels: int) -> None:
         super().__init__()
+        self.name = config.name
         library, _, name = config.name.partition(":")
         if config.width != 1.0:
             raise UsageError("model.width", f"{config.name} comes in one width", "leave it out")
         self.net = LIBRARIES[library](name, num_classes, in_channels)
+        linear = [module for module in self.net.modules() if isinstance(module, nn.Linear)]
+        if not linear:
+            raise UsageError(f"model.name {config.name}", "has no linear layer at its end", "another net")
+        self._heads = linear[-1:]  # in a list, as it is a part of the net already
         self.stages = tuple(f"net.{stage}" for stage in _maps(self.net, config.name, in_channels))
+
+    @property
+    def head(self) -> nn.Module:
+        """The layer whose input is what the net makes of an image."""
+        return self._heads[0]
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
         logits: Tensor = self.net(images_NCHW)
         return logits
+
+    @torch.no_grad()
+    def check_sizes(self, sizes: Iterable[int], in_channels: int) -> None:
+        """Try blank images of these sides.
+
+        Raises:
+            UsageError: the net cannot see images as small, or of any but one size.
+        """
+        training = self.training
+        self.eval()
+        try:
+            for size in sorted(set(sizes)):
+                try:
+                    self(torch.zeros(1, in_channels, size, size, device=next(self.parameters()).device))
+                except Exception as error:  # whatever it does not like about the size
+                    why = f"cannot see images of {size} px ({one_line(error)[:80]})"
+                    raise UsageError(f"model.name {self.name}", why, "a larger --size, or another net") from None
+        finally:
+            self.train(training)
 
 
 def _timm(name: str, num_classes: int, in_channels: int) -> nn.Module:
@@ -62,7 +92,8 @@ def _torchvision(name: str, num_classes: int, in_channels: int) -> nn.Module:
         raise UsageError(f"model.name torchvision:{name}", "no such net", nearest(name, names))
     if in_channels != 3:
         raise UsageError(f"model.name torchvision:{name}", "takes colour images only", "timm:NAME, or a net of ours")
-    net: nn.Module = models.get_model(name, weights=None, num_classes=num_classes)
+    plain = {"aux_logits": False} if name in WITH_TWO_HEADS else {}
+    net: nn.Module = models.get_model(name, weights=None, num_classes=num_classes, **plain)
     return net
 
 
@@ -94,7 +125,7 @@ def _declare_operators() -> None:
 @torch.no_grad()
 def _maps(net: nn.Module, name: str, in_channels: int) -> list[str]:
     """The stages whose output is a map (N, C, H, W), in order of depth."""
-    shapes: dict[str, int] = {}
+    shapes: dict[str, bool] = {}
     hooks = [net.get_submodule(stage).register_forward_hook(_note(stage, shapes)) for stage in _candidates(net)]
     net.eval()
     try:
@@ -107,7 +138,10 @@ def _maps(net: nn.Module, name: str, in_channels: int) -> list[str]:
         net.train()
         for hook in hooks:
             hook.remove()
-    return [stage for stage, dimensions in shapes.items() if dimensions == 4]
+    maps = [stage for stage, is_map in shapes.items() if is_map]
+    if not maps:
+        raise UsageError(f"model.name {name}", "has no stage whose output is a map", "a convolutional net")
+    return maps
 
 
 def _candidates(net: nn.Module) -> list[str]:
@@ -123,8 +157,8 @@ def _convolves(module: nn.Module) -> bool:
     return any(isinstance(part, nn.Conv2d) for part in module.modules())
 
 
-def _note(stage: str, shapes: dict[str, int]) -> Callable[[nn.Module, Any, Any], None]:
+def _note(stage: str, shapes: dict[str, bool]) -> Callable[[nn.Module, Any, Any], None]:
     def hook(_module: nn.Module, _inputs: Any, out: Any) -> None:
-        shapes[stage] = out.dim() if isinstance(out, Tensor) else 0
+        shapes[stage] = isinstance(out, Tensor) and out.dim() == 4 and out.shape[2] == out.shape[3]
 
     return hook

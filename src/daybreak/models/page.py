@@ -54,6 +54,7 @@ def residual_layer(c_in: int, c_out: int, config: ModelConfig) -> nn.Sequential:
     act = ACTIVATIONS[config.activation]
     main = conv_pool_norm(c_in, c_out, act)
     if config.residual_from == "input":
+        main["pool"] = nn.MaxPool2d(2, ceil_mode=True)  # as the strided convolution rounds
         return Sum(OrderedDict(main=named(**main), branch=named(**two_convs(c_in, c_out, 2, config.dilation, act))))
     return named(**main, residual=Residual(OrderedDict(two_convs(c_out, c_out, 1, config.dilation, act))))
 

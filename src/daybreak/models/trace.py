@@ -18,6 +18,7 @@ from daybreak.models.layers import GlobalMaxPool, GlobalMeanPool, Scale
 _LEAVES = (GlobalMaxPool, GlobalMeanPool, Scale)
 _JOINS = {operator.add: "add", operator.iadd: "add", torch.add: "add", torch.cat: "concatenate"}
 _GLOBAL = (GlobalMaxPool, GlobalMeanPool, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+_WINDOWS = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)  # and what libraries have made of them
 BYTES = 4  # of a float32
 
 
@@ -31,9 +32,9 @@ class Field:
 
     @classmethod
     def union(cls, fields: Sequence["Field"]) -> "Field":
-        """What a unit sees that is made of these, of one stride."""
+        """What a unit sees that is made of these. (They have one stride, but for a gate that saw the whole image.)"""
         low, high = min(f.centre - f.size / 2 for f in fields), max(f.centre + f.size / 2 for f in fields)
-        return cls(round(high - low), max(f.stride for f in fields), (low + high) / 2)
+        return cls(round(high - low), min(f.stride for f in fields), (low + high) / 2)
 
     def after(self, kernel: int, stride: int, dilation: int, padding: int) -> "Field":
         reach = (kernel - 1) * dilation
@@ -120,7 +121,7 @@ def symbolic(net: nn.Module) -> fx.GraphModule:
 
 class _LeafTracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, _LEAVES) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, (*_LEAVES, *_WINDOWS)) or super().is_leaf_module(m, module_qualified_name)
 
 
 class _Tracer(fx.Interpreter):
@@ -149,7 +150,7 @@ class _Tracer(fx.Interpreter):
         params = count_params(module) if module else 0
         macs = _macs(module, value) if module else 0
         size = BYTES * value.numel()
-        kernel, stride, dilation, _ = _geometry(module) if isinstance(module, Window) else (None,) * 4
+        kernel, stride, dilation, _ = _geometry(module) if isinstance(module, _WINDOWS) else (None,) * 4
         seen = (field.size, field.stride, field.centre)
         shape = tuple(value.shape[1:])
         self.layers.append(Layer(name, kind, shape, params, macs, size, kernel, stride, dilation, *seen))
@@ -163,7 +164,7 @@ class _Tracer(fx.Interpreter):
 
 def kind_of(module: nn.Module) -> str:
     """What a person calls this layer, e.g. `conv 3×3`, `conv 3×3 /2`, `max-pool 2×2`."""
-    if isinstance(module, Window):
+    if isinstance(module, _WINDOWS):
         name = {nn.Conv2d: "conv", nn.MaxPool2d: "max-pool", nn.AvgPool2d: "avg-pool"}[_window(module)]
         kernel, stride, dilation, _ = _geometry(module)
         is_conv = isinstance(module, nn.Conv2d)
@@ -175,16 +176,13 @@ def kind_of(module: nn.Module) -> str:
     return names.get(type(module).__name__, type(module).__name__.lower())
 
 
-Window = nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d
-
-
 def _window(module: nn.Module) -> type[nn.Module]:
     """Which of the three a module is, also where a library has made a class of its own of it."""
-    return next(kind for kind in (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d) if isinstance(module, kind))
+    return next(kind for kind in _WINDOWS if isinstance(module, kind))
 
 
 def _through(module: nn.Module, field: Field, x_NCHW: Tensor) -> Field:
-    if isinstance(module, Window):
+    if isinstance(module, _WINDOWS):
         return field.after(*_geometry(module))
     if isinstance(module, _GLOBAL):
         return field.after(x_NCHW.shape[2], x_NCHW.shape[2], 1, 0)

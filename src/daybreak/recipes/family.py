@@ -4,8 +4,8 @@ Target       what each reaches in two epochs on two CPU cores stands in docs/net
              all sixteen for this project.
 Command      daybreak train cifar10 --recipe vgg          (or inception, resnet18, preact-resnet18, resnext29)
 Setting      batch 128, Nesterov momentum cycled against the rate, label smoothing 0.1, crop and flip, half of
-             training at 20 px and a quarter at 24: small images come first because they are cheap. resnext29 is a quarter
-             as wide as the published one, which would take an hour an epoch on two cores.
+             training at 20 px and a quarter at 24: small images come first because they are cheap. resnext29 is a
+             quarter as wide as the published one, which would take an hour an epoch on two cores.
 """
 
 from daybreak.config import Augment, ModelConfig, OneCycle, Recipe, Sgd, Stage
