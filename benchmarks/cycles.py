@@ -26,7 +26,7 @@ from tune import without_test
 from daybreak import schedule
 from daybreak.config import Recipe, override
 from daybreak.data import Dataset, open_dataset
-from daybreak.errors import NonFiniteError
+from daybreak.errors import NonFiniteError, StoppedError
 from daybreak.lr_range import find_rate, with_rate
 from daybreak.recipes import get_recipe
 from daybreak.record import spread
@@ -121,6 +121,8 @@ def run_once(folder: Path, name: str, recipe: Recipe, dataset: Dataset, seed: in
             row["failed"] = str(error)
         else:
             summary = run.summary
+            if summary["interrupted"]:
+                raise StoppedError(summary["interrupted"], f"the same command with --out {folder} goes on")
             row |= {"accuracy": summary["test_acc"], "loss": summary["test_loss"]}
             row |= {"train_seconds": summary["train_seconds"], "steps": summary["steps"]}
             row["curve"] = [[r["progress"], r["batch_loss"]] for r in run.metrics("step")]

@@ -202,7 +202,7 @@ def test_a_thousand_calls_keep_nothing() -> None:
     before = alive()
     for _ in range(1000):
         class_maps(net, IMAGES[:1], TARGETS[:1], STAGES)
-    assert alive() == before
+    assert alive() <= before  # what other tests left behind may go meanwhile
 
 
 def test_maps_work_inside_no_grad() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from image_sets import write_npz
 from torch import nn
 
 import daybreak as db
@@ -155,17 +156,17 @@ def test_a_foreign_net_that_cannot_be_had_is_one_line(name: str, why: str) -> No
 
 def test_a_foreign_net_trains_reports_and_explains(tmp_path: Path) -> None:
     """timm:test_resnet is timm's own small net for tests."""
-    options = {"epochs": 1, "device": "cpu", "out": tmp_path / "run", "settings": {"model.name": "timm:test_resnet"}}
-    run = db.train("digits", recipe="small", **options)
+    settings = {"model.name": "timm:test_resnet", "resolution": [{"until": 1.0, "scale": 1.0}]}
+    run = db.train("digits", recipe="resnet18", epochs=1, settings=settings, device="cpu", out=tmp_path / "run")
     assert (run.path / "report.html").stat().st_size > 100_000
     stage = next(iter(stages_of(run.directory.classifier("cpu").net)))
     assert run.cam(0, layer=stage) is not None
 
 
 def test_a_foreign_net_that_cannot_see_the_images_is_refused_before_training(tmp_path: Path) -> None:
-    settings = {"model.name": "torchvision:alexnet"}
-    with pytest.raises(UsageError, match="cannot see images of 16 px") as caught:
-        db.train("digits", recipe="small", settings=settings, out=tmp_path / "run", device="cpu")
+    data, settings = write_npz(tmp_path / "set.npz"), {"model.name": "torchvision:alexnet"}
+    with pytest.raises(UsageError, match="cannot see images of 10 px") as caught:
+        db.train(data, recipe="resnet18", settings=settings, out=tmp_path / "run", device="cpu")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
 
