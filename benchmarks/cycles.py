@@ -38,25 +38,26 @@ DOCS, FIGURE = ROOT / "docs" / "one-cycle.md", ROOT / "docs" / "cycles.svg"
 BLOCKS = {name: between(name) for name in ("variants", "rates")}
 Row = dict[str, Any]
 
-# The assignment's net and cycle, half as wide, at 20 px and for three epochs: what two cores can repeat in minutes.
-SHORT_PAGE = {"model.width": 0.5, "epochs": 3, "resolution": [{"until": 1.0, "scale": 0.625}]}
+# The assignment's net and cycle, a quarter as wide, at 20 px, for three epochs: what two cores can repeat in minutes.
+PEAK = get_recipe("page").schedule.max_lr
+SHORT_PAGE = {"model.width": 0.25, "epochs": 3, "resolution": [{"until": 1.0, "scale": 0.625}]}
 VARIANTS: dict[str, Row] = {
     "one cycle, ends where it began (the assignment)": {},
     "one cycle, down to zero": {"schedule.final_lr": 0.0},
     "one cycle, three phases (Smith: annihilation)": {
-        "schedule.phases": 3, "schedule.warmup": 0.45, "schedule.final_lr": 1e-5,
+        "schedule.phases": 3, "schedule.warmup": 0.45, "schedule.final_lr": PEAK / 1000,
     },
     "one cycle, cosine, down to zero": {"schedule.final_lr": 0.0, "schedule.shape": "cosine"},
     "one cycle, momentum fixed at 0.9": {"schedule.momentum": None},
     "flat, then cosine": {
-        "schedule.initial_lr": 0.01, "schedule.final_lr": 0.0, "schedule.warmup": 0.5, "schedule.shape": "cosine",
+        "schedule.initial_lr": PEAK, "schedule.final_lr": 0.0, "schedule.warmup": 0.5, "schedule.shape": "cosine",
         "schedule.momentum": None,
     },
     "step decay": {
-        "schedule.initial_lr": 0.01, "schedule.warmup": 0.0, "schedule.shape": "steps", "schedule.momentum": None,
+        "schedule.initial_lr": PEAK, "schedule.warmup": 0.0, "schedule.shape": "steps", "schedule.momentum": None,
     },
     "one rate all the way": {
-        "schedule.initial_lr": 0.01, "schedule.final_lr": 0.01, "schedule.warmup": 0.0, "schedule.momentum": None,
+        "schedule.initial_lr": PEAK, "schedule.final_lr": PEAK, "schedule.warmup": 0.0, "schedule.momentum": None,
     },
 }  # fmt: skip
 
