@@ -58,7 +58,7 @@ def losses(recipe: Recipe, dataset: Dataset, steps: int, seed: int = 0, double: 
 # Batches of 32 of the first 10 x 200 images, seed 0, in float64: the first steps of Adam blow up rounding errors a
 # millionfold, so float32 losses differ between processors in the second digit.
 GOLDEN: dict[str, list[float]] = {
-    "page": [4.211672, 2.890739, 3.432861, 3.014105],
+    "page": [4.211672, 2.514928, 2.764356, 2.695987],
     "sprint": [2.393138, 2.284570, 2.329550, 2.241409],
 }
 
@@ -71,7 +71,7 @@ def test_golden_losses_on_real_images(name: str, cifar: Dataset) -> None:
 
 
 @pytest.mark.cifar
-@pytest.mark.parametrize("mistake", [{"augment.cutout": 7}, {"schedule.max_lr": 0.0101}, {"label_smoothing": 0.01}])
+@pytest.mark.parametrize("mistake", [{"augment.cutout": 7}, {"schedule.max_lr": 0.0037}, {"label_smoothing": 0.01}])
 def test_golden_losses_notice_a_mistake(mistake: dict[str, float], cifar: Dataset) -> None:
     found = losses(override(few_images_recipe("page"), mistake), few_images(cifar), 4, double=True)
     assert found != pytest.approx(GOLDEN["page"], abs=1e-3)
