@@ -158,7 +158,9 @@ def test_a_foreign_net_trains_reports_and_explains(tmp_path: Path) -> None:
     """timm:test_resnet is timm's own small net for tests."""
     settings = {"model.name": "timm:test_resnet", "resolution": [{"until": 1.0, "scale": 1.0}]}
     settings |= {"precision": "float32"}
-    run = db.train("digits", recipe="resnet18", lr=0.01, epochs=1, settings=settings, out=tmp_path / "run", device="cpu")
+    run = db.train(
+        "digits", recipe="resnet18", lr=0.01, epochs=1, settings=settings, out=tmp_path / "run", device="cpu"
+    )
     assert (run.path / "report.html").stat().st_size > 100_000
     stage = next(iter(stages_of(run.directory.classifier("cpu").net)))
     assert run.cam(0, layer=stage) is not None
