@@ -75,7 +75,8 @@ def nets() -> str:
     others = [row for row in rows() if command(row) in ALSO_NETS and row["dataset"] == found[0]["dataset"]]
     head = "| net | run | accuracy (TTA) | training | n |\n" + "| --- " * 5 + "|"
     lines = [
-        f"| `{row['config']['model']['name']}` | `{command(row)}` | {accuracy_of(row)} | {seconds_of(row)} | {row['n']} |"
+        f"| `{row['config']['model']['name']}` | `{command(row)}` | {accuracy_of(row)} | {seconds_of(row)} | "
+        f"{row['n']} |"
         for row in sorted(found + others, key=lambda row: -row["test_acc_tta"]["mean"])
     ]
     return "\n".join([head, *lines, "", about(found[0])]) + "\n"
