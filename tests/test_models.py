@@ -15,7 +15,7 @@ from daybreak.errors import UsageError
 from daybreak.inspection import inspect_net
 from daybreak.models import NETS, build_net, stages_of
 from daybreak.models.layers import GlobalMaxPool, conv3x3
-from daybreak.models.resnet import GROUPS, BasicBlock, GroupedBlock, PreactBlock
+from daybreak.models.resnet import GROUPS, PreactBlock, basic_block, grouped_block
 from daybreak.models.sprint import WHITEN_PATCHES, whitening_filters
 from daybreak.models.trace import count_macs, count_params, stage_fields, trace
 from daybreak.recipes import RECIPES
@@ -88,11 +88,11 @@ def test_the_family_has_the_published_stages(name: str, shapes: list[tuple[int, 
 def test_a_block_of_each_generation_is_its_formula() -> None:
     """V1: relu(x + f(x)); V2: x + f(relu(norm(x))); V3: groups are branches that are added up."""
     x = torch.randn(2, 16, 8, 8)
-    v1 = BasicBlock(16, 16, 1, nn.ReLU).eval()
+    v1 = basic_block(16, 16, 1, nn.ReLU).eval()
     assert torch.allclose(v1(x), torch.relu(x + v1.branch(x)))
     v2 = PreactBlock(16, 16, 1, nn.ReLU).eval()
     assert torch.allclose(v2(x), x + v2.branch(torch.relu(v2.ready.norm(x))))
-    v3 = GroupedBlock(16, 16, 1, nn.ReLU).eval()
+    v3 = grouped_block(16, 16, 1, nn.ReLU).eval()
     conv, wide = v3.branch.conv2, torch.randn(2, 32, 8, 8)
     apart = [
         nn.functional.conv2d(part, weight, padding=1)

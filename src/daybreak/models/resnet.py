@@ -39,15 +39,12 @@ Act = type[nn.Module]
 MakeBlock = Callable[[int, int, int, Act], nn.Module]  # channels in and out, stride, activation
 
 
-class BasicBlock(nn.Module):
-    """act(shortcut(x) + f(x)) with two 3×3 convolutions in f."""
+class Block(nn.Module):
+    """act(shortcut(x) + f(x)); the shortcut is x itself, or a 1×1 convolution of it where the shape changes."""
 
-    def __init__(self, c_in: int, c_out: int, stride: int, act: Act) -> None:
+    def __init__(self, branch: nn.Module, c_in: int, c_out: int, stride: int, act: Act) -> None:
         super().__init__()
-        self.branch = named(
-            conv1=conv3x3(c_in, c_out, stride), norm1=nn.BatchNorm2d(c_out), act1=act(),
-            conv2=conv3x3(c_out, c_out), norm2=nn.BatchNorm2d(c_out),
-        )  # fmt: skip
+        self.branch = branch
         self.shortcut = projection(c_in, c_out, stride)
         self.act = act()
 
@@ -56,8 +53,28 @@ class BasicBlock(nn.Module):
         return out
 
 
+def basic_block(c_in: int, c_out: int, stride: int, act: Act) -> nn.Module:
+    """V1: two 3×3 convolutions."""
+    branch = named(
+        conv1=conv3x3(c_in, c_out, stride), norm1=nn.BatchNorm2d(c_out), act1=act(),
+        conv2=conv3x3(c_out, c_out), norm2=nn.BatchNorm2d(c_out),
+    )  # fmt: skip
+    return Block(branch, c_in, c_out, stride, act)
+
+
+def grouped_block(c_in: int, c_out: int, stride: int, act: Act) -> nn.Module:
+    """V3: a grouped 3×3 convolution between two 1×1 convolutions."""
+    inner = 2 * c_out
+    branch = named(
+        conv1=conv1x1(c_in, inner), norm1=nn.BatchNorm2d(inner), act1=act(),
+        conv2=conv3x3(inner, inner, stride, groups=GROUPS), norm2=nn.BatchNorm2d(inner), act2=act(),
+        conv3=conv1x1(inner, c_out), norm3=nn.BatchNorm2d(c_out),
+    )  # fmt: skip
+    return Block(branch, c_in, c_out, stride, act)
+
+
 class PreactBlock(nn.Module):
-    """shortcut(x) + f(x) with norm and activation before each of the two 3×3 convolutions in f. Where the shape
+    """V2: shortcut(x) + f(x) with norm and activation before each of the two 3×3 convolutions in f. Where the shape
     changes, the shortcut is a 1×1 convolution of the activated input."""
 
     def __init__(self, c_in: int, c_out: int, stride: int, act: Act) -> None:
@@ -75,25 +92,6 @@ class PreactBlock(nn.Module):
         return out
 
 
-class GroupedBlock(nn.Module):
-    """act(shortcut(x) + f(x)) with a grouped 3×3 convolution between two 1×1 convolutions in f."""
-
-    def __init__(self, c_in: int, c_out: int, stride: int, act: Act) -> None:
-        super().__init__()
-        inner = 2 * c_out
-        self.branch = named(
-            conv1=conv1x1(c_in, inner), norm1=nn.BatchNorm2d(inner), act1=act(),
-            conv2=conv3x3(inner, inner, stride, groups=GROUPS), norm2=nn.BatchNorm2d(inner), act2=act(),
-            conv3=conv1x1(inner, c_out), norm3=nn.BatchNorm2d(c_out),
-        )  # fmt: skip
-        self.shortcut = projection(c_in, c_out, stride)
-        self.act = act()
-
-    def forward(self, x_NCHW: Tensor) -> Tensor:
-        out: Tensor = self.act(self.shortcut(x_NCHW) + self.branch(x_NCHW))
-        return out
-
-
 class ResNet(nn.Module):
     """Images (N, C, H, W) to logits (N, K)."""
 
@@ -104,7 +102,7 @@ class ResNet(nn.Module):
     def __init__(self, config: ModelConfig, num_classes: int, in_channels: int) -> None:
         super().__init__()
         w64, w128, w256, w512 = scaled(config, 64, 128, 256, 512)
-        act, block = ACTIVATIONS[config.activation], PreactBlock if self.is_preact else BasicBlock
+        act, block = ACTIVATIONS[config.activation], PreactBlock if self.is_preact else basic_block
         first = conv3x3(in_channels, w64)
         self.prep = first if self.is_preact else named(conv=first, norm=nn.BatchNorm2d(w64), act=act())
         self.layer1 = blocks(block, 2, w64, w64, 1, act)
@@ -139,9 +137,9 @@ class ResNeXt(nn.Module):
         w64, w256, w512, w1024 = (GROUPS * n for n in scaled(config, 8, 32, 64, 128))  # whole groups at any width
         act = ACTIVATIONS[config.activation]
         self.prep = named(conv=conv3x3(in_channels, w64), norm=nn.BatchNorm2d(w64), act=act())
-        self.layer1 = blocks(GroupedBlock, 3, w64, w256, 1, act)
-        self.layer2 = blocks(GroupedBlock, 3, w256, w512, 2, act)
-        self.layer3 = blocks(GroupedBlock, 3, w512, w1024, 2, act)
+        self.layer1 = blocks(grouped_block, 3, w64, w256, 1, act)
+        self.layer2 = blocks(grouped_block, 3, w256, w512, 2, act)
+        self.layer3 = blocks(grouped_block, 3, w512, w1024, 2, act)
         self.pool = with_dropout(GlobalMeanPool(), config)
         self.head = nn.Linear(w1024, num_classes)
 
