@@ -22,7 +22,7 @@ soak: $(READY_TO_WORK)  ## The tests of reliability in their long form (a quarte
 	$(BIN)/python benchmarks/soak.py
 
 docs: $(READY_TO_WORK)  ## Build the documentation as a site, in site/.
-	$(BIN)/python -m mkdocs build --strict --quiet
+	$(BIN)/python -m mkdocs build --strict
 	@echo site/index.html
 
 lint: $(READY_TO_WORK)  ## Check style and types.

@@ -559,7 +559,7 @@ assert all(callable(getattr(daybreak, name)) for name in {functions}), "a module
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("seconds", [0.05, 0.4, 1.2])
+@pytest.mark.parametrize("seconds", [0.3, 0.7, 1.2])
 def test_a_signal_while_it_starts_ends_it_at_once(number: signal.Signals, seconds: float, tmp_path: Path) -> None:
     """In the imports, before there is a run. (A shell shows a process that a signal ended as 128 and its number.)"""
     command = [sys.executable, "-m", "daybreak", "train", "digits", "--epochs", "500", "--no-report"]

@@ -192,6 +192,7 @@ def test_a_server_that_fails_midway_is_asked_for_the_rest(
 ):
     """Slow is not stalled: what comes at 80 kB/s is waited for. A reset may take along what was on its way."""
     monkeypatch.setattr(download, "STALL_SECONDS", 0.5)
+    monkeypatch.setattr(download, "CONNECT_SECONDS", 0.4)  # shorter than the stall, as in earnest
     get(server, target, path)
     (_, first), (_, second) = server.seen
     assert first is None

@@ -26,7 +26,7 @@ def pictures(gallery: Gallery) -> list[np.ndarray]:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> db.Run:
     out = tmp_path_factory.mktemp("runs") / "run"
-    settings = {"model.width": 0.1, "min_steps": 0}
+    settings = {"model.width": 0.1}
     return db.train("digits", epochs=1, settings=settings, out=out, report=False)
 
 

@@ -141,7 +141,10 @@ def resume(
             so far put it. `budget` does the same for a run over wall-clock time.
         data: where the run's data is now, if it has moved.
         on_nonfinite: instead of what the run had.
-        checkpoint_every, track, report, on_event: as for `train`.
+        checkpoint_every: as for `train`.
+        track: as for `train`.
+        report: as for `train`.
+        on_event: as for `train`.
 
     Raises:
         DaybreakError: with the exit code the command line would return; nothing that existed is changed.
@@ -218,7 +221,8 @@ def find_lr(
     Args:
         seeds: how many tests, from seed 0 on.
         steps: of a test, at most.
-        lowest, highest: rates to climb between; by default what is usual for the recipe's optimizer.
+        lowest: the rate to begin with; by default what is usual for the recipe's optimizer.
+        highest: the rate to end with.
         settings: dotted recipe keys to override.
         out: a folder for `lr-find.json`, `lr-find.svg` and `lr-find.png`.
     """

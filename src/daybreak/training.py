@@ -26,6 +26,7 @@ from daybreak.session import OnEvent, Session, prepare
 from daybreak.signals import StopRequest
 from daybreak.state import Every
 
+LENGTHS = ("epochs=", "steps=", "min_steps=")  # settings that another length takes the place of
 MINUTE = Every(seconds=60.0)
 
 
@@ -170,8 +171,10 @@ def _with_length(command: Sequence[str], epochs: int | None, budget: float | Non
     option, value = ("--epochs", epochs) if epochs else ("--budget", budget)
     if value is None or not command:
         return list(command)
-    at = command.index(option) if option in command else len(command)
-    return [*command[:at], option, str(value), *command[at + 2 :]]
+    pairs = enumerate(zip(command, [*command[1:], ""], strict=True))
+    said = {i for i, (word, after) in pairs if word == option or (word == "--set" and after.startswith(LENGTHS))}
+    kept = [word for i, word in enumerate(command) if i not in said and i - 1 not in said]
+    return [*kept, option, str(value)]
 
 
 def _allowed(on_nonfinite: OnNonfinite, device: torch.device) -> OnNonfinite:

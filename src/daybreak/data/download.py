@@ -80,8 +80,10 @@ def _fetch_part(file: RemoteFile, part: Path, target: Path, schemes: Sequence[st
         try:
             if _size(part) < file.size:
                 with closing(_connect(opener, url, _size(part), deadline, schemes)) as response:
-                    deadline = time.monotonic() + CONNECT_SECONDS
-                    _receive(response, part, file.size)
+                    try:
+                        _receive(response, part, file.size)
+                    finally:  # a server that answered and then broke off is worth asking again
+                        deadline = time.monotonic() + CONNECT_SECONDS
             return _check(part, file)
         except Lost as lost:
             reasons[url] = str(lost)
