@@ -224,7 +224,10 @@ cli.main(["train", "mnist", "--quiet"])
         assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(number)
-    _, said = process.communicate(timeout=10)
+    try:
+        _, said = process.communicate(timeout=10)
+    finally:
+        process.kill()
     assert process.returncode == 128 + number, said
     assert b"Traceback" not in said
     assert not (tmp_path / "runs").exists()
