@@ -6,10 +6,8 @@ import logging
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
 import tomllib
 from pathlib import Path
 
@@ -556,20 +554,3 @@ assert all(callable(getattr(daybreak, name)) for name in {functions}), "a module
     subprocess.run([sys.executable, "-c", code], check=True)
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         db.trian  # noqa: B018
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("seconds", [0.3, 0.7, 1.2])
-def test_a_signal_while_it_starts_ends_it_at_once(number: signal.Signals, seconds: float, tmp_path: Path) -> None:
-    """In the imports, before there is a run. (A shell shows a process that a signal ended as 128 and its number.)"""
-    command = [sys.executable, "-m", "daybreak", "train", "digits", "--epochs", "500", "--no-report"]
-    process = subprocess.Popen(
-        [*command, "--out", "run"], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    time.sleep(seconds)
-    process.send_signal(number)
-    try:
-        process.communicate(timeout=10)
-    finally:
-        process.kill()  # one that did not end must not go on training
-    assert process.returncode in (128 + number, -number)
