@@ -29,6 +29,7 @@ PROMISES = {
     "test_hostile.py::test_an_input_gives_its_code_and_its_line": "hostile inputs: their exit code and their line",
     "test_hostile.py::test_a_name_that_is_no_file_here_is_not_fetched": "image names that lead out, or to the network",
     "test_hostile.py::test_a_hundred_pickles_and_archives_run_nothing": "malicious pickles and archives run nothing",
+    "test_cli.py::test_a_signal_while_it_starts_ends_it": "a signal while it starts, before there is a run",
     "test_data_download.py::test_a_signal_ends_a_download_and_what_came_is_kept": "a signal in a download",
     "test_data_download.py::test_a_server_that_fails_midway_is_asked_for_the_rest": "servers: stalled, reset, 80 kB/s",
     "test_checkpoint.py::test_no_flipped_bit_and_no_cut_is_loaded": "a bit flipped, or a file cut short",

@@ -6,8 +6,10 @@ import logging
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 
@@ -554,3 +556,34 @@ assert all(callable(getattr(daybreak, name)) for name in {functions}), "a module
     subprocess.run([sys.executable, "-c", code], check=True)
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         db.trian  # noqa: B018
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("seconds", [0.3, 0.7, 1.2])
+def test_a_signal_while_it_starts_ends_it(number: signal.Signals, seconds: float, tmp_path: Path) -> None:
+    """In the imports, before there is a run. (A shell shows a process that a signal ended as 128 and its number.)"""
+    command = [sys.executable, "-m", "daybreak", "train", "digits", "--epochs", "500", "--no-report", "--out", "run"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    time.sleep(seconds)
+    process.send_signal(number)
+    try:
+        process.communicate(timeout=10)
+    finally:
+        process.kill()  # one that did not end must not go on training
+    assert process.returncode in (128 + number, -number)
+
+
+def test_a_signal_that_an_import_swallowed_still_ends_the_process() -> None:
+    code = """
+import signal
+from daybreak.signals import StopRequest, obey_signals
+obey_signals()
+try:
+    signal.raise_signal(signal.SIGTERM)
+except BaseException:
+    pass
+with StopRequest():
+    print("trains")
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout) == (143, "")

@@ -1,6 +1,7 @@
 """Asking a training run to stop without losing it."""
 
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
@@ -9,13 +10,34 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_obeyed: list[int] = []
+
+
+def obey_signals() -> None:
+    """From now on SIGINT and SIGTERM end the process as an error would: what is half done is tidied up."""
+    _obeyed.clear()
+    if threading.current_thread() is threading.main_thread():  # only there can signals be caught
+        for number in SIGNALS:
+            signal.signal(number, _obey)
+
+
+def _obey(number: int, _frame: FrameType | None) -> None:
+    _obeyed.append(number)
+    _leave_the_process(number)
+
+
+def _leave_the_process(number: int) -> None:
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    sys.exit(128 + number)
+
+
 class StopRequest:
     """While entered, SIGINT and SIGTERM are noted instead of obeyed; a second one ends the process at once.
 
     Only the main thread can catch signals; elsewhere this does nothing.
     """
-
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -23,8 +45,10 @@ class StopRequest:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
+        for number in _obeyed:  # an import can swallow the exception that a signal became
+            _leave_the_process(number)
         if threading.current_thread() is threading.main_thread():
-            self._before = {s: signal.signal(s, self._note) for s in self.SIGNALS}
+            self._before = {s: signal.signal(s, self._note) for s in SIGNALS}
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -6,12 +6,9 @@ docs/exit-codes.md; `--debug` shows the traceback.
 
 import json
 import os
-import signal
 import sys
-import threading
 import traceback
 import warnings
-from types import FrameType
 
 import typer
 
@@ -19,20 +16,15 @@ from daybreak import show
 from daybreak.cli import runs, training
 from daybreak.cli.options import app, stderr
 from daybreak.errors import DaybreakError, StoppedError, UsageError
+from daybreak.signals import obey_signals
 
 __all__ = ["app", "main", "runs", "training"]  # the two modules add their verbs to the app
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with the contract's code."""
-    if threading.current_thread() is threading.main_thread():  # only there can signals be caught
-        signal.signal(signal.SIGTERM, _terminate)
+    obey_signals()
     sys.exit(_run(sys.argv[1:] if arguments is None else arguments))
-
-
-def _terminate(number: int, _frame: FrameType | None) -> None:
-    """Leave as after an error: what is half done is tidied up."""
-    sys.exit(128 + number)
 
 
 def _run(arguments: list[str]) -> int:
