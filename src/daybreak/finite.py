@@ -4,7 +4,7 @@ On CUDA this would make the host wait for the device at every step; there the lo
 (`steplog`), and the last checkpoint is what is left.
 """
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,29 +19,43 @@ def is_guarded(session: Session) -> bool:
     return session.device.type != "cuda"
 
 
-def buffers_of(session: Session) -> list[Tensor]:
-    """Copies of what a forward pass changes (a batch norm's running statistics)."""
-    return [buffer.clone() for buffer in session.net.buffers()] if is_guarded(session) else []
+@dataclass(frozen=True)
+class Before:
+    """What a forward pass changes, as it was: buffers (batch norm's running statistics) and random state (dropout)."""
+
+    buffers: list[Tensor]
+    random: Tensor
+
+    @classmethod
+    def of(cls, session: Session) -> "Before | None":
+        """None where steps are not guarded."""
+        if not is_guarded(session):
+            return None
+        return cls([buffer.clone() for buffer in session.net.buffers()], torch.get_rng_state())
+
+    def restore(self, session: Session) -> None:
+        for buffer, before in zip(session.net.buffers(), self.buffers, strict=True):
+            buffer.copy_(before)
+        torch.set_rng_state(self.random)
 
 
 @torch.no_grad()
-def check_step(session: Session, logits_BK: Tensor, loss: Tensor, buffers: Sequence[Tensor]) -> None:
+def check_step(session: Session, logits_BK: Tensor, loss: Tensor, before: Before | None) -> None:
     """To be called with the gradients there and the update still to come.
 
     Args:
-        buffers: as they were before the forward pass.
+        before: what there was before the forward pass; None where steps are not guarded.
 
     Raises:
         BadStepError: the loss or a gradient is not finite; the net is as it was before the step.
     """
-    if not is_guarded(session):
+    if before is None:
         return
     gradients = [p.grad for p in session.net.parameters() if p.grad is not None]
     sums = torch.stack([g.sum() for g in gradients]) if gradients else loss  # a sum keeps what is not finite
     if loss.isfinite() and sums.isfinite().all():
         return
-    for buffer, before in zip(session.net.buffers(), buffers, strict=True):
-        buffer.copy_(before)
+    before.restore(session)
     session.optimizer.zero_grad()
     what = "a gradient is not finite" if loss.isfinite() else f"the loss is {loss.item()}"
     rate = session.optimizer.optimizers[0].param_groups[0]["lr"]

@@ -13,7 +13,7 @@ from torch import Tensor
 from daybreak import metrics
 from daybreak.config import OnNonfinite, Recipe
 from daybreak.errors import BadStepError, NonFiniteError, StorageError
-from daybreak.finite import buffers_of, check_step
+from daybreak.finite import Before, check_step
 from daybreak.inference import autocast
 from daybreak.run import RunDirectory
 from daybreak.session import OnEvent, Session, spread
@@ -175,14 +175,14 @@ def train_step(session: Session, images_BCHW: Tensor, labels_B: Tensor) -> Tenso
     Raises:
         BadStepError: see `finite.check_step`.
     """
-    buffers = buffers_of(session)
+    before = Before.of(session)
     with autocast(session.device, session.dtype):
         logits = session.forward(images_BCHW)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # bfloat16 is too coarse for a loss
     loss = batch_loss(session.recipe, logits, labels_B)
     session.optimizer.zero_grad()
     loss.backward()
-    check_step(session, logits, loss, buffers)
+    check_step(session, logits, loss, before)
     session.optimizer.step()
     if session.ema:
         session.ema.update_parameters(session.net)

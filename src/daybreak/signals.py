@@ -11,26 +11,36 @@ T = TypeVar("T")
 
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_obeyed: list[int] = []
 
 
 def obey_signals() -> None:
     """From now on SIGINT and SIGTERM end the process as an error would: what is half done is tidied up."""
-    _obeyed.clear()
     if threading.current_thread() is threading.main_thread():  # only there can signals be caught
         for number in SIGNALS:
             signal.signal(number, _obey)
 
 
-def _obey(number: int, _frame: FrameType | None) -> None:
-    _obeyed.append(number)
-    _leave_the_process(number)
-
-
-def _leave_the_process(number: int) -> None:
+def _obey(number: int, frame: FrameType | None) -> None:
+    if _imports(
+        frame
+    ):  # it would swallow an exception, or turn it into an ImportError; and it leaves nothing half done
+        _end_the_process(number)
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     sys.exit(128 + number)
+
+
+def _imports(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _end_the_process(number: int) -> None:
+    signal.signal(number, signal.SIG_DFL)
+    signal.raise_signal(number)
 
 
 class StopRequest:
@@ -45,8 +55,6 @@ class StopRequest:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
-        for number in _obeyed:  # an import can swallow the exception that a signal became
-            _leave_the_process(number)
         if threading.current_thread() is threading.main_thread():
             self._before = {s: signal.signal(s, self._note) for s in SIGNALS}
         return self
@@ -72,8 +80,7 @@ class StopRequest:
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         if self.signal is not None:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
+            _end_the_process(number)
         self.signal = number
         if self._leaves:
             raise _Leave
