@@ -41,6 +41,20 @@ Row = dict[str, Any]
 # The assignment's net and cycle, a quarter as wide, at 20 px, for three epochs: what two cores can repeat in minutes.
 PEAK = get_recipe("page").schedule.max_lr
 SHORT_PAGE = {"model.width": 0.25, "epochs": 3, "resolution": [{"until": 1.0, "scale": 0.625}]}
+# Without a warm-up: the share of the peak that they end with, and the rest.
+WITHOUT_CYCLE: dict[str, tuple[float, Row]] = {
+    "flat, then cosine": (0.0, {"schedule.warmup": 0.5, "schedule.shape": "cosine"}),
+    "step decay": (0.1, {"schedule.warmup": 0.0, "schedule.shape": "steps"}),
+    "one rate all the way": (1.0, {"schedule.warmup": 0.0}),
+}
+
+
+def held(peak: float, end: float, shape: Row) -> Row:
+    """A schedule that begins at its highest rate."""
+    rates = {"schedule.initial_lr": peak, "schedule.max_lr": peak, "schedule.final_lr": end * peak}
+    return shape | rates | {"schedule.momentum": None}
+
+
 VARIANTS: dict[str, Row] = {
     "one cycle, ends where it began (the assignment)": {},
     "one cycle, down to zero": {"schedule.final_lr": 0.0},
@@ -49,17 +63,10 @@ VARIANTS: dict[str, Row] = {
     },
     "one cycle, cosine, down to zero": {"schedule.final_lr": 0.0, "schedule.shape": "cosine"},
     "one cycle, momentum fixed at 0.9": {"schedule.momentum": None},
-    "flat, then cosine": {
-        "schedule.initial_lr": PEAK, "schedule.final_lr": 0.0, "schedule.warmup": 0.5, "schedule.shape": "cosine",
-        "schedule.momentum": None,
-    },
-    "step decay": {
-        "schedule.initial_lr": PEAK, "schedule.warmup": 0.0, "schedule.shape": "steps", "schedule.momentum": None,
-    },
-    "one rate all the way": {
-        "schedule.initial_lr": PEAK, "schedule.final_lr": PEAK, "schedule.warmup": 0.0, "schedule.momentum": None,
-    },
 }  # fmt: skip
+for name, (end, shape) in WITHOUT_CYCLE.items():  # what is right for a moment may be too high to hold
+    VARIANTS[name] = held(PEAK, end, shape)
+    VARIANTS[f"{name}, a third of the peak"] = held(PEAK / 3, end, shape)
 
 
 @dataclass(frozen=True)
