@@ -28,6 +28,8 @@ PROMISES = {
     "test_checkpoint.py::test_a_fault_at_any_write_leaves_a_valid_checkpoint": "a full disk at each write or rename",
     "test_hostile.py::test_an_input_gives_its_code_and_its_line": "hostile inputs: their exit code and their line",
     "test_hostile.py::test_a_name_that_is_no_file_here_is_not_fetched": "image names that lead out, or to the network",
+    "test_serve.py::test_bad_uploads_keep_nobody_waiting": "uploads: too large, too slow, gone",
+    "test_serve.py::test_no_name_leads_out_of_the_run_or_to_the_network": "addresses that lead out of a served run",
     "test_hostile.py::test_a_hundred_pickles_and_archives_run_nothing": "malicious pickles and archives run nothing",
     "test_cli.py::test_a_signal_while_it_starts_ends_it": "a signal while it starts, before there is a run",
     "test_data_download.py::test_a_signal_ends_a_download_and_what_came_is_kept": "a signal in a download",

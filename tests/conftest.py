@@ -1,11 +1,13 @@
 """Fixtures that many tests share."""
 
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser, sync_playwright
 
 from daybreak.data import Dataset, open_dataset
 
@@ -52,3 +54,14 @@ def cifar(cifar_jpeg: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DAYBREAK_CACHE_DIR", str(tmp_path_factory.mktemp("cifar-cache")))
         return open_dataset(cifar_jpeg)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    names = ("chromium", "chromium-browser", "google-chrome")
+    chromium = next((path for name in names if (path := shutil.which(name))), None)
+    assert chromium, "needs a Chromium (on Debian: apt-get install chromium)"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()

@@ -2,7 +2,6 @@
 
 import base64
 import io
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from daybreak.config import override
 from daybreak.data import Dataset
@@ -43,17 +42,6 @@ def run(cifar: Dataset, tmp_path_factory: pytest.TempPathFactory) -> RunDirector
     run = train(recipe, cifar, tmp_path_factory.mktemp("runs") / "run", device="cpu", command=["daybreak", "train"])
     write_report(run)
     return run
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    names = ("chromium", "chromium-browser", "google-chrome")
-    chromium = next((path for name in names if (path := shutil.which(name))), None)
-    assert chromium, "needs a Chromium (on Debian: apt-get install chromium)"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

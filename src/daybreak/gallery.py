@@ -97,13 +97,22 @@ def draw(
     for m in maps:
         target = run.card.classes[m.target]
         row = facts[m.image] | {"layer": m.layer, "method": question.method, "class": target, "path": None}
+        note = remark(m)
+        row |= {"note": note} if note else {}
         if not m.shows_a_place:
-            rows.append(row | {"note": f"{m.layer} has shrunk to 1×1: a map of one cell shows no place"})
+            rows.append(row)
             continue
         name = f"{_safe(names[m.image])}-{m.layer}-{question.method}-{_numbered(target, run.card.classes)}{against}.png"
         path = run.write_picture(f"{FOLDER}/{name}", overlay(images_NHWC[m.image], m.values_HW, MAP_SIZE))
-        rows.append(row | {"path": str(path)} | ({"note": "nothing here speaks for this class"} if m.is_empty else {}))
+        rows.append(row | {"path": str(path)})
     return rows
+
+
+def remark(m: ClassMap) -> str | None:
+    """What is to be said of a map that does not speak for itself."""
+    if not m.shows_a_place:
+        return f"{m.layer} has shrunk to 1×1: a map of one cell shows no place"
+    return "nothing here speaks for this class" if m.is_empty else None
 
 
 def _numbered(name: str, classes: Sequence[str]) -> str:

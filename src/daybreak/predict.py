@@ -32,12 +32,17 @@ def predict(
     files = find_images(images)
     pixels = read_images(files, run.card.decode)
     probability_NK = softmax(run.classifier(device).logits(pixels, tta))
-    order_NK = np.argsort(-probability_NK, 1, kind="stable")[:, :top]
     classes = run.card.classes
     return [
-        {"file": str(file), "top": [{"class": classes[k], "probability": float(row[k])} for k in order]}
-        for file, row, order in zip(files, probability_NK, order_NK, strict=True)
+        {"file": str(file), "top": likeliest(probability_K, classes, top)}
+        for file, probability_K in zip(files, probability_NK, strict=True)
     ]
+
+
+def likeliest(probability_K: np.ndarray, classes: Sequence[str], top: int) -> list[dict[str, Any]]:
+    """The `top` classes of one image, the likeliest first."""
+    order = np.argsort(-probability_K, kind="stable")[:top]
+    return [{"class": classes[k], "probability": float(probability_K[k])} for k in order]
 
 
 def find_images(images: Sequence[str | Path]) -> list[str]:

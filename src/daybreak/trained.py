@@ -1,6 +1,6 @@
 """A trained net as Python sees it: `Run`, a thin face over a run directory."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 from types import SimpleNamespace
@@ -132,6 +132,17 @@ class Run:
     def report(self, data: str | Path | None = None) -> Path:
         """Write the report; returns its path. `data`: where the run's data is now, if it has moved."""
         return write_report(self.directory, data=data)
+
+    def serve(self, port: int = 8000, on_ready: Callable[[str], None] = print) -> None:
+        """A web page for this machine alone, until a signal comes: drop an image, see its classes and maps.
+
+        Args:
+            port: 0 for any that is free.
+            on_ready: called with the address once it can be visited.
+        """
+        from daybreak.serve import serve  # brings a web framework, which nothing else needs
+
+        serve(self.directory, port, on_ready=on_ready)
 
     def _maps(self, index: int, question: Question) -> tuple[np.ndarray, list[ClassMap]]:
         """A test image and the answers to a question about it."""

@@ -1,6 +1,7 @@
 """Verbs about a run: judge it, explain it, use it."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -130,3 +131,21 @@ def predict(
     for row in api.load(run).predict(*images, top=top):
         text = "  ".join(f"{t['class']} {t['probability']:.1%}" for t in row["top"])
         print(json.dumps(row) if as_json else one_line(f"{row['file']}  {text}"))
+
+
+@app.command(epilog="Example: daybreak serve runs/20261122-101502-cifar10-sprint-s0 --port 8000")
+def serve(
+    run: RunDir,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any that is free.")] = 8000,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """A web page for this machine alone: drop an image, see its classes and why; Ctrl-C ends it."""
+    from daybreak import api
+
+    def show_address(address: str) -> None:
+        print_result({"url": address, "run": str(run)}, as_json, lambda: print(address))
+        sys.stdout.flush()
+
+    api.load(run).serve(port, show_address)

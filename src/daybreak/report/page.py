@@ -11,7 +11,7 @@ from daybreak.errors import one_line
 from daybreak.report.chart import svg
 
 
-def render(template: str, **values: Any) -> str:
+def render(template: str, script: str = "page.js", **values: Any) -> str:
     """The page as text. Style and script are parts of it; the browser runs them by their SHA-256 and nothing else."""
     environment = Environment(
         loader=PackageLoader("daybreak", "report/templates"),
@@ -22,9 +22,9 @@ def render(template: str, **values: Any) -> str:
     # Names from files may hold line breaks and bytes that are no text: `plain` makes one line of them.
     environment.filters |= {"plain": one_line, "svg": svg}
     style = Markup(environment.get_template("page.css").render())
-    script = Markup(_source(environment, "page.js"))
-    policy = {"style_hash": _hash(style), "script_hash": _hash(script)}
-    return environment.get_template(template).render(**values, style=style, script=script, **policy)
+    code = Markup(_source(environment, "common.js") + _source(environment, script))
+    policy = {"style_hash": _hash(style), "script_hash": _hash(code)}
+    return environment.get_template(template).render(**values, style=style, script=code, **policy)
 
 
 def _source(environment: Environment, name: str) -> str:

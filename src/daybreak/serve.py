@@ -1,0 +1,195 @@
+"""A local web page over a run: drop an image, see its classes and the maps that explain them; browse the run's files.
+
+Only this machine reaches it, under its own name. An image is decoded as the training images were, and forgotten. What
+is too large, too slow or no image gets an answer and costs nobody else theirs: bodies are bounded in bytes and seconds,
+and the net works on one image at a time, beside the event loop.
+"""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import uvicorn
+from anyio import CapacityLimiter, to_thread
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from daybreak.config import Device
+from daybreak.data import decode_image
+from daybreak.errors import DataError, DaybreakError, UsageError, one_line
+from daybreak.explain import ClassMap, Question, overlay, to_picture
+from daybreak.gallery import answers, remark
+from daybreak.metrics import softmax
+from daybreak.predict import likeliest
+from daybreak.report.items import data_uri
+from daybreak.report.page import render
+from daybreak.run import RunDirectory
+
+HOST = "127.0.0.1"
+MOST_BYTES = 32 * 2**20  # of an image
+MOST_SECONDS = 20.0  # in which it must have come
+MOST_REQUESTS = 64  # at once; the next ones get 503
+TOP = 5  # classes
+MAP_SIZE = 192  # px
+
+
+def serve(run: RunDirectory, port: int, device: Device = "auto", on_ready: Callable[[str], None] = print) -> None:
+    """Answer at http://127.0.0.1:PORT/ until a signal comes, which then goes its way.
+
+    Args:
+        port: 0 for any that is free.
+        on_ready: called with the address once it can be visited.
+
+    Raises:
+        UsageError: the port cannot be had.
+        RunError: the run cannot be used.
+    """
+    application = application_of(run, device)
+    with _listen(port) as listening:
+        on_ready(f"http://{HOST}:{listening.getsockname()[1]}/")
+        server_of(application).run(sockets=[listening])
+
+
+def server_of(application: Starlette) -> uvicorn.Server:
+    quiet: dict[str, Any] = {"log_level": "error", "access_log": False, "server_header": False}
+    return uvicorn.Server(
+        uvicorn.Config(application, limit_concurrency=MOST_REQUESTS, timeout_graceful_shutdown=5, **quiet)
+    )
+
+
+def application_of(run: RunDirectory, device: Device = "auto") -> Starlette:
+    """The page's three addresses: `/`, `/predict` for the bytes of an image, and `/run/NAME` for the run's files."""
+    page = _Page(run, device)
+    return Starlette(
+        routes=[
+            Route("/", page.show),
+            Route("/predict", page.predict, methods=["POST"]),
+            Route("/run/{name:path}", page.file),
+        ],
+        # A page elsewhere could point a name of its own at this machine; it would still say that name.
+        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])],
+        exception_handlers={DaybreakError: _refusal, ClientDisconnect: lambda request, error: Response()},
+    )
+
+
+class RefusedError(DaybreakError):
+    """A request is not answered, for a reason that HTTP has a number for."""
+
+    code = "request"
+
+    def __init__(self, status: int, what: object, why: str, remedy: str) -> None:
+        super().__init__(what, why, remedy)
+        self.status = status
+
+
+class _Page:
+    """What the addresses answer."""
+
+    def __init__(self, run: RunDirectory, device: Device) -> None:
+        self.run, self.classifier = run, run.classifier(device)
+        self.one_at_a_time = CapacityLimiter(1)
+
+    def show(self, _request: Request) -> Response:
+        title = f"{self.run.summary['recipe']} on {self.run.summary['dataset']}"
+        files = [name for name in _files(self.run.path) if PurePosixPath(name).suffix != ".safetensors"]
+        return HTMLResponse(
+            render(
+                "serve.html", "serve.js", title=title, subtitle=one_line(self.run.path.resolve().name),
+                classes=self.classifier.classes, files=files,
+            )
+        )  # fmt: skip
+
+    async def predict(self, request: Request) -> Response:
+        data = await _body(request)
+        asked = request.query_params
+        question = Question(target=asked.get("class") or "predicted", against=asked.get("against") or None)
+        return JSONResponse(await to_thread.run_sync(self.answer, data, question, limiter=self.one_at_a_time))
+
+    def answer(self, data: bytes, question: Question) -> dict[str, Any]:
+        """The image as the net sees it, its likeliest classes, and a map a stage."""
+        image_HWC = decode_image(data, self.run.card.decode)
+        probability_NK = softmax(self.classifier.logits(image_HWC[None]))
+        maps = answers(
+            self.classifier, image_HWC[None], question, [question.target or "predicted"],
+            predicted_N=probability_NK.argmax(1),
+        )  # fmt: skip
+        return {
+            "image": data_uri(to_picture(image_HWC)),
+            "top": likeliest(probability_NK[0], self.classifier.classes, TOP),
+            "maps": [self._drawn(m, image_HWC) for m in maps],
+        }
+
+    def _drawn(self, m: ClassMap, image_HWC: np.ndarray) -> dict[str, Any]:
+        picture = data_uri(overlay(image_HWC, m.values_HW, MAP_SIZE)) if m.shows_a_place else None
+        return {
+            "layer": m.layer, "class": self.classifier.classes[m.target], "picture": picture, "note": remark(m)
+        }  # fmt: skip
+
+    def file(self, request: Request) -> Response:
+        return FileResponse(
+            file_of_run(self.run.path, request.path_params["name"]), headers={"X-Content-Type-Options": "nosniff"}
+        )
+
+
+async def _body(request: Request) -> bytes:
+    """A request's body, unless it is too large or takes too long."""
+    too_large = RefusedError(413, "image", f"more than {MOST_BYTES // 2**20} MiB", "a smaller copy of it")
+    if int(request.headers.get("content-length", 0)) > MOST_BYTES:
+        raise too_large
+    data = bytearray()
+    try:
+        async with asyncio.timeout(MOST_SECONDS):
+            async for chunk in request.stream():
+                data += chunk
+                if len(data) > MOST_BYTES:
+                    raise too_large
+    except TimeoutError:
+        raise RefusedError(408, "image", f"had not come after {MOST_SECONDS:g} s", "again") from None
+    return bytes(data)
+
+
+def file_of_run(folder: Path, name: str) -> Path:
+    """A file of a run by its name below it.
+
+    Raises:
+        RefusedError: the name leads out, is no name of a file, or there is no such file.
+    """
+    parts = PurePosixPath(name).parts
+    if not parts or name.startswith("/") or ".." in parts or any(c in name for c in "\0\\:"):
+        raise RefusedError(400, f"/run/{name}", "not the name of a file of the run", "a link of the page")
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise RefusedError(403, f"/run/{name}", "leads out of the run", "a link of the page")
+    if not path.is_file():
+        raise RefusedError(404, f"/run/{name}", "not there", "a link of the page")
+    return path
+
+
+def _files(folder: Path) -> list[str]:
+    """All files of a run that a person may want to look at, the report first."""
+    names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
+    shown = [name for name in names if not name.startswith(("checkpoints/", "."))]
+    return sorted(shown, key=lambda name: (name != "report.html", name.count("/"), name))
+
+
+def _refusal(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, DaybreakError)
+    status = (
+        error.status if isinstance(error, RefusedError) else 400 if isinstance(error, DataError | UsageError) else 500
+    )
+    return JSONResponse(error.as_json() | {"message": str(error)}, status)
+
+
+def _listen(port: int) -> socket.socket:
+    try:
+        return socket.create_server((HOST, port))
+    except (OSError, OverflowError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise UsageError(f"--port {port}", why, "another port, or 0 for any that is free") from None

@@ -1,0 +1,264 @@
+"""The local page: what it answers is what `predict` and `explain` say, and no request harms it or leaves the run."""
+
+import base64
+import http.client
+import io
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
+from playwright.sync_api import Browser
+
+from daybreak import cli, serve
+from daybreak.config import override
+from daybreak.data import open_dataset
+from daybreak.explain import Question, explain, overlay, to_picture
+from daybreak.gallery import answers
+from daybreak.models import stages_of
+from daybreak.predict import predict
+from daybreak.recipes import RECIPES
+from daybreak.report import write_report
+from daybreak.run import RunDirectory
+from daybreak.training import train
+
+
+@dataclass
+class Served:
+    """A run and where it is served."""
+
+    run: RunDirectory
+    port: int
+
+    def ask(self, path: str, body: bytes | None = None, **headers: str) -> tuple[int, bytes]:
+        """Status and body of an answer; the path goes out as it is."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection.request("GET" if body is None else "POST", path, body, headers)
+        answer = connection.getresponse()
+        found = answer.status, answer.read()
+        connection.close()
+        return found
+
+    def json(self, path: str, body: bytes | None = None) -> tuple[int, Any]:
+        status, text = self.ask(path, body)
+        return status, json.loads(text)
+
+    def begin(self, *headers: str, body: bytes = b"") -> socket.socket:
+        """A connection on which a POST has begun."""
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=30)
+        lines = ["POST /predict HTTP/1.1", f"Host: 127.0.0.1:{self.port}", *headers, "", ""]
+        connection.sendall("\r\n".join(lines).encode() + body)
+        return connection
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    recipe = override(RECIPES["small"], {"model.width": 0.25, "epochs": 1})
+    run = train(recipe, open_dataset("digits"), tmp_path_factory.mktemp("runs") / "run", device="cpu")
+    write_report(run)
+    return run
+
+
+@pytest.fixture(scope="module")
+def served(run: RunDirectory) -> Iterator[Served]:
+    server = serve.server_of(serve.application_of(run, "cpu"))
+    with serve._listen(0) as listening:
+        thread = threading.Thread(target=server.run, args=([listening],))
+        thread.start()
+        yield Served(run, listening.getsockname()[1])
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def image() -> bytes:
+    buffer = io.BytesIO()
+    to_picture(np.asarray(open_dataset("digits").test.images_NHWC[3])).resize((40, 40)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def picture_of(uri: str) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))))
+
+
+def test_it_answers_as_predict_and_explain_do(served: Served, image: bytes, tmp_path: Path) -> None:
+    (tmp_path / "image.png").write_bytes(image)
+    status, found = served.json("/predict", image)
+    assert status == 200
+    (expected,) = predict(served.run, [tmp_path / "image.png"], top=5, device="cpu")
+    assert [row["class"] for row in found["top"]] == [row["class"] for row in expected["top"]]
+    assert [row["probability"] for row in found["top"]] == [row["probability"] for row in expected["top"]]
+    classifier = served.run.classifier("cpu")
+    seen_HWC = picture_of(found["image"])[..., None]
+    maps = answers(classifier, seen_HWC[None], Question(), ["predicted"])
+    assert [row["layer"] for row in found["maps"]] == list(stages_of(classifier.net))
+    for row, m in zip(found["maps"], maps, strict=True):
+        assert row["class"] == expected["top"][0]["class"]
+        if m.shows_a_place:
+            np.testing.assert_array_equal(picture_of(row["picture"]), overlay(seen_HWC, m.values_HW, serve.MAP_SIZE))
+
+
+def test_the_class_that_is_asked_for_is_explained(served: Served, image: bytes) -> None:
+    _, found = served.json("/predict?class=7&against=2", image)
+    classifier = served.run.classifier("cpu")
+    seen_HWC = picture_of(found["image"])[..., None]
+    maps = explain(classifier, seen_HWC[None], np.array([[7]]), Question(), np.array([2]))
+    assert {row["class"] for row in found["maps"]} == {"7"}
+    np.testing.assert_array_equal(
+        picture_of(found["maps"][0]["picture"]), overlay(seen_HWC, maps[0].values_HW, serve.MAP_SIZE)
+    )
+    for query, what in (("class=cat", "class cat"), ("against=true", "class true")):
+        status, found = served.json(f"/predict?{query}", image)
+        assert (status, found["error"]["what"]) == (400, what)
+
+
+@pytest.mark.parametrize("content", [b"", b"GIF89a", b"<svg onload=alert(1)>", bytes(range(256)) * 9])
+def test_what_is_no_image_is_refused(served: Served, content: bytes) -> None:
+    status, found = served.json("/predict", content)
+    assert (status, found["error"]["code"]) == (400, "data")
+    assert found["message"].startswith("image: ")
+    assert "; try: " in found["message"]
+
+
+def status_of(connection: socket.socket) -> int:
+    with connection:
+        return int(connection.makefile("rb").readline().split()[1])
+
+
+def too_long(served: Served) -> int:
+    """It says so, and sends nothing."""
+    return status_of(served.begin(f"Content-Length: {serve.MOST_BYTES + 1}"))
+
+
+def too_long_without_saying_so(served: Served) -> int:
+    connection = served.begin("Transfer-Encoding: chunked")
+    size = serve.MOST_BYTES // 8
+    try:
+        for _ in range(9):
+            connection.sendall(f"{size:x}\r\n".encode() + bytes(size) + b"\r\n")
+    except (BrokenPipeError, ConnectionResetError):  # the answer came before the end
+        pass
+    return status_of(connection)
+
+
+def too_slow(served: Served) -> int:
+    return status_of(served.begin("Content-Length: 1000", body=b"\x89PNG"))
+
+
+def gone(served: Served) -> int:
+    served.begin("Content-Length: 1000", body=b"\x89PNG").close()
+    return 0
+
+
+def test_bad_uploads_keep_nobody_waiting(
+    served: Served, image: bytes, monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]
+) -> None:
+    """Forty at once, and meanwhile and afterwards it answers as before. (The limits are smaller here.)"""
+    monkeypatch.setattr(serve, "MOST_BYTES", 2**20)
+    monkeypatch.setattr(serve, "MOST_SECONDS", 1.0)
+    before = served.json("/predict", image)
+    asked = [(too_long, 413), (too_long_without_saying_so, 413), (too_slow, 408), (gone, 0)] * 10
+    with ThreadPoolExecutor(len(asked)) as pool:
+        found = [pool.submit(ask, served) for ask, _ in asked]
+        meanwhile = served.json("/predict", image)
+        assert [future.result() for future in found] == [status for _, status in asked]
+    assert before == meanwhile == served.json("/predict", image)
+    assert before[0] == 200
+    record_property("trials", len(asked))
+
+
+OUTSIDE = [
+    "../run/config.json", "%2e%2e/run/config.json", "..%2frun%2fconfig.json", "figures/%2e%2e/%2e%2e/run/config.json",
+    "/etc/passwd", "%2fetc%2fpasswd", "config.json%00.png", "%00", "..%5crun%5cconfig.json", "file:///etc/passwd",
+    "http://127.0.0.1:{port}/image.png", "http%3A%2F%2F127.0.0.1:{port}%2Fimage.png", "",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_no_name_leads_out_of_the_run_or_to_the_network(served: Served, name: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as elsewhere:
+        status, found = served.ask("/run/" + name.format(port=elsewhere.getsockname()[1]))
+        assert (status, json.loads(found)["error"]["code"]) == (400, "request")
+        elsewhere.settimeout(0.05)
+        with pytest.raises(TimeoutError):
+            elsewhere.accept()
+
+
+def test_files_of_the_run_are_shown_and_links_out_of_it_are_not(served: Served, tmp_path: Path) -> None:
+    assert served.ask("/run/report.html") == (200, (served.run.path / "report.html").read_bytes())
+    assert served.ask("/run/figures/curves.svg")[0] == 200
+    assert served.ask("/run/missing.png")[0] == 404
+    assert served.ask("/run/figures")[0] == 404
+    (tmp_path / "secret").write_text("secret")
+    link = served.run.path / "figures" / "link.txt"
+    link.symlink_to(tmp_path / "secret")
+    status, found = served.ask("/run/figures/link.txt")
+    link.unlink()
+    assert (status, b"secret" in found) == (403, False)
+
+
+def test_a_name_of_another_site_is_not_answered(served: Served) -> None:
+    assert served.ask("/", Host="evil.example")[0] == 400
+    assert served.ask("/", Host=f"localhost:{served.port}")[0] == 200
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_says_where_and_a_signal_ends_it(run: RunDirectory, number: signal.Signals) -> None:
+    command = [sys.executable, "-m", "daybreak", "serve", str(run.path), "--port", "0", "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        facts = json.loads(process.stdout.readline())
+        port = int(facts["url"].rsplit(":", 1)[1].strip("/"))
+        status, page = Served(run, port).ask("/")
+        assert (status, b"small on digits" in page) == (200, True)
+        process.send_signal(number)
+        _, complaints = process.communicate(timeout=10)
+    finally:
+        process.kill()
+    assert (process.returncode, "Traceback" in complaints) == (128 + number, False)
+
+
+def test_a_port_in_use_is_named(run: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
+    with serve._listen(0) as taken:
+        port = taken.getsockname()[1]
+        assert cli._run(["serve", str(run.path), "--port", str(port)]) == 2
+    assert capsys.readouterr().err.startswith(f"error: --port {port}: ")
+
+
+def test_a_person_drops_an_image(served: Served, browser: Browser, image: bytes, tmp_path: Path) -> None:
+    complaints: list[str] = []
+    context = browser.new_context(viewport={"width": 1100, "height": 900})
+    page = context.new_page()
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(f"http://127.0.0.1:{served.port}/")
+    page.set_input_files("#file", {"name": "seven.png", "mimeType": "image/png", "buffer": image})
+    page.wait_for_selector("#maps li")
+    _, expected = served.json("/predict", image)
+    assert page.locator("#status").inner_text().startswith(f"seven.png: {expected['top'][0]['class']}, ")
+    assert page.locator("#top tbody tr").count() == len(expected["top"])
+    assert page.locator("#maps figcaption").all_inner_texts()[0].startswith(f"prep, for {expected['top'][0]['class']}")
+    page.select_option("#class", "8")
+    page.locator("#maps figcaption", has_text="prep, for 8").wait_for()
+    assert not Axe().run(page).response["violations"]
+    page.screenshot(path=tmp_path / "serve.png", full_page=True)
+    assert complaints == []
+    page.set_input_files("#file", {"name": "no.png", "mimeType": "image/png", "buffer": b"no image"})
+    page.wait_for_selector("#status.wrong")
+    assert "not an image" in page.locator("#status").inner_text()
+    assert page.locator("#result").is_hidden()
+    page.click("text=report.html")
+    page.wait_for_selector("#gallery li")
+    context.close()
