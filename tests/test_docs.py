@@ -114,16 +114,18 @@ def test_the_table_of_found_rates_is_its_record(monkeypatch: pytest.MonkeyPatch)
     assert found[0] == found[1] + cycles.rates_table(folder) + found[2]
 
 
-def test_the_price_of_checkpoints_is_its_record(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Less than a hundredth of training, at one a minute."""
+@pytest.mark.parametrize("promise", ["checkpoints", "deterministic"])
+def test_the_price_of_a_promise_is_its_record(promise: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of checkpoints less than a hundredth of training, at one a minute."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    checkpoints = importlib.import_module("checkpoints")
-    (path,) = (ROOT / "benchmarks" / "records").glob("*/pairs.json")
+    prices = importlib.import_module("prices")
+    (path,) = (ROOT / "benchmarks" / "records").glob(f"*_{promise}/pairs.json")
     record = json.loads(path.read_text())
-    found = checkpoints.BLOCK.search(checkpoints.DOCS.read_text())
+    found = prices.BLOCKS[promise].search(prices.DOCS.read_text())
     assert found is not None
-    assert found[0] == found[1] + checkpoints.line(record) + found[2]
-    assert record["share_of_a_minute"][2] < 0.01
+    assert found[0] == found[1] + prices.line(record) + found[2]
+    assert record == record | prices.judge(promise, record["windows"])
+    assert promise != "checkpoints" or record["share"][2] < 0.01
 
 
 def test_the_table_of_faithfulness_is_its_record(monkeypatch: pytest.MonkeyPatch) -> None:
