@@ -4,16 +4,21 @@
 
 Net and data come from `resnet18`; optimizer (Adam with decoupled decay) and schedule are fastai's own, the rate is the
 one of its examples. fastai needs torchvision, whose wheel on the ordinary index is built for CUDA on Linux: beside a
-CPU build of PyTorch it fails to load ("operator torchvision::nms does not exist"), and this peer cannot run.
+CPU build of PyTorch it loads only once its operators for boxes, which no classifier calls, have been declared.
 """
 
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice, repeat
 
+import torch
 from common import Clock, Pixels, Plan, main, say
-from fastai.vision.all import Callback, CancelFitException, CrossEntropyLossFlat, DataLoaders, Learner, set_seed
-from resnet18 import BATCH, ResNet18, judge, make_net, train_loader
 from torch.utils.data import DataLoader, Sampler
+
+for operator in ("nms", "qnms"):  # what importing torchvision expects to be there
+    torch.library.define(f"torchvision::{operator}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+from fastai.vision.all import Callback, CancelFitException, CrossEntropyLossFlat, DataLoaders, Learner, set_seed  # noqa: E402
+from resnet18 import BATCH, ResNet18, judge, make_net, train_loader  # noqa: E402
 
 REQUIREMENTS = ("torch==2.13.0", "numpy==2.4.6", "torchvision==0.28.0", "fastai==2.8.12")
 MAX_LR = 3e-3
