@@ -104,14 +104,31 @@ def test_the_readme_quotes_its_records(monkeypatch: pytest.MonkeyPatch) -> None:
     assert readme.FIGURE.read_text() == readme.svg(readme.ladder(readme.rows()))
 
 
-def test_the_table_of_found_rates_is_its_record(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is what `python benchmarks/cycles.py rates` wrote; failed trials are counted."""
+@pytest.mark.parametrize(("what", "record"), [("rates", "*_rates"), ("variants", "*_cycles")])
+def test_the_tables_of_cycles_are_their_records(what: str, record: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are what `python benchmarks/cycles.py` wrote; failed trials are counted."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     cycles = importlib.import_module("cycles")
-    (folder,) = (ROOT / "benchmarks" / "records").glob("*_rates")
-    found = cycles.BLOCKS["rates"].search(cycles.DOCS.read_text())
+    (folder,) = (ROOT / "benchmarks" / "records").glob(record)
+    found = cycles.BLOCKS[what].search(cycles.DOCS.read_text())
     assert found is not None
-    assert found[0] == found[1] + cycles.rates_table(folder) + found[2]
+    assert found[0] == found[1] + cycles.TABLES[what](folder) + found[2]
+
+
+def test_the_best_of_a_grid_is_judged_on_fresh_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was chosen on seeds 0 and 1 is compared on 2 and 3, seed by seed; a failed trial counts as nothing right."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    cycles = importlib.import_module("cycles")
+    old = [("net 1", 0, 0.5), ("net 1", 1, 0.7), ("net 2", 0, 0.6), ("net 2", 1, 0.5), ("net found", 0, 0.9)]
+    rows = [{"name": n, "seed": s, "accuracy": a} for n, s, a in [*old, ("net found", 1, 0.9)]]
+    assert cycles.best_of_grid("net", rows) == "net 1"
+    assert cycles.to_the_best("net", rows).startswith("+30.00 points (same seeds: 2, 95 % interval ")
+    new = [("net 1", 2, 0.50), ("net found", 2, 0.52), ("net 1", 3, 0.50), ("net found", 3, 0.50)]
+    rows += [{"name": n, "seed": s, "accuracy": a} for n, s, a in new]
+    assert cycles.best_of_grid("net", rows) == "net 1"
+    assert cycles.to_the_best("net", rows).startswith("+1.00 points (fresh seeds: 2, 95 % interval ")
+    rows += [{"name": "net found", "seed": 4, "failed": "nan"}, {"name": "net 1", "seed": 4, "accuracy": 0.01}]
+    assert cycles.to_the_best("net", rows).startswith("+0.33 points (fresh seeds: 3")
 
 
 @pytest.mark.parametrize("promise", ["checkpoints", "deterministic"])
