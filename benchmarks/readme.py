@@ -211,8 +211,12 @@ def command(row: Row) -> str:
     options = [word for pair in pairs if pair[0] not in HIDDEN for word in pair]
     name = row["config"]["name"]
     then = Recipe.model_validate(row["config"]).model_dump(mode="json")  # keys that are newer have their defaults
-    is_still = name in RECIPES and settings(RECIPES[name].model_dump(mode="json")) == settings(then)
-    was = [] if is_still or options else [f"as of {row['folder'].name[:10]}"]
+    now = RECIPES[name].model_dump(mode="json") if name in RECIPES else {}
+    lengths = {"epochs", "steps", "min_steps"} if options else set()
+    is_still = {k: v for k, v in settings(now).items() if k not in lengths} == {
+        k: v for k, v in settings(then).items() if k not in lengths
+    }
+    was = [] if is_still else [f"as of {row['folder'].name[:10]}"]
     return " ".join(options if "--budget" in options else [name, *options, *was])
 
 

@@ -6,6 +6,7 @@ import math
 import signal
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import nn
 
 from daybreak import benchmark, choice, dawn
 from daybreak.augment import Normalizer
+from daybreak.choice import promise
 from daybreak.clock import Stopwatch
 from daybreak.config import Expected, ModelConfig, Recipe, Stage, override
 from daybreak.data import Dataset, open_dataset
@@ -24,7 +26,7 @@ from daybreak.latency import fastest, form_of, latencies
 from daybreak.models import build_net
 from daybreak.models.fold import fold_batch_norms
 from daybreak.recipes import LADDER, RECIPES, to_toml
-from daybreak.record import keep_evidence, make_record, spread, time_to_target
+from daybreak.record import _time_to, keep_evidence, make_record, spread, time_to_target
 from daybreak.run import RunDirectory
 
 CPU = torch.device("cpu")
@@ -380,3 +382,22 @@ def test_a_failed_loss_says_where(digits: Dataset, tmp_path: Path) -> None:
     broken = override(RECIPES["small"], QUICK | {"schedule.max_lr": 1e30, "schedule.initial_lr": 1e30})
     with pytest.raises(NonFiniteError, match=r"step \d+: the loss is (nan|inf)"):
         train(broken, replace(digits), tmp_path / "run", device="cpu")
+
+
+def test_an_epoch_counts_for_dawnbench_only_at_the_size_of_the_finished_net() -> None:
+    """The same rule by which `train --dawn-rule` stops."""
+    rows = [
+        {"size": size, "test_acc": accuracy, "train_seconds": seconds}
+        for size, accuracy, seconds in ((20, 0.95, 1.0), (32, 0.8, 2.0), (32, 0.93, 3.0), (32, 0.96, 4.0))
+    ]
+    run = SimpleNamespace(
+        summary={"test_acc": 0.96, "test_acc_tta": 0.97, "train_seconds": 4.0}, metrics=lambda _: rows
+    )
+    found = [_time_to(run, target, True) for target in (0.92, 0.95, 0.99)]  # type: ignore[arg-type]
+    assert found == [3.0, 4.0, None]
+
+
+def test_a_record_on_compressed_images_promises_for_the_images_themselves() -> None:
+    sprint = RECIPES["sprint"]
+    assert promise(sprint, "CIFAR-10") == promise(sprint, "CIFAR-10 (JPEG q75)") > 0.85
+    assert promise(sprint, "CIFAR-100") == 0.0

@@ -20,7 +20,19 @@ from PIL import Image
 import daybreak as db
 from daybreak import cli
 
-COMMANDS = ("train", "evaluate", "explain", "report", "predict", "inspect", "recipes", "data", "bench", "lr-find")
+COMMANDS = (
+    "train",
+    "evaluate",
+    "explain",
+    "report",
+    "predict",
+    "inspect",
+    "recipes",
+    "data",
+    "bench",
+    "lr-find",
+    "serve",
+)
 
 
 def call(*arguments: object) -> int:
@@ -580,3 +592,72 @@ def test_no_import_swallows_a_signal(number: signal.Signals, tmp_path: Path) -> 
     code = "from daybreak.signals import obey_signals\nobey_signals()\nimport swallows\nprint('goes on')"
     found = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (found.returncode, found.stdout, found.stderr) == (-number, "", "")
+
+
+@pytest.mark.parametrize("work", ["import swallows", "import becomes_an_error"])
+def test_work_that_can_be_done_again_ends_with_a_signal_in_an_import(work: str, tmp_path: Path) -> None:
+    """A report's first import of pandas, for one: it may swallow the signal, or make an ImportError of it."""
+    for name, then in (("swallows", "pass"), ("becomes_an_error", "raise ImportError('numpy')")):
+        lines = (
+            f"import signal\ntry:\n    signal.raise_signal({int(signal.SIGTERM)})\nexcept BaseException:\n    {then}\n"
+        )
+        (tmp_path / f"{name}.py").write_text(lines)
+    code = f"""
+from daybreak.signals import StopRequest
+def work():
+    {work}
+    return 1
+with StopRequest() as stop:
+    found = stop.unless_stopped(work)
+print(found, stop.signal)
+"""
+    found = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (found.stdout.split()[1], found.stderr) == ("15", "")
+
+
+def test_a_signal_that_was_swallowed_still_ends_the_process() -> None:
+    code = """
+import signal
+from daybreak.signals import StopRequest, obey_signals
+obey_signals()
+try:
+    signal.raise_signal(signal.SIGTERM)
+except BaseException:
+    pass
+with StopRequest():
+    print("trains")
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout) == (143, "")
+
+
+def test_evaluate_draws_no_test_part_from_what_may_have_been_trained_on(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Data without a test part: the run's own is judged on the run's own part, any other is refused."""
+    digits = db.open_dataset("digits")
+    x, y = digits.train.images_NHWC[:200, :, :, 0], digits.train.labels_N[:200]
+    np.savez(tmp_path / "whole.npz", x_train=x, y_train=y)
+    assert call("evaluate", trained, "--data", tmp_path / "whole.npz") == 3
+    assert "has no test part" in capsys.readouterr().err
+    assert call("evaluate", trained, "--data", "digits", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    call("evaluate", trained, "--tta", "none", "--json")
+    assert found["confusion"] == json.loads(capsys.readouterr().out)["confusion"]
+
+
+def test_numbers_out_of_range_are_refused(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("data", "digits", "--split-seed", "-1") == 2
+    assert call("train", "digits", "--budget", "") == 2
+    assert call("suspects", trained, "--folds", "2", "--seed", str(2**32)) == 2
+    assert call("suspects", trained, "--folds", "2", "--budget", "0") == 2
+    assert capsys.readouterr().err.count("error: ") == 4
+
+
+def test_the_true_class_of_a_file_is_known_to_nobody(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "image.png")
+    assert call("explain", trained, "--image", tmp_path / "image.png", "--against", "true") == 2
+    line = capsys.readouterr().err
+    assert "nobody knows the true class of a file; try: predicted, 0, 1," in line

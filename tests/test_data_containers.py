@@ -12,7 +12,7 @@ import pytest
 from image_sets import CLASSES, encode, pixels, sample_files, write_folder, write_npz, write_tar, write_zip
 
 from daybreak.data import Dataset, DecodeSpec, open_dataset
-from daybreak.errors import DataError
+from daybreak.errors import BadImagesError, DataError
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -223,6 +223,9 @@ def test_only_ten_bad_images_are_spelt_out(tmp_path: Path):
     message = fails(write_folder(tmp_path / "set", files), "and 3 more")
     assert "bad09.png" in message
     assert "bad10.png" not in message
+    with pytest.raises(BadImagesError) as caught:
+        open_dataset(tmp_path / "set")
+    assert caught.value.as_json()["error"]["names"][10:] == [f"train/ant/bad{i}.png" for i in range(10, 13)]
 
 
 def test_an_empty_class_folder_is_named(tmp_path: Path):

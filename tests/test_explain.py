@@ -100,6 +100,7 @@ def test_classes_by_name() -> None:
     assert class_numbers("predicted", ("a", "b", "c"), predicted, true).tolist() == [0, 1]
     assert class_numbers("true", ("a", "b", "c"), predicted, true).tolist() == [2, 1]
     assert class_numbers("c", ("a", "b", "c"), predicted, None).tolist() == [2, 2]
-    for unknown, labels in (("d", true), ("true", None)):
-        with pytest.raises(UsageError, match="predicted, true, a, b, c"):
-            class_numbers(unknown, ("a", "b", "c"), predicted, labels)
+    with pytest.raises(UsageError, match="predicted, true, a, b, c"):
+        class_numbers("d", ("a", "b", "c"), predicted, true)
+    with pytest.raises(UsageError, match="of a file; try: predicted, a, b, c"):
+        class_numbers("true", ("a", "b", "c"), predicted, None)

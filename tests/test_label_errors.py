@@ -102,3 +102,10 @@ def test_a_run_keeps_its_suspects(tmp_path: Path, digits: Dataset) -> None:
     assert len({s["index"] for s in found["test"]} & wrong) >= 0.7 * len(wrong)
     assert "train" not in found
     assert RunDirectory.open(run.path).suspects() == found
+
+
+@pytest.mark.parametrize("budget", [0.0, -1.0, float("inf")])
+def test_folds_need_a_length_of_time(budget: float, tmp_path: Path, digits: Dataset) -> None:
+    run = train(QUICK, digits, tmp_path / "run", device="cpu")
+    with pytest.raises(UsageError, match="--budget"):
+        find_suspects(run, 2, budget)

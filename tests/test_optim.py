@@ -133,3 +133,14 @@ def test_muon_passes_over_what_has_no_gradient_and_does_not_mix_shapes() -> None
         single.param_groups[0]["lr"] = 0.1
         single.step()
         assert torch.allclose(p, alone, atol=1e-12)
+
+
+def test_a_step_at_the_very_end_still_trains_all_but_what_is_frozen_early() -> None:
+    """Over wall-clock time the end can come between the question whether there is a step left and that step."""
+    early, whole = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+    sgd = torch.optim.SGD(
+        [{"params": [early], "until": 0.5, "peak": 1.0}, {"params": [whole], "until": 1.0, "peak": 1.0}], lr=0.0
+    )
+    optimizer = ScheduledOptimizer([sgd], OneCycle(max_lr=1.0, initial_lr=0.1, final_lr=0.0, warmup=0.3))
+    optimizer.set_progress(1.0)
+    assert (early.requires_grad, whole.requires_grad) == (False, True)

@@ -17,7 +17,7 @@ import pytest
 import torch
 from resuming import STEPS, begin, begin_or_go_on, files, final_state, go_on, recipe, rows
 
-from daybreak import checkpoint, loop, training
+from daybreak import api, checkpoint, loop, training
 from daybreak.checkpoint import TENSORS
 from daybreak.config import override
 from daybreak.data import open_dataset
@@ -395,3 +395,29 @@ def test_a_longer_run_says_how_to_repeat_it(tmp_path: Path) -> None:
     train(recipe(), data, tmp_path / "run", device="cpu", command=["daybreak", "train", "digits", "--epochs", "2"])
     run = resume(tmp_path / "run", data, device="cpu", epochs=3)
     assert run.config["command"] == ["daybreak", "train", "digits", "--epochs", "3"]
+
+
+def test_a_run_is_not_made_longer_to_less_than_it_has(tmp_path: Path) -> None:
+    """An interrupted one neither: its cycle would have ended before."""
+    run = tmp_path / "run"
+    begin(str(run))
+    shutil.rmtree(run / "checkpoints" / f"step-{STEPS:08d}")  # as if it had been killed at step 35
+    (run / "summary.json").unlink()
+    with pytest.raises(UsageError, match="is as long already, with 35 steps"):
+        go_on(str(run), epochs=1)
+    go_on(str(run), epochs=3)
+    assert RunDirectory.open(run).summary["steps"] == 60
+
+
+def test_a_run_of_the_cpu_goes_on_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin(str(tmp_path / "run"))
+    asked: list[str] = []
+
+    def resume_run(path: Path, *_: Any, device: str, **__: Any) -> RunDirectory:
+        asked.append(device)
+        return RunDirectory.open(path)
+
+    monkeypatch.setattr(api, "resume_run", resume_run)
+    for device in ("auto", "cuda"):
+        api.resume(tmp_path / "run", device=device, report=False)
+    assert asked == ["cpu", "cuda"]

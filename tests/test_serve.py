@@ -1,22 +1,27 @@
 """The local page: what it answers is what `predict` and `explain` say, and no request harms it or leaves the run."""
 
+import asyncio
 import base64
 import http.client
 import io
 import json
+import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
+import uvicorn
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Browser
@@ -24,6 +29,7 @@ from playwright.sync_api import Browser
 from daybreak import cli, serve
 from daybreak.config import override
 from daybreak.data import open_dataset
+from daybreak.errors import UsageError
 from daybreak.explain import Question, explain, overlay, to_picture
 from daybreak.gallery import answers
 from daybreak.models import stages_of
@@ -40,6 +46,7 @@ class Served:
 
     run: RunDirectory
     port: int
+    server: uvicorn.Server | None = None
 
     def ask(self, path: str, body: bytes | None = None, **headers: str) -> tuple[int, bytes]:
         """Status and body of an answer; the path goes out as it is."""
@@ -76,7 +83,7 @@ def served(run: RunDirectory) -> Iterator[Served]:
     with serve._listen(0) as listening:
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()
-        yield Served(run, listening.getsockname()[1])
+        yield Served(run, listening.getsockname()[1], server)
         server.should_exit = True
         thread.join()
 
@@ -156,26 +163,74 @@ def too_slow(served: Served) -> int:
     return status_of(served.begin("Content-Length: 1000", body=b"\x89PNG"))
 
 
-def gone(served: Served) -> int:
+def gone(served: Served) -> None:
     served.begin("Content-Length: 1000", body=b"\x89PNG").close()
-    return 0
 
 
 def test_bad_uploads_keep_nobody_waiting(
-    served: Served, image: bytes, monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]
+    served: Served,
+    image: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    record_property: Callable[[str, object], None],
 ) -> None:
-    """Forty at once, and meanwhile and afterwards it answers as before. (The limits are smaller here.)"""
+    """Twenty at once: it answers while they come, afterwards as before, and keeps none of them. (The limits are smaller
+    here.)"""
     monkeypatch.setattr(serve, "MOST_BYTES", 2**20)
-    monkeypatch.setattr(serve, "MOST_SECONDS", 1.0)
+    monkeypatch.setattr(serve, "MOST_SECONDS", 5.0)
     before = served.json("/predict", image)
-    asked = [(too_long, 413), (too_long_without_saying_so, 413), (too_slow, 408), (gone, 0)] * 10
+    asked = [(too_slow, 408), (too_long, 413), (too_long_without_saying_so, 413), (gone, None)] * 5
     with ThreadPoolExecutor(len(asked)) as pool:
         found = [pool.submit(ask, served) for ask, _ in asked]
         meanwhile = served.json("/predict", image)
+        assert not any(future.done() for future, (ask, _) in zip(found, asked, strict=True) if ask is too_slow)
         assert [future.result() for future in found] == [status for _, status in asked]
     assert before == meanwhile == served.json("/predict", image)
     assert before[0] == 200
+    assert served.server is not None
+    state = served.server.server_state
+    wait_for(lambda: not state.connections)
+    assert not caplog.records
     record_property("trials", len(asked))
+
+
+def test_what_nobody_waits_for_is_not_done(served: Served, image: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the net is busy eight may wait; those who leave are passed over, and the ninth is told."""
+    may_go_on, answered = threading.Event(), []
+
+    def answer(_self: Any, _data: bytes, question: Question) -> dict[str, Any]:
+        answered.append(question.target)
+        may_go_on.wait(60)
+        return {}
+
+    monkeypatch.setattr(serve._Page, "answer", answer)
+    waiting = []
+    for number in range(1 + serve.MOST_WAITING):
+        waiting.append(begin_question(served, f"class={number}", image))
+        wait_for(lambda: answered)  # the first has the net
+        time.sleep(0.1)
+    assert served.json("/predict", image)[0] == 503
+    for connection in waiting[1:-1]:
+        connection.close()
+    time.sleep(0.3)
+    may_go_on.set()
+    assert [status_of(connection) for connection in (waiting[0], waiting[-1])] == [200, 200]
+    assert answered == ["0", str(serve.MOST_WAITING)]
+
+
+def begin_question(served: Served, query: str, body: bytes) -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", served.port), timeout=60)
+    head = f"POST /predict?{query} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n\r\n"
+    connection.sendall(head.encode() + body)
+    return connection
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    for _ in range(600):
+        if condition():
+            return
+        time.sleep(0.1)
+    raise AssertionError("never happened")
 
 
 OUTSIDE = [
@@ -200,12 +255,68 @@ def test_files_of_the_run_are_shown_and_links_out_of_it_are_not(served: Served, 
     assert served.ask("/run/figures/curves.svg")[0] == 200
     assert served.ask("/run/missing.png")[0] == 404
     assert served.ask("/run/figures")[0] == 404
+    assert served.ask("/run/" + 300 * "a")[0] == 404
     (tmp_path / "secret").write_text("secret")
     link = served.run.path / "figures" / "link.txt"
     link.symlink_to(tmp_path / "secret")
     status, found = served.ask("/run/figures/link.txt")
     link.unlink()
     assert (status, b"secret" in found) == (403, False)
+
+
+def test_only_what_can_be_had_is_listed(tmp_path: Path) -> None:
+    for name in (
+        "report.html",
+        "a.txt",
+        "figures/b.svg",
+        "model.safetensors",
+        ".x.svg.123.tmp",
+        "odd:name",
+        "checkpoints/c",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    (tmp_path / os.fsdecode(b"caf\xe9.txt")).write_text("")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "out").symlink_to("/etc/hostname")
+    assert serve.files_of_run(tmp_path) == ["report.html", "a.txt", "figures/b.svg"]
+
+
+def test_nothing_is_kept_by_the_browser_and_what_a_run_brings_runs_apart(served: Served) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=30)
+    for path, policy in (("/", None), ("/run/report.html", "sandbox allow-scripts")):
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        answer.read()
+        found = answer.headers["cache-control"], answer.headers["content-security-policy"]
+        assert found == ("no-store", policy)
+    connection.close()
+
+
+def test_classes_whose_names_are_no_text(run: RunDirectory, image: bytes, tmp_path: Path) -> None:
+    """As folders may have: they go out as one line, and come back as such."""
+    shutil.copytree(run.path, tmp_path / "run")
+    card = tmp_path / "run" / "model.json"
+    facts = json.loads(card.read_text())
+    odd = ["caf\udce9", "a\nb", *facts["classes"][2:]]
+    card.write_text(json.dumps(facts | {"classes": odd}))
+    page = serve._Page(RunDirectory.open(tmp_path / "run"), "cpu")
+    assert page.names[:2] == ["caf\\xe9", "a\\nb"]
+    assert "caf\\xe9" in page.show(cast(Any, None)).body.decode()
+    assert {m["class"] for m in page.answer(image, Question(target=page._class("a\\nb")))["maps"]} == {"a\\nb"}
+
+
+def test_another_site_may_not_ask(served: Served, image: bytes) -> None:
+    for site, expected in (("cross-site", 403), ("same-site", 403), ("same-origin", 200)):
+        assert served.ask("/predict", image, **{"Sec-Fetch-Site": site})[0] == expected
+
+
+def test_a_notebook_is_told_to_use_a_terminal(run: RunDirectory) -> None:
+    async def in_a_loop() -> None:
+        serve.serve(run, 0)
+
+    with pytest.raises(UsageError, match="in a terminal"):
+        asyncio.run(in_a_loop())
 
 
 def test_a_name_of_another_site_is_not_answered(served: Served) -> None:
@@ -223,8 +334,10 @@ def test_the_command_says_where_and_a_signal_ends_it(run: RunDirectory, number: 
         port = int(facts["url"].rsplit(":", 1)[1].strip("/"))
         status, page = Served(run, port).ask("/")
         assert (status, b"small on digits" in page) == (200, True)
+        held = Served(run, port).begin("Content-Length: 1000", body=b"\x89PNG")  # does not keep it
         process.send_signal(number)
-        _, complaints = process.communicate(timeout=10)
+        _, complaints = process.communicate(timeout=60)
+        held.close()
     finally:
         process.kill()
     assert (process.returncode, "Traceback" in complaints) == (128 + number, False)
@@ -235,6 +348,16 @@ def test_a_port_in_use_is_named(run: RunDirectory, capsys: pytest.CaptureFixture
         port = taken.getsockname()[1]
         assert cli._run(["serve", str(run.path), "--port", str(port)]) == 2
     assert capsys.readouterr().err.startswith(f"error: --port {port}: ")
+
+
+HAND_OVER = """([bytes, event, name]) => {
+  const data = new DataTransfer();
+  data.items.add(new File([new Uint8Array(bytes)], name, { type: "image/png" }));
+  const options = { bubbles: true, cancelable: true };
+  document.getElementById("drop").dispatchEvent(event === "drop"
+    ? new DragEvent(event, { ...options, dataTransfer: data })
+    : new ClipboardEvent(event, { ...options, clipboardData: data }));
+}"""
 
 
 def test_a_person_drops_an_image(served: Served, browser: Browser, image: bytes, tmp_path: Path) -> None:
@@ -259,6 +382,10 @@ def test_a_person_drops_an_image(served: Served, browser: Browser, image: bytes,
     page.wait_for_selector("#status.wrong")
     assert "not an image" in page.locator("#status").inner_text()
     assert page.locator("#result").is_hidden()
+    for event in ("drop", "paste"):
+        page.evaluate(HAND_OVER, [list(image), event, f"{event}.png"])
+        page.locator("#status", has_text=f"{event}.png: ").wait_for()
+        assert page.locator("#result").is_visible()
     page.click("text=report.html")
     page.wait_for_selector("#gallery li")
     context.close()

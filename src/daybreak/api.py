@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from daybreak import choice, notebook
-from daybreak.clock import Stopwatch
+from daybreak.clock import Stopwatch, check_budget
 from daybreak.comparison import Comparison
 from daybreak.comparison import compare as compare_runs
 from daybreak.config import Device, OnNonfinite, Recipe
@@ -150,6 +150,8 @@ def resume(
         DaybreakError: with the exit code the command line would return; nothing that existed is changed.
     """
     directory = RunDirectory.open(run.path if isinstance(run, Run) else run)
+    if device == "auto" and directory.config["hardware"].get("device") == "cpu":
+        device = "cpu"  # it was trained there by choice or for want of another; on another its bits would differ
     check_options(None, budget, None, False, 0)
     every = Every.parse(checkpoint_every)
     options: dict[str, Any] = {"resume": directory.path, "epochs": epochs, "budget": budget, "device": device}
@@ -192,8 +194,8 @@ def command_line(data: str | Path | None, options: Mapping[str, Any], settings: 
 
 def check_options(epochs: int | None, budget: float | None, target: float | None, dawn_rule: bool, seed: int) -> None:
     """Refuse what cannot be meant before anything is opened."""
-    if budget is not None and not 0 < budget < float("inf"):
-        raise UsageError(f"--budget {budget}", "not a length of time", "a time such as 90s, 5m or 1h")
+    if budget is not None:
+        check_budget(budget)
     if budget is not None and epochs is not None:
         raise UsageError("--budget and --epochs", "both say how long to train", "one of them")
     if target is not None and not 0 < target <= 1:

@@ -19,6 +19,8 @@ from daybreak.recipes import LADDER, RECIPES, SMALL_DATA, get_recipe
 from daybreak.session import OnEvent, prepare
 
 STEPS_TIMED = 1  # at each of two image sizes, after one step that is not
+# What is reached on compressed images is promised for the same images before they were compressed.
+HARDER = {"CIFAR-10": "CIFAR-10 (JPEG q75)"}
 
 
 def recipe_for(
@@ -87,7 +89,9 @@ def for_target(target: float, dataset: Dataset) -> tuple[Recipe, str]:
     promising = [r for r in RECIPES.values() if promise(r, dataset.title) >= target]
     if promising:
         cheapest = min(promising, key=_seconds)
-        return cheapest, f"recipe {cheapest.name}: its record promises {promise(cheapest, dataset.title):.2%}"
+        assert cheapest.expected is not None
+        on = cheapest.expected.dataset
+        return cheapest, f"recipe {cheapest.name}: its record on {on} promises {promise(cheapest, dataset.title):.2%}"
     chosen = RECIPES["small"] if is_small(dataset) else LADDER[-1]
     return chosen, f"no recipe has a record of {target:.2%} on {dataset.title}; taking {chosen.name}, the most thorough"
 
@@ -110,7 +114,7 @@ def _seconds(recipe: Recipe) -> float:
 def promise(recipe: Recipe, dataset_title: str) -> float:
     """The accuracy that 19 of 20 runs exceed by the recipe's record: mean - 1.64 deviations. 0 without a record."""
     expected = recipe.expected
-    if expected is None or expected.dataset != dataset_title:
+    if expected is None or expected.dataset not in (dataset_title, HARDER.get(dataset_title)):
         return 0.0
     return expected.accuracy - 1.64 * expected.std
 

@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from math import inf
 from types import MappingProxyType
 
 from daybreak.errors import UsageError
@@ -26,6 +27,15 @@ def parse_seconds(text: str) -> float:
     if not parts or "".join(number + unit for number, unit in parts) != text:
         raise UsageError(text, "not a length of time", "a time such as 90s, 5m or 1h30m")
     return sum(float(number) * _UNITS[unit] for number, unit in parts)
+
+
+def check_budget(seconds: float) -> None:
+    """
+    Raises:
+        UsageError: it is not a length of time to train for.
+    """
+    if not 0 < seconds < inf:
+        raise UsageError(f"--budget {seconds}", "not a length of time", "a time such as 90s, 5m or 1h")
 
 
 class Stopwatch:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest
 
+from daybreak.config import flatten
 from daybreak.errors import UsageError, one_line
 from daybreak.evaluate import Evaluation, evaluate
 from daybreak.run import RunDirectory
@@ -104,17 +105,10 @@ def mcnemar(first_N: np.ndarray, second_N: np.ndarray) -> McNemar:
 
 def differences(configs: Sequence[Mapping[str, Any]]) -> list[tuple[str, tuple[str, ...]]]:
     """The dotted keys whose values are not the same in all configurations, each with its values as text."""
-    flat = [_flat(config) for config in configs]
+    flat = [{key: str(value) for key, value in flatten(config).items()} for config in configs]
     keys = list(dict.fromkeys(key for values in flat for key in values))
     rows = [(key, tuple(values.get(key, MISSING) for values in flat)) for key in keys if not key.startswith("command")]
     return [(key, values) for key, values in rows if len(set(values)) > 1]
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    found: dict[str, str] = {}
-    for key, value in values.items():
-        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": str(value)}
-    return found
 
 
 def _pair(first: Evaluation, other: Evaluation, number: int) -> Pair:

@@ -273,3 +273,11 @@ def _usage_error(kind: type[Section], error: ValidationError, source: str) -> Us
         return UsageError(key, f"unknown key in {source}", nearest(key, known))
     why = first["msg"].removeprefix("Value error, ")
     return UsageError(key or source, f"{why} (got {first['input']!r})" if key else why, "daybreak recipes NAME")
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys joined by dots: `{"a": {"b": 1}}` as `{"a.b": 1}`."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return flat

@@ -7,6 +7,7 @@ are part of the public contract; a new kind of failure takes the code of the par
 import difflib
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from typing import Any
 
 
 class DaybreakError(Exception):
@@ -25,7 +26,7 @@ class DaybreakError(Exception):
         self.what, self.why, self.remedy = one_line(what), one_line(why), one_line(remedy)
         super().__init__(f"{self.what}: {self.why}; try: {self.remedy}")
 
-    def as_json(self) -> dict[str, dict[str, str]]:
+    def as_json(self) -> dict[str, Any]:
         return {"error": {"code": self.code, "what": self.what, "why": self.why, "try": self.remedy}}
 
 
@@ -47,6 +48,12 @@ class BadImagesError(DataError):
     def __init__(self, what: object, why: str, remedy: str, names: Sequence[str]) -> None:
         super().__init__(what, why, remedy)
         self.names = tuple(names)
+
+    def as_json(self) -> dict[str, Any]:
+        """With all names, of which the line shows the first."""
+        found = super().as_json()
+        found["error"]["names"] = [one_line(name) for name in self.names]
+        return found
 
 
 class RunError(DaybreakError):

@@ -10,6 +10,7 @@ import numpy as np
 from daybreak import metrics
 from daybreak.config import Device, Tta
 from daybreak.data import Dataset, open_dataset
+from daybreak.data.split import SPLIT_NOTE
 from daybreak.errors import DataError, RunError, StorageError, UsageError
 from daybreak.run import Predictions, RunDirectory, predict_test
 
@@ -161,30 +162,43 @@ def run_dataset(run: RunDirectory, data: str | Path | None = None) -> Dataset:
     Raises:
         DataError: it is gone, or its content is not what it was.
     """
+    trained_on, how, fingerprint = _request(run)
     try:
-        request, fingerprint = run.config["data"]["request"], run.config["data"]["fingerprint"]
-        trained_on, size, split_seed = request["data"], request["size"], request["split_seed"]
-        skip_bad = bool(request.get("skip_bad"))
-    except (KeyError, TypeError):
-        raise RunError(run.path / "config.json", "does not say which data", "a whole copy of the run") from None
-    try:
-        dataset = open_dataset(data or trained_on, size=size, split_seed=split_seed, skip_bad=skip_bad)
+        dataset = open_dataset(data or trained_on, **how)
     except DataError as error:
         if data is None:
             raise DataError(error.what, error.why, "--data with the place where the run's data is now") from None
         raise
     if dataset.fingerprint != fingerprint:
-        raise DataError(data or trained_on, f"its content is not what {run.path} was trained on", "--data DATA")
+        raise DataError(
+            data or trained_on, f"its content is not what {run.path} was trained on", "the data as it was then"
+        )
     return dataset
+
+
+def _request(run: RunDirectory) -> tuple[str, dict[str, Any], str]:
+    """Which data the run was trained on, how it was opened, and its fingerprint."""
+    try:
+        data = run.config["data"]
+        request = data["request"]
+        how = {"size": request["size"], "split_seed": request["split_seed"], "skip_bad": bool(request.get("skip_bad"))}
+        return request["data"], how, data["fingerprint"]
+    except (KeyError, TypeError):
+        raise RunError(run.path / "config.json", "does not say which data", "a whole copy of the run") from None
 
 
 def other_dataset(run: RunDirectory, data: str | Path) -> Dataset:
     """Other data, decoded as the run's was, its labels matched to the run's by name.
 
     Raises:
-        DataError: its classes are not the run's.
+        DataError: its classes are not the run's, or it has no test part of its own: one drawn now would hold images
+            that the run was trained on.
     """
-    dataset, classes = open_dataset(data, size=run.card.decode.size), run.card.classes
+    _, how, fingerprint = _request(run)
+    dataset, classes = open_dataset(data, **how | {"size": run.card.decode.size}), run.card.classes
+    if dataset.fingerprint != fingerprint and any(note.startswith(SPLIT_NOTE) for note in dataset.notes):
+        why = "has no test part, and is not what the run was trained on but may hold some of it"
+        raise DataError(data, why, "images below test/CLASS, and others below train/CLASS")
     unlike = sorted(set(dataset.classes) ^ set(classes))
     if unlike:
         raise DataError(

@@ -103,6 +103,8 @@ def class_numbers(name: str, classes: Sequence[str], predicted_N: np.ndarray, tr
         return predicted_N
     if name == "true" and true_N is not None:
         return true_N
+    if name == "true" and name not in classes:
+        raise UsageError("class true", "nobody knows the true class of a file", f"predicted, {', '.join(classes)}")
     if name not in classes:
         raise UsageError(f"class {name}", "the run has no such class", f"predicted, true, {', '.join(classes)}")
     return np.full(len(predicted_N), classes.index(name))

@@ -21,7 +21,9 @@ def is_guarded(session: Session) -> bool:
 
 @dataclass(frozen=True)
 class Before:
-    """What a forward pass changes, as it was: buffers (batch norm's running statistics) and random state (dropout)."""
+    """What a forward pass changes, as it was: buffers (batch norm's running statistics) and random state (dropout).
+
+    (On MPS the device's own random numbers go on.)"""
 
     buffers: list[Tensor]
     random: Tensor

@@ -14,7 +14,7 @@ import numpy as np
 from sklearn.model_selection import StratifiedKFold
 
 from daybreak import choice, metrics
-from daybreak.clock import Stopwatch
+from daybreak.clock import Stopwatch, check_budget
 from daybreak.config import Device, Recipe
 from daybreak.data.dataset import Dataset, Split
 from daybreak.device import pick_device, synchronizer
@@ -123,6 +123,8 @@ def find_suspects(
     Returns:
         "test" and, where it was searched, "train": lists of suspects as plain values; "folds" and "budget".
     """
+    if folds:
+        check_budget(budget)
     dataset = run_dataset(run, data)
     judged = evaluate(run, moved_to=data)
     found = run.suspects() or {}  # searching the training part takes long: what was found stays

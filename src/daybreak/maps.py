@@ -12,7 +12,7 @@ the difference of two logits where a class is explained *against* another. Befor
                  the image seen through channel k alone         a channel
     eigen-cam    A's first right singular vector's share        Muhammad & Yeasin 2020; knows no class
 
-All stages share one forward and one backward pass (`benchmarks/maps.py` compares that with a library that takes one of
+All stages share one forward and one backward pass (`benchmarks/parts.py` compares that with a library that takes one of
 each a stage). Maps are at the stage's own resolution, in float32, and the net is left exactly as it was found.
 """
 

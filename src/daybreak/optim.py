@@ -74,7 +74,7 @@ class ScheduledOptimizer:
     """One or two torch optimizers driven by a one-cycle schedule.
 
     Each parameter group holds `peak` (its rate at the top of the cycle) and `until` (its cycle ends at this
-    progress and the group is frozen from then on).
+    progress; where that is before the end, the group is frozen from then on).
     """
 
     def __init__(self, optimizers: list[torch.optim.Optimizer], cycle: OneCycle) -> None:
@@ -86,7 +86,8 @@ class ScheduledOptimizer:
         for group in (g for optimizer in self.optimizers for g in optimizer.param_groups):
             mine = progress / group["until"]
             group["lr"] = group["peak"] * schedule.learning_rate(self.cycle, mine) / self.cycle.max_lr
-            if mine >= 1:
+            # (At the very end there is still a step to take, where time runs out within it.)
+            if mine >= 1 > group["until"]:
                 _freeze(group["params"])
             if momentum is not None:
                 _set_momentum(group, momentum)

@@ -16,6 +16,7 @@ from scipy import stats
 
 from daybreak.config import Recipe
 from daybreak.errors import RunError
+from daybreak.loop import reaches
 from daybreak.run import RunDirectory
 
 CLOCK = (
@@ -173,8 +174,9 @@ def _time_to(run: RunDirectory, target: float, dawn_rule: bool) -> float | None:
     if summary["test_acc"] is None:
         return None
     if dawn_rule:
-        rows = (row for row in run.metrics("epoch") if row["test_acc"] >= target)
-        return next((float(row["train_seconds"]) for row in rows), None)
+        rows = run.metrics("epoch")
+        good = (row for row in rows if reaches(row, rows[-1]["size"], target))
+        return next((float(row["train_seconds"]) for row in good), None)
     return float(summary["train_seconds"]) if summary["test_acc_tta"] >= target else None
 
 

@@ -1,11 +1,12 @@
 """A local web page over a run: drop an image, see its classes and the maps that explain them; browse the run's files.
 
-Only this machine reaches it, under its own name. An image is decoded as the training images were, and forgotten. What
-is too large, too slow or no image gets an answer and costs nobody else theirs: bodies are bounded in bytes and seconds,
-and the net works on one image at a time, beside the event loop.
+Only this machine reaches it, under its own name, and no other site may ask it. An image is decoded as the training
+images were, and forgotten. Bodies are bounded in bytes and seconds; the net works on one image at a time, beside the
+event loop, for those who still wait for the answer.
 """
 
 import asyncio
+import logging
 import socket
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
@@ -23,6 +24,7 @@ from starlette.routing import Route
 
 from daybreak.config import Device
 from daybreak.data import decode_image
+from daybreak.durable import is_leftover
 from daybreak.errors import DataError, DaybreakError, UsageError, one_line
 from daybreak.explain import ClassMap, Question, overlay, to_picture
 from daybreak.gallery import answers, remark
@@ -33,11 +35,16 @@ from daybreak.report.page import render
 from daybreak.run import RunDirectory
 
 HOST = "127.0.0.1"
-MOST_BYTES = 32 * 2**20  # of an image
+MOST_BYTES = 16 * 2**20  # of an image
 MOST_SECONDS = 20.0  # in which it must have come
-MOST_REQUESTS = 64  # at once; the next ones get 503
+MOST_REQUESTS, MOST_WAITING = 32, 8  # at once, and for the net; the next ones get 503
 TOP = 5  # classes
 MAP_SIZE = 192  # px
+# The same address may show another run tomorrow, and what a run brings along runs apart from the page.
+FRESH = {"Cache-Control": "no-store"}
+APART = FRESH | {"Content-Security-Policy": "sandbox allow-scripts", "X-Content-Type-Options": "nosniff"}
+
+logger = logging.getLogger(__name__)
 
 
 def serve(run: RunDirectory, port: int, device: Device = "auto", on_ready: Callable[[str], None] = print) -> None:
@@ -48,9 +55,10 @@ def serve(run: RunDirectory, port: int, device: Device = "auto", on_ready: Calla
         on_ready: called with the address once it can be visited.
 
     Raises:
-        UsageError: the port cannot be had.
+        UsageError: the port cannot be had, or this thread has an event loop already, as in a notebook.
         RunError: the run cannot be used.
     """
+    _check_no_loop(run)
     application = application_of(run, device)
     with _listen(port) as listening:
         on_ready(f"http://{HOST}:{listening.getsockname()[1]}/")
@@ -58,9 +66,9 @@ def serve(run: RunDirectory, port: int, device: Device = "auto", on_ready: Calla
 
 
 def server_of(application: Starlette) -> uvicorn.Server:
-    quiet: dict[str, Any] = {"log_level": "error", "access_log": False, "server_header": False}
+    quiet: dict[str, Any] = {"log_level": "critical", "access_log": False, "server_header": False}
     return uvicorn.Server(
-        uvicorn.Config(application, limit_concurrency=MOST_REQUESTS, timeout_graceful_shutdown=5, **quiet)
+        uvicorn.Config(application, limit_concurrency=MOST_REQUESTS, timeout_graceful_shutdown=2, **quiet)
     )
 
 
@@ -75,7 +83,7 @@ def application_of(run: RunDirectory, device: Device = "auto") -> Starlette:
         ],
         # A page elsewhere could point a name of its own at this machine; it would still say that name.
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])],
-        exception_handlers={DaybreakError: _refusal, ClientDisconnect: lambda request, error: Response()},
+        exception_handlers={DaybreakError: _refusal, ClientDisconnect: _nobody, Exception: _unexpected},
     )
 
 
@@ -90,27 +98,37 @@ class RefusedError(DaybreakError):
 
 
 class _Page:
-    """What the addresses answer."""
+    """What the addresses answer. Names of classes go out as one line of text, and come back as such."""
 
     def __init__(self, run: RunDirectory, device: Device) -> None:
         self.run, self.classifier = run, run.classifier(device)
-        self.one_at_a_time = CapacityLimiter(1)
+        self.names = [one_line(name) for name in self.classifier.classes]
+        self.title = f"{run.summary['recipe']} on {run.summary['dataset']}"
+        self.net = CapacityLimiter(1)
 
     def show(self, _request: Request) -> Response:
-        title = f"{self.run.summary['recipe']} on {self.run.summary['dataset']}"
-        files = [name for name in _files(self.run.path) if PurePosixPath(name).suffix != ".safetensors"]
-        return HTMLResponse(
-            render(
-                "serve.html", "serve.js", title=title, subtitle=one_line(self.run.path.resolve().name),
-                classes=self.classifier.classes, files=files,
-            )
+        page = render(
+            "serve.html", "serve.js", title=self.title, subtitle=one_line(self.run.path.resolve().name),
+            classes=self.names, files=files_of_run(self.run.path), most_bytes=MOST_BYTES,
         )  # fmt: skip
+        return HTMLResponse(page, headers=FRESH)
 
     async def predict(self, request: Request) -> Response:
-        data = await _body(request)
-        asked = request.query_params
-        question = Question(target=asked.get("class") or "predicted", against=asked.get("against") or None)
-        return JSONResponse(await to_thread.run_sync(self.answer, data, question, limiter=self.one_at_a_time))
+        if request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
+            raise RefusedError(403, "image", "sent by the page of another site", f"this page, at http://{HOST}")
+        asked, data = request.query_params, await _body(request)
+        question = Question(
+            target=self._class(asked.get("class") or "predicted"), against=self._class(asked.get("against"))
+        )
+        if self.net.statistics().tasks_waiting >= MOST_WAITING:
+            raise RefusedError(503, "image", f"{MOST_WAITING} others are waiting", "again in a moment")
+        async with self.net:
+            if await request.is_disconnected():
+                raise ClientDisconnect
+            return JSONResponse(await to_thread.run_sync(self.answer, data, question), headers=FRESH)
+
+    def _class(self, name: str | None) -> str | None:
+        return self.classifier.classes[self.names.index(name)] if name in self.names else name or None
 
     def answer(self, data: bytes, question: Question) -> dict[str, Any]:
         """The image as the net sees it, its likeliest classes, and a map a stage."""
@@ -122,20 +140,16 @@ class _Page:
         )  # fmt: skip
         return {
             "image": data_uri(to_picture(image_HWC)),
-            "top": likeliest(probability_NK[0], self.classifier.classes, TOP),
+            "top": likeliest(probability_NK[0], self.names, TOP),
             "maps": [self._drawn(m, image_HWC) for m in maps],
         }
 
     def _drawn(self, m: ClassMap, image_HWC: np.ndarray) -> dict[str, Any]:
         picture = data_uri(overlay(image_HWC, m.values_HW, MAP_SIZE)) if m.shows_a_place else None
-        return {
-            "layer": m.layer, "class": self.classifier.classes[m.target], "picture": picture, "note": remark(m)
-        }  # fmt: skip
+        return {"layer": m.layer, "class": self.names[m.target], "picture": picture, "note": remark(m)}
 
     def file(self, request: Request) -> Response:
-        return FileResponse(
-            file_of_run(self.run.path, request.path_params["name"]), headers={"X-Content-Type-Options": "nosniff"}
-        )
+        return FileResponse(file_of_run(self.run.path, request.path_params["name"]), headers=APART)
 
 
 async def _body(request: Request) -> bytes:
@@ -165,26 +179,54 @@ def file_of_run(folder: Path, name: str) -> Path:
     if not parts or name.startswith("/") or ".." in parts or any(c in name for c in "\0\\:"):
         raise RefusedError(400, f"/run/{name}", "not the name of a file of the run", "a link of the page")
     path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()):
+    try:
+        inside, there = path.resolve().is_relative_to(folder.resolve()), path.is_file()
+    except (OSError, RuntimeError):  # too long a name, a loop of links, a folder that may not be read
+        inside, there = True, False
+    if not inside:
         raise RefusedError(403, f"/run/{name}", "leads out of the run", "a link of the page")
-    if not path.is_file():
+    if not there:
         raise RefusedError(404, f"/run/{name}", "not there", "a link of the page")
     return path
 
 
-def _files(folder: Path) -> list[str]:
-    """All files of a run that a person may want to look at, the report first."""
-    names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
-    shown = [name for name in names if not name.startswith(("checkpoints/", "."))]
-    return sorted(shown, key=lambda name: (name != "report.html", name.count("/"), name))
+def files_of_run(folder: Path) -> list[str]:
+    """All files of a run that a person may want to look at and that can be had, the report first."""
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if not is_leftover(path)]
+    shown = [name for name in names if not name.startswith((".", "checkpoints/")) and not name.endswith(".safetensors")]
+    return sorted(filter(lambda n: _can_be_had(folder, n), shown), key=lambda n: (n != "report.html", n.count("/"), n))
+
+
+def _can_be_had(folder: Path, name: str) -> bool:
+    try:
+        return one_line(name) == name and file_of_run(folder, name).is_file()
+    except RefusedError:
+        return False
 
 
 def _refusal(_request: Request, error: Exception) -> Response:
     assert isinstance(error, DaybreakError)
-    status = (
-        error.status if isinstance(error, RefusedError) else 400 if isinstance(error, DataError | UsageError) else 500
-    )
-    return JSONResponse(error.as_json() | {"message": str(error)}, status)
+    usual = 400 if isinstance(error, DataError | UsageError) else 500
+    status = error.status if isinstance(error, RefusedError) else usual
+    unread = {"Connection": "close"} if status in (408, 413) else {}  # or the rest of a body would hold the connection
+    return JSONResponse(error.as_json() | {"message": str(error)}, status, FRESH | unread)
+
+
+def _nobody(_request: Request, _error: Exception) -> Response:
+    return Response(status_code=400)  # who asked is gone
+
+
+def _unexpected(request: Request, error: Exception) -> Response:
+    logger.warning("error: %s: %s", type(error).__name__, one_line(error))
+    return _refusal(request, DaybreakError(type(error).__name__, str(error) or "unexpected", "another image"))
+
+
+def _check_no_loop(run: RunDirectory) -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise UsageError("serve", "a notebook's event loop is running here", f"daybreak serve {run.path}, in a terminal")
 
 
 def _listen(port: int) -> socket.socket:

@@ -72,7 +72,8 @@ def maps(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         if row["path"]:
             print(row["path"])
-    for remark in {row["note"] for row in rows if not row["path"]}:
+    remarks = (f"{row['path']}: {row['note']}" if row["path"] else row["note"] for row in rows if "note" in row)
+    for remark in dict.fromkeys(remarks):
         print(f"note: {remark}", file=sys.stderr)
 
 

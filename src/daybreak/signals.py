@@ -1,30 +1,37 @@
 """Asking a training run to stop without losing it."""
 
+import os
 import signal
 import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 T = TypeVar("T")
 
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_obeyed: list[int] = []
 
 
 def obey_signals() -> None:
     """From now on SIGINT and SIGTERM end the process as an error would: what is half done is tidied up."""
+    _obeyed.clear()
     if threading.current_thread() is threading.main_thread():  # only there can signals be caught
         for number in SIGNALS:
             signal.signal(number, _obey)
 
 
 def _obey(number: int, frame: FrameType | None) -> None:
-    if _imports(
-        frame
-    ):  # it would swallow an exception, or turn it into an ImportError; and it leaves nothing half done
+    # An import would swallow an exception, or turn it into an ImportError.
+    if _imports(frame):
         _end_the_process(number)
+    _obeyed.append(number)
+    _leave_the_process(number)
+
+
+def _leave_the_process(number: int) -> NoReturn:
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     sys.exit(128 + number)
@@ -38,9 +45,10 @@ def _imports(frame: FrameType | None) -> bool:
     return False
 
 
-def _end_the_process(number: int) -> None:
+def _end_the_process(number: int) -> NoReturn:
     signal.signal(number, signal.SIG_DFL)
     signal.raise_signal(number)
+    os._exit(128 + number)  # the first process of a container is not ended by a signal of its own
 
 
 class StopRequest:
@@ -55,6 +63,8 @@ class StopRequest:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
+        for number in _obeyed:  # what C calls back can swallow an exception too
+            _leave_the_process(number)
         if threading.current_thread() is threading.main_thread():
             self._before = {s: signal.signal(s, self._note) for s in SIGNALS}
         return self
@@ -73,8 +83,10 @@ class StopRequest:
             result = work()
             self._leaves = False
             return result
-        except _Leave:
-            return None
+        except (_Leave, Exception):
+            if self.signal is None:
+                raise
+            return None  # an import may have made an error of its own of the signal
         finally:
             self._leaves = False
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+from daybreak.config import flatten
 from daybreak.errors import UsageError, nearest, one_line
 from daybreak.run import RunDirectory
 from daybreak.session import Event, OnEvent
@@ -170,11 +171,3 @@ def _made(kind: str) -> Tracker:
         raise UsageError(f"--track {kind}", f"{kind} is not installed", f"pip install 'daybreak[{kind}]'") from None
     except Exception as error:  # such as a store that it does not know
         raise UsageError(f"--track {kind}", one_line(error)[:200], "check its settings") from None
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested keys joined by dots: `{"a": {"b": 1}}` as `{"a.b": 1}`."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-    return flat

@@ -10,6 +10,7 @@ import numpy as np
 
 from daybreak import notebook
 from daybreak.config import Tta
+from daybreak.errors import UsageError
 from daybreak.evaluate import Evaluation, Mistake, evaluate, image_index, run_dataset
 from daybreak.explain import ClassMap, Question
 from daybreak.gallery import answers, draw_files, draw_mistakes
@@ -139,9 +140,14 @@ class Run:
         Args:
             port: 0 for any that is free.
             on_ready: called with the address once it can be visited.
-        """
-        from daybreak.serve import serve  # brings a web framework, which nothing else needs
 
+        Raises:
+            UsageError: the port cannot be had, the extra `serve` is not installed, or this is a notebook.
+        """
+        try:
+            from daybreak.serve import serve
+        except ModuleNotFoundError as error:
+            raise UsageError("serve", f"{error.name} is not installed", "pip install 'daybreak[serve]'") from None
         serve(self.directory, port, on_ready=on_ready)
 
     def _maps(self, index: int, question: Question) -> tuple[np.ndarray, list[ClassMap]]:

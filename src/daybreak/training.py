@@ -185,8 +185,11 @@ def _allowed(on_nonfinite: OnNonfinite, device: torch.device) -> OnNonfinite:
 
 def _check_unfinished(session: Session, run: RunDirectory, is_longer: bool) -> None:
     """A run can end before its cycle: half a step before its budget, or by DAWNBench's rule."""
-    if run.is_finished(session.step) and (not is_longer or session.pace.is_done(session.step)):
-        raise UsageError(f"--resume {run.path}", "is finished already", "--epochs or --budget above what it had")
+    above = "--epochs or --budget above what it had"
+    if run.is_finished(session.step) and not is_longer:
+        raise UsageError(f"--resume {run.path}", "is finished already", above)
+    if is_longer and session.pace.is_done(session.step):
+        raise UsageError(f"--resume {run.path}", f"is as long already, with {session.step} steps", above)
 
 
 def _to_the_end(

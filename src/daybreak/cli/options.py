@@ -28,7 +28,7 @@ DATA_HELP = "cifar10, cifar100, mnist, fashion-mnist, digits, or a folder, archi
 Data = Annotated[str, typer.Argument(metavar="DATA", help=DATA_HELP)]
 MovedData = Annotated[str | None, typer.Option("--data", help="Where the run's data is now, if it has moved.")]
 RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
-SplitSeed = Annotated[int, typer.Option(help="Seed of the test split, for data that has no test part.")]
+SplitSeed = Annotated[int, typer.Option(min=0, help="Seed of the test split, for data that has no test part.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be used, and count them.")]
 Strict = Annotated[
     bool, typer.Option("--strict", help="Refuse data with the same pixels in both parts or under two labels.")

@@ -85,7 +85,7 @@ def suspects(
         typer.Option(min=2, help="Search the training part too, with a net for each fold that never saw its images."),
     ] = None,
     budget: Annotated[str, typer.Option(metavar="TIME", help="Training time of each fold's net.")] = "1m",
-    seed: Annotated[int, typer.Option(min=0, help="Of the folds and their nets.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the folds and their nets.")] = 0,
     data: MovedData = None,
     as_json: Json = False,
     quiet: Quiet = False,

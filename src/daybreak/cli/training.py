@@ -89,7 +89,7 @@ def train(
     from daybreak.config import parse_settings
     from daybreak.progress import TrainingProgress
 
-    where, seconds = choice("--device", device, DEVICES), parse_seconds(budget) if budget else None
+    where, seconds = choice("--device", device, DEVICES), parse_seconds(budget) if budget is not None else None
     policy = choice("--on-nonfinite", on_nonfinite, ("stop", "skip"))
     with TrainingProgress(stderr, quiet) as on_event:
         if resume:

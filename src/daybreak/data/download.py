@@ -3,12 +3,12 @@
 Without a network the caller knows within ten seconds. The file gets its name only after size and SHA-256 match.
 """
 
+import fcntl
 import hashlib
 import http.client
 import logging
 import os
 import queue
-import sys
 import threading
 import time
 import urllib.error
@@ -174,11 +174,6 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
     """One download into a folder at a time; a killed process leaves no lock behind."""
-    if sys.platform == "win32":
-        yield
-        return
-    import fcntl
-
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)

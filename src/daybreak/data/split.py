@@ -8,6 +8,7 @@ from daybreak.data.dataset import Indices, Labels, Pictures
 from daybreak.errors import DataError
 
 TEST_FRACTION = 0.2
+SPLIT_NOTE = "no test part: stratified 80/20 split by seed "
 
 
 def split_indices(pictures: Pictures, seed: int, where: object) -> tuple[Indices, Indices, tuple[str, ...]]:
@@ -25,7 +26,7 @@ def split_indices(pictures: Pictures, seed: int, where: object) -> tuple[Indices
         return train, test, ()
     _check_counts(pictures, where)
     train, test = stratified_split(pictures.labels_N, seed)
-    return train, test, (f"no test part: stratified 80/20 split by seed {seed}",)
+    return train, test, (f"{SPLIT_NOTE}{seed}",)
 
 
 def stratified_split(labels_N: Labels, seed: int) -> tuple[Indices, Indices]:

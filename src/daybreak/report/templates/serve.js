@@ -1,8 +1,9 @@
 (() => {
   const at = (id) => document.getElementById(id);
   const [drop, file, target, against, status, result] = ["drop", "file", "class", "against", "status", "result"].map(at);
+  const most = Number(drop.dataset.mostBytes);
   let image = null;
-  let asked = 0; // only the last question is answered
+  let asking = new AbortController(); // only the last question is waited for
 
   const show = (found) => {
     at("seen").src = found.image;
@@ -17,17 +18,21 @@
 
   const ask = async () => {
     if (!image) return;
-    const mine = ++asked;
+    asking.abort();
+    asking = new AbortController();
+    const { signal } = asking;
     status.textContent = "Looking …";
     let found, ok = false;
     try {
+      if (image.size > most) throw new Error(`more than ${most / 2 ** 20} MiB; try: a smaller copy of it`);
       const query = new URLSearchParams({ class: target.value, against: against.value });
-      const response = await fetch(`predict?${query}`, { method: "POST", body: image });
+      const response = await fetch(`predict?${query}`, { method: "POST", body: image, signal });
+      if (response.headers.get("content-type") !== "application/json") throw new Error(await response.text());
       [found, ok] = [await response.json(), response.ok];
-    } catch {
-      found = { message: "no answer: is daybreak still running, and the image not larger than 32 MiB?" };
+    } catch (error) {
+      found = { message: error instanceof TypeError ? "no answer: is daybreak still running?" : error.message };
     }
-    if (mine !== asked) return;
+    if (signal.aborted) return;
     if (ok) show(found);
     result.hidden = !ok;
     status.textContent = ok ? `${image.name || "image"}: ${found.top[0].class}, ${percent(found.top[0].probability)}` : found.message;
