@@ -107,18 +107,27 @@ def in_a_process(out: Path) -> Any:
     return process
 
 
+def wait_for_a_checkpoint(process: Any, run: Path) -> None:
+    while process.is_alive() and not any(run.glob("checkpoints/step-*")):
+        time.sleep(0.002)
+
+
 def test_killed_at_any_moment_it_ends_the_same(tmp_path: Path, record_property: Count) -> None:
     """20 times here; `make soak` does 300."""
     in_a_process(tmp_path / "warm").join()  # the server starts
     reference, rng, begun = tmp_path / "reference", np.random.default_rng(0), time.monotonic()
-    in_a_process(reference).join()
-    lasts = time.monotonic() - begun
-    midway = 0
+    process = in_a_process(reference)
+    wait_for_a_checkpoint(process, reference)
+    first = time.monotonic()
+    process.join()
+    lasts, rest, midway = time.monotonic() - begun, time.monotonic() - first, 0
     record_property("trials", KILLS)
     for number in range(KILLS):
         out = tmp_path / str(number)
         process = in_a_process(out)
-        time.sleep(rng.uniform(0, lasts))
+        if number % 2:  # after its first checkpoint, however slow the machine is just now
+            wait_for_a_checkpoint(process, out)
+        time.sleep(rng.uniform(0, rest if number % 2 else lasts))
         process.kill()
         process.join()
         midway += any(out.glob("checkpoints/step-*")) and not (out / "summary.json").exists()
