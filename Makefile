@@ -15,10 +15,10 @@ help:  ## Show this list.
 demo: $(READY)  ## Train on CIFAR-10 (or on digits where it cannot be had) and write a report.
 	@$(BIN)/python -m daybreak.demo
 
-test: $(READY_TO_WORK)  ## Run the whole test suite.
+test: $(READY_TO_WORK)  ## Run the whole test suite; its pages need a Chromium.
 	$(BIN)/python -m pytest
 
-soak: $(READY_TO_WORK)  ## The tests of reliability in their long form (a quarter of an hour); writes docs/reliability.md.
+soak: $(READY_TO_WORK)  ## The tests of reliability in their long form (half an hour); writes docs/reliability.md.
 	$(BIN)/python benchmarks/soak.py
 
 docs: $(READY_TO_WORK)  ## Build the documentation as a site, in site/.

@@ -10,8 +10,9 @@ from torch import nn
 from daybreak.augment import Normalizer
 from daybreak.config import ModelConfig
 from daybreak.data import DecodeSpec
+from daybreak.data.picture import to_picture
 from daybreak.errors import UsageError
-from daybreak.explain import ClassMap, Question, class_numbers, explain, field_box, overlay, to_picture
+from daybreak.explain import ClassMap, Question, class_numbers, explain, field_box, overlay
 from daybreak.gallery import draw
 from daybreak.inference import Classifier
 from daybreak.models import build_net

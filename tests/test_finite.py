@@ -1,5 +1,6 @@
 """A loss or a gradient that is not finite ends or skips a step before it has changed anything."""
 
+import html
 from pathlib import Path
 from typing import Any
 
@@ -7,14 +8,16 @@ import pytest
 import torch
 from resuming import STEPS, recipe
 
-from daybreak import checkpoint, loop
+from daybreak import checkpoint, loop, metrics
 from daybreak.config import Recipe, override
 from daybreak.data import open_dataset
 from daybreak.errors import BadStepError
+from daybreak.evaluate import evaluate
+from daybreak.report import write_report
 from daybreak.run import RunDirectory
 from daybreak.session import Session, prepare
 from daybreak.state import Every
-from daybreak.training import train
+from daybreak.training import resume, train
 
 
 def spoil(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
@@ -55,6 +58,20 @@ def test_a_step_that_is_not_finite_changes_nothing(tmp_path: Path, monkeypatch: 
     ema = {name: value for name, value in before.tensors.items() if name.startswith("ema.module.")}
     net = RunDirectory.open(tmp_path / "run").classifier("cpu").net
     assert all(torch.equal(net.state_dict()[name.removeprefix("ema.module.")], value) for name, value in ema.items())
+
+
+def test_what_is_left_of_a_run_can_be_used_and_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = open_dataset("digits")
+    spoil(monkeypatch, 8)
+    with pytest.raises(BadStepError) as caught:
+        train(page(), data, tmp_path / "run", device="cpu")
+    run = RunDirectory.open(tmp_path / "run")
+    assert (run.summary["error"], run.summary["steps"]) == (str(caught.value), 7)
+    logits = run.classifier("cpu").logits(data.test.images_NHWC)
+    assert evaluate(run, tta="none", device="cpu").accuracy == metrics.accuracy(logits, data.test.labels_N)
+    assert str(caught.value) in html.unescape(write_report(run).read_text())
+    finished = resume(run.path, data, device="cpu", on_nonfinite="skip")
+    assert (finished.summary["error"], finished.summary["steps"], finished.summary["skipped_steps"]) == (None, STEPS, 1)
 
 
 def test_the_images_that_did_it_are_named() -> None:

@@ -6,8 +6,9 @@ import torch
 
 from daybreak.augment import Normalizer
 from daybreak.config import ModelConfig
+from daybreak.data.dataset import images_a_block
 from daybreak.errors import UsageError
-from daybreak.inference import Classifier, batch_for, tta_views
+from daybreak.inference import Classifier, tta_views
 from daybreak.models import build_net
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (7, 32, 32, 3), dtype=np.uint8)
@@ -59,7 +60,7 @@ def test_the_batch_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_batches_shrink_with_the_image() -> None:
-    assert [batch_for(size, 250) for size in (16, 32, 64, 224, 1024)] == [250, 250, 62, 5, 1]
+    assert [images_a_block(size, 250) for size in (16, 32, 64, 224, 1024)] == [250, 250, 62, 5, 1]
 
 
 def test_the_net_stays_in_its_mode_and_keeps_its_statistics() -> None:

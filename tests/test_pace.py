@@ -1,5 +1,6 @@
 """Progress over steps and over wall-clock time."""
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -29,13 +30,13 @@ class Clock:
     ("text", "seconds"), [("300", 300), ("90s", 90), ("5m", 300), ("1.5h", 5400), ("1h30m", 5400), ("0.5s", 0.5)]
 )
 def test_lengths_of_time(text: str, seconds: float) -> None:
-    assert parse_seconds(text) == seconds
+    assert parse_seconds(text, "--budget") == seconds
 
 
 @pytest.mark.parametrize("text", ["", "m", "5 m", "-5m", "5d", "5m!", "1e3"])
 def test_what_is_not_a_length_of_time_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="not a length of time"):
-        parse_seconds(text)
+    with pytest.raises(UsageError, match=f"^--budget {re.escape(text)}: not a length of time"):
+        parse_seconds(text, "--budget")
 
 
 def test_progress_is_elapsed_time_over_the_budget() -> None:

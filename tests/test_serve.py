@@ -29,8 +29,9 @@ from playwright.sync_api import Browser
 from daybreak import cli, serve
 from daybreak.config import override
 from daybreak.data import open_dataset
+from daybreak.data.picture import to_picture
 from daybreak.errors import UsageError
-from daybreak.explain import Question, explain, overlay, to_picture
+from daybreak.explain import Question, explain, overlay
 from daybreak.gallery import answers
 from daybreak.models import stages_of
 from daybreak.predict import predict

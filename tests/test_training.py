@@ -210,9 +210,11 @@ def test_a_net_spoilt_by_its_last_step_is_noticed(digits: Dataset, tmp_path: Pat
     """The loss is that of the net before the step, so only looking at the net afterwards finds this."""
     one_step = {"batch_size": 2000, "epochs": 1, "optimizer": {"name": "sgd"}}
     recipe = tiny(**one_step, **{"schedule.max_lr": 1e30, "schedule.initial_lr": 1e30})
-    with pytest.raises(NonFiniteError, match="step 1: the net's logits"):
+    with pytest.raises(NonFiniteError, match="step 1: the net's logits") as caught:
         train(recipe, digits, tmp_path / "run")
-    assert not (tmp_path / "run" / "summary.json").exists()
+    run = RunDirectory.open(tmp_path / "run")
+    assert (run.summary["error"], run.summary["test_acc"], run.has_result) == (str(caught.value), None, False)
+    assert not (run.path / "model.safetensors").exists()  # a net that is worth nothing is not kept
 
 
 def test_a_recipe_that_cannot_be_built_leaves_no_directory(digits: Dataset, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What `import daybreak` offers. The command line calls these functions and nothing else."""
+"""What `import daybreak` offers, but for `bench`. The command line calls these functions."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -148,16 +148,14 @@ def _run_once(series: Series, candidate: Candidate, seed: int, on_event: OnEvent
 
 
 def _train_once(series: Series, candidate: Candidate, seed: int, out: Path, on_event: OnEvent) -> RunDirectory:
-    """A run; one whose loss stopped being finite has a summary that says so."""
+    """A run, finished or not: the summary of one whose loss stopped being finite says so."""
     try:
         return api.train(
             series.data, recipe=candidate.recipe, epochs=candidate.epochs, budget=candidate.budget, seed=seed,
             device=series.device, out=out, report=False, on_event=on_event,
         ).directory  # fmt: skip
-    except NonFiniteError as error:
-        run = RunDirectory.open(out)
-        run.write_summary({"test_acc": None, "train_seconds": None, "error": str(error)})
-        return run
+    except NonFiniteError:
+        return RunDirectory.open(out)
 
 
 def _measure_latency(run: RunDirectory, dataset: Dataset, path: Path, device: Device) -> None:

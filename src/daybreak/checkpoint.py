@@ -6,7 +6,6 @@ of both, which is checked before either is parsed. Nothing is pickled. What the 
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 from safetensors.torch import load, save
 from torch import Tensor
 
-from daybreak.durable import guarded, remove_folder, whole_folder
+from daybreak.durable import guarded, remove_folder, to_json, whole_folder
 from daybreak.errors import RunError
 
 FORMAT = 1
@@ -44,8 +43,8 @@ def write(folder: Path, checkpoint: Checkpoint) -> Path:
     """
     path = folder / f"step-{checkpoint.facts['step']:08d}"
     if not path.exists():
-        files = {TENSORS: save(checkpoint.tensors), FACTS: _json(checkpoint.facts | {"format": FORMAT})}
-        files[MANIFEST] = _json({name: sha256(content).hexdigest() for name, content in files.items()})
+        files = {TENSORS: save(checkpoint.tensors), FACTS: to_json(checkpoint.facts | {"format": FORMAT}).encode()}
+        files[MANIFEST] = to_json({name: sha256(content).hexdigest() for name, content in files.items()}).encode()
         with whole_folder(path, sum(map(len, files.values()))) as unfinished:
             for name, content in files.items():
                 (unfinished / name).write_bytes(content)
@@ -120,7 +119,3 @@ def _test_acc(path: Path) -> float:
 def _aside(path: Path) -> Path:
     names = [path.with_name(f"damaged-{path.name}{suffix}") for suffix in ("", *(f"-{n}" for n in range(2, 1000)))]
     return next(name for name in names if not name.exists())
-
-
-def _json(values: Mapping[str, Any]) -> bytes:
-    return (json.dumps(values, indent=2, allow_nan=False) + "\n").encode()

@@ -10,11 +10,12 @@ import torch
 from daybreak.clock import Stopwatch
 from daybreak.config import Device, ModelConfig, Recipe, override, with_epochs
 from daybreak.data.dataset import Dataset
+from daybreak.data.loader import side_at
 from daybreak.device import kept_memory, pick_device, repeatable, synchronizer
 from daybreak.errors import UsageError, nearest
 from daybreak.loop import train_step
 from daybreak.lr_range import find_rate, with_rate
-from daybreak.models import NETS, is_foreign
+from daybreak.models import NETS, SMALLEST_SIZE, is_foreign
 from daybreak.recipes import LADDER, RECIPES, SMALL_DATA, get_recipe
 from daybreak.session import OnEvent, prepare
 
@@ -161,7 +162,8 @@ def predicted_seconds(recipe: Recipe, dataset: Dataset, seconds_at: Callable[[in
     steps = recipe.epochs * (len(dataset.train.labels_N) // recipe.batch_size)
     starts = [0.0, *(stage.until for stage in recipe.resolution)]
     shares = [stage.until - start for start, stage in zip(starts, recipe.resolution, strict=False)]
-    sides = [round(stage.scale * dataset.decode.size) for stage in recipe.resolution]
+    full = max(SMALLEST_SIZE, dataset.decode.size)
+    sides = [side_at(recipe.resolution, start, full) for start in starts[:-1]]
     return steps * sum(share * seconds_at(side) for share, side in zip(shares, sides, strict=True))
 
 

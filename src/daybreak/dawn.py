@@ -4,13 +4,13 @@ The format is that of the published entries (github.com/stanford-futuredata/dawn
 start, accuracy in per cent, cost of one image = cost an hour × latency.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+from daybreak.durable import to_json
 from daybreak.run import RunDirectory
 
 HOUR = 3600.0
@@ -72,13 +72,9 @@ def write_entries(
     stem = f"daybreak_{row['recipe']}_{record['hardware']['device']}-{record['hardware']['cores']}cores_pytorch"
     for seed, log in logs.items():
         entry = shared | {"misc": shared["misc"] | {"seed": seed, "rule": "accuracy of one view at each epoch's end"}}
-        files.write_text(f"train/{stem}_seed{seed}.json", _json(entry))
+        files.write_text(f"train/{stem}_seed{seed}.json", to_json(entry))
         files.write_text(f"train/{stem}_seed{seed}.tsv", log)
     if row["latency_ms"] is not None:
         cost = {} if cost_per_hour is None else {"cost": inference_cost(row["latency_ms"], cost_per_hour)}
         found = {"latency": row["latency_ms"], **cost, "top1Accuracy": 100 * row["test_acc"]["mean"]}
-        files.write_text(f"inference/{stem}.json", _json(shared | found))
-
-
-def _json(values: Mapping[str, Any]) -> str:
-    return json.dumps(values, indent=4) + "\n"
+        files.write_text(f"inference/{stem}.json", to_json(shared | found))

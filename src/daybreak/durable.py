@@ -4,18 +4,22 @@ What is written stands beside its place first, is flushed to the disk, and is re
 so that neither a killed process nor a power cut leaves half of anything under a final name.
 """
 
+import errno
 import fcntl
+import json
 import os
 import platform
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from daybreak.errors import BusyError, StorageError
 
 LOCK = ".lock"
+MAKE_ROOM = "free space, or another disk"
 
 
 @contextmanager
@@ -25,8 +29,9 @@ def guarded(path: Path, needed: int = 0) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        why = f"cannot be written ({error.strerror}{f', {needed:,} bytes needed' if needed else ''})"
-        raise StorageError(path, why, "free space or another --out") from None
+        why = f"cannot be written ({error.strerror or error}{f', {needed:,} bytes needed' if needed else ''})"
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise StorageError(path, why, MAKE_ROOM if is_full else "a place that can be written") from None
 
 
 @contextmanager
@@ -78,6 +83,11 @@ def whole_folder(path: Path, needed: int = 0) -> Iterator[Path]:
             raise
 
 
+def to_json(values: Mapping[str, Any]) -> str:
+    """JSON as every file of ours has it: indented, strictly JSON, a line break at its end."""
+    return json.dumps(values, indent=2, allow_nan=False) + "\n"
+
+
 def check_space(folder: Path, needed: int) -> None:
     """Find a disk that is too full before hours of work rather than after.
 
@@ -87,7 +97,7 @@ def check_space(folder: Path, needed: int) -> None:
     with guarded(folder):
         free = shutil.disk_usage(folder).free
     if free < needed:
-        raise StorageError(folder, f"{needed:,} bytes needed, {free:,} are free", "free space or another --out")
+        raise StorageError(folder, f"{needed:,} bytes needed, {free:,} are free", MAKE_ROOM)
 
 
 def append_line(path: Path, line: str) -> None:
@@ -165,7 +175,7 @@ def _locked(path: Path) -> int:
         except BlockingIOError:
             holder = os.read(descriptor, 200).decode(errors="replace") or "another process"
             os.close(descriptor)
-            raise BusyError(path.parent, f"in use by {holder}", "wait for it, or another --out") from None
+            raise BusyError(path.parent, f"in use by {holder}", "wait for it, or another directory") from None
         if _is_file_of(path, descriptor):
             os.truncate(descriptor, 0)
             os.write(descriptor, f"process {os.getpid()} on {platform.node()}".encode())

@@ -8,8 +8,10 @@ import torch
 from matplotlib import colormaps
 from PIL import Image, ImageDraw
 
+from daybreak.data.dataset import images_a_block
+from daybreak.data.picture import enlarged
 from daybreak.errors import UsageError
-from daybreak.inference import Classifier, batch_for
+from daybreak.inference import Classifier
 from daybreak.maps import Method, check_layers, class_maps
 from daybreak.models.trace import Field, stage_fields
 
@@ -77,7 +79,7 @@ def explain(
     names = check_layers(classifier.net, question.layers)
     fields = stage_fields(classifier.net, classifier.size, images_NHWC.shape[3])
     found: list[ClassMap] = []
-    batch = batch_for(classifier.size, BATCH)
+    batch = images_a_block(classifier.size, BATCH)
     for start in range(0, len(images_NHWC), batch):
         part = slice(start, start + batch)
         images = classifier.prepare(images_NHWC[part])
@@ -145,13 +147,3 @@ def draw_box(picture: Image.Image, box: Sequence[int], width: int = 1) -> None:
     left, top, right, bottom = box
     corners = (left, top, max(left, right - 1), max(top, bottom - 1))
     ImageDraw.Draw(picture).rectangle(corners, outline=BOX_COLOUR, width=width)
-
-
-def enlarged(image_HWC: np.ndarray, size: int) -> Image.Image:
-    """The image in colour at another size, its pixels as squares."""
-    return to_picture(image_HWC).resize((size, size), Image.Resampling.NEAREST).convert("RGB")
-
-
-def to_picture(image_HWC: np.ndarray) -> Image.Image:
-    """A uint8 image with 1 or 3 channels as a Pillow image with the very same pixels."""
-    return Image.fromarray(np.ascontiguousarray(image_HWC.squeeze(2) if image_HWC.shape[2] == 1 else image_HWC))

@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from daybreak.augment import REFERENCE_SIZE, Normalizer, pad_reflect, resize, scaled
+from daybreak.augment import Normalizer, pad_reflect, resize, scaled
 from daybreak.config import Tta
+from daybreak.data.dataset import images_a_block
 from daybreak.errors import UsageError
 
 BATCH = 250  # images of 32 px a forward: what fits the caches of a small CPU best, and enough for a GPU
@@ -38,7 +39,7 @@ class Classifier:
     @torch.no_grad()
     def logits(self, images_NHWC: np.ndarray, tta: Tta = "none") -> np.ndarray:
         """Logits (N, K), float32, of uint8 images (N, H, W, C)."""
-        training, batch = self.net.training, batch_for(self.size, BATCH)
+        training, batch = self.net.training, images_a_block(self.size, BATCH)
         self.net.eval()
         try:
             parts = [
@@ -57,11 +58,6 @@ class Classifier:
 
     def _weighted_views(self, images_NCHW: Tensor, tta: Tta) -> Tensor:
         return torch.stack([w * self.forward(view) for w, view in tta_views(images_NCHW, tta)]).sum(0)
-
-
-def batch_for(size: int, images_at_32: int) -> int:
-    """How many images of this size take about the memory of that many of 32 px."""
-    return max(1, images_at_32 * REFERENCE_SIZE**2 // max(size, REFERENCE_SIZE) ** 2)
 
 
 def tta_views(images_NCHW: Tensor, tta: Tta) -> list[tuple[float, Tensor]]:

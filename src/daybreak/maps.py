@@ -25,8 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from daybreak.data.dataset import images_a_block
 from daybreak.errors import UsageError, nearest
-from daybreak.inference import batch_for
 from daybreak.models import stages_of
 
 Method = Literal["grad-cam", "grad-cam++", "hires-cam", "layer-cam", "score-cam", "eigen-cam"]
@@ -197,7 +197,7 @@ def _scores_of_masked(
 ) -> Tensor:
     """Scores (K,) of image n, multiplied by each channel of its activations as a mask of its size in [0, 1]."""
     masks_K1HW = F.interpolate(a_Khw[:, None], size=images_NCHW.shape[2:], mode="bilinear", align_corners=False)
-    batch = batch_for(images_NCHW.shape[2], MASKED_BATCH)
+    batch = images_a_block(images_NCHW.shape[2], MASKED_BATCH)
     low, high = (f(masks_K1HW, (1, 2, 3), keepdim=True) for f in (torch.amin, torch.amax))
     masks_K1HW = (masks_K1HW - low) / (high - low).clamp(min=1e-12)
     logits_KL = torch.cat([net(images_NCHW[n] * part) for part in masks_K1HW.split(batch)])

@@ -12,11 +12,13 @@ from daybreak.augment import Normalizer, resize
 from daybreak.config import Recipe
 from daybreak.data.dataset import Dataset
 from daybreak.data.loader import Loader
+from daybreak.data.picture import enlarged
 from daybreak.errors import one_line
 from daybreak.evaluate import Mistake
-from daybreak.explain import ClassMap, enlarged, overlay
+from daybreak.explain import ClassMap, overlay
+from daybreak.gallery import remark
 from daybreak.models import SMALLEST_SIZE
-from daybreak.report.items import data_uri, sheet_uri, thumbnail
+from daybreak.report.items import data_uri, drawn_uri, thumbnail
 from daybreak.session import spread
 
 SIZE = 96  # px of a picture
@@ -40,7 +42,7 @@ class Gallery:
         return "\n".join(["<Gallery>", *(one_line(caption) for caption in self.captions)])
 
     def _repr_html_(self) -> str:
-        to_uri = data_uri if self.exact else sheet_uri
+        to_uri = data_uri if self.exact else drawn_uri
         return "".join(
             f'<figure style="{FIGURE}"><img style="{PIXELS}" src="{to_uri(picture)}" alt="{escape(one_line(caption))}">'
             f"{escape(one_line(caption))}</figure>"
@@ -78,8 +80,11 @@ def of_mistakes(wrong: Sequence[Mistake], images_NHWC: np.ndarray) -> Gallery:
 
 def of_maps(maps: Sequence[ClassMap], image_HWC: np.ndarray, classes: Sequence[str]) -> Gallery:
     """One image and its maps."""
-    drawn = [
-        (overlay(image_HWC, m.values_HW, SIZE), f"{m.layer}: {classes[m.target]}") for m in maps if m.shows_a_place
-    ]
+    drawn = [(overlay(image_HWC, m.values_HW, SIZE), _caption(m, classes)) for m in maps if m.shows_a_place]
     pictures, captions = zip((enlarged(image_HWC, SIZE), "the image"), *drawn, strict=True)
     return Gallery(pictures, captions, exact=False)
+
+
+def _caption(m: ClassMap, classes: Sequence[str]) -> str:
+    note = remark(m)
+    return f"{m.layer}: {classes[m.target]}" + (f" ({note})" if note else "")

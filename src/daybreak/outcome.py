@@ -57,16 +57,19 @@ def model_card(session: Session) -> ModelCard:
 
 def summary_of(
     session: Session,
-    predictions: Predictions | None,
     order: Order,
-    interrupted: int | None,
-    by_the_rule: bool,
+    predictions: Predictions | None = None,
+    *,
+    interrupted: int | None = None,
+    by_the_rule: bool = False,
+    error: str | None = None,
 ) -> dict[str, Any]:
     """summary.json.
 
     Args:
         interrupted: the signal that ended the run.
         by_the_rule: DAWNBench's rule ended it, at the target.
+        error: what ended it, where something was not finite.
     """
     scores = _scores(predictions)
     reached = scores["test_acc_tta"]
@@ -95,6 +98,7 @@ def summary_of(
             "seed": session.seed,
             "target_met": by_the_rule or met,
             "interrupted": interrupted,
+            "error": error,
         }
     )
 

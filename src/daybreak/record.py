@@ -15,6 +15,7 @@ from typing import Any
 from scipy import stats
 
 from daybreak.config import Recipe
+from daybreak.durable import to_json
 from daybreak.errors import RunError
 from daybreak.loop import reaches
 from daybreak.run import RunDirectory
@@ -38,7 +39,7 @@ def keep_evidence(run: RunDirectory, folder: Path) -> None:
     shutil.rmtree(unfinished.path, ignore_errors=True)
     for name in (name for name in EVIDENCE if (run.path / name).exists()):  # a run may fail before its first row
         text = (run.path / name).read_text(encoding="utf-8")
-        unfinished.write_text(name, _json(_without_paths(json.loads(text))) if name == "config.json" else text)
+        unfinished.write_text(name, to_json(_without_paths(json.loads(text))) if name == "config.json" else text)
     unfinished.path.rename(folder)
 
 
@@ -106,7 +107,7 @@ def make_record(folder: Path, target: float | None = None, dawn_rule: bool = Fal
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> Path:
     """record.json, whole or not at all."""
-    return RunDirectory(folder).write_text("record.json", _json(record))
+    return RunDirectory(folder).write_text("record.json", to_json(record))
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -194,7 +195,3 @@ def _without_paths(config: dict[str, Any]) -> dict[str, Any]:
     words = (name if word == data else word for word in config["command"])
     command = [Path(word).name if Path(word).is_absolute() else word for word in words]
     return config | {"data": config["data"] | {"request": request | {"data": name}}, "command": command}
-
-
-def _json(values: Mapping[str, Any]) -> str:
-    return json.dumps(values, indent=2, allow_nan=False) + "\n"

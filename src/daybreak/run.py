@@ -33,6 +33,7 @@ from daybreak.durable import (
     make_folder,
     sole_writer,
     sweep,
+    to_json,
     whole_file,
 )
 from daybreak.errors import RunError, UsageError
@@ -137,7 +138,8 @@ class RunDirectory:
 
     @property
     def has_result(self) -> bool:
-        return (self.path / "summary.json").exists()
+        """Whether training came to an end, of itself or by a signal, and not by an error."""
+        return (self.path / "summary.json").exists() and self.summary["error"] is None
 
     @property
     def is_deterministic(self) -> bool:
@@ -218,11 +220,11 @@ class RunDirectory:
     # Writing
 
     def write_config(self, config: Mapping[str, Any]) -> None:
-        self._write("config.json", _json(config))
+        self._write("config.json", to_json(config))
         self.__dict__.pop("config", None)  # read before, and cached
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        self._write("summary.json", _json(summary))
+        self._write("summary.json", to_json(summary))
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         append_line(self.path / "metrics.jsonl", json.dumps(row, allow_nan=False))
@@ -240,7 +242,7 @@ class RunDirectory:
 
     def write_model(self, net: nn.Module, card: ModelCard) -> None:
         values = asdict(card) | {"net": card.net.model_dump(), "format": FORMAT}
-        self._write("model.json", _json(values))
+        self._write("model.json", to_json(values))
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
         with whole_file(self.path / "model.safetensors") as temporary:
             temporary.write_bytes(save(weights))
@@ -259,7 +261,7 @@ class RunDirectory:
             self.write_suspects({key: value for key, value in found.items() if key != "test"})
 
     def write_suspects(self, found: Mapping[str, Any]) -> None:
-        self._write("suspects.json", _json(found))
+        self._write("suspects.json", to_json(found))
 
     def write_text(self, name: str, text: str) -> Path:
         """A text file of the run, such as report.html or figures/curves.svg."""
@@ -343,7 +345,3 @@ def _first_free(paths: Iterable[Path]) -> Path:
             path.mkdir(parents=True)
             return path
     raise UsageError("--out", "all default names of this second are taken", "--out DIR")
-
-
-def _json(values: Mapping[str, Any]) -> str:
-    return json.dumps(values, indent=2, allow_nan=False) + "\n"

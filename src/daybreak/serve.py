@@ -24,9 +24,10 @@ from starlette.routing import Route
 
 from daybreak.config import Device
 from daybreak.data import decode_image
+from daybreak.data.picture import to_picture
 from daybreak.durable import is_leftover
 from daybreak.errors import DataError, DaybreakError, UsageError, one_line
-from daybreak.explain import ClassMap, Question, overlay, to_picture
+from daybreak.explain import ClassMap, Question, overlay
 from daybreak.gallery import answers, remark
 from daybreak.metrics import softmax
 from daybreak.predict import likeliest

@@ -43,7 +43,7 @@ class Every:
         if text == "never":
             return cls()
         steps = re.fullmatch(r"(\d+) ?steps?", text)
-        found = cls(steps=int(steps[1])) if steps else cls(seconds=parse_seconds(text))
+        found = cls(steps=int(steps[1])) if steps else cls(seconds=parse_seconds(text, "--checkpoint-every"))
         if min(found.seconds, found.steps) <= 0:
             raise UsageError(f"--checkpoint-every {text}", "not above zero", "1m, 40steps or never")
         return found

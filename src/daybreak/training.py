@@ -4,7 +4,7 @@ What they leave out: reports and galleries (they work on the finished directory)
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from daybreak.config import Device, OnNonfinite, Recipe, with_epochs
 from daybreak.data.dataset import Dataset
 from daybreak.device import kept_memory, pick_device, repeatable, synchronizer
 from daybreak.durable import check_space
-from daybreak.errors import BadStepError, RunError, UsageError
+from daybreak.errors import BadStepError, NonFiniteError, RunError, StorageError, UsageError
 from daybreak.loop import Terms, fit
 from daybreak.outcome import Order, config_of, model_card, summary_of
 from daybreak.run import Predictions, RunDirectory, predict_test
@@ -199,16 +199,25 @@ def _to_the_end(
     terms = Terms(order.target if order.dawn_rule else None, every, order.on_nonfinite)
     try:
         by_the_rule = fit(session, run, stop, terms, on_event)
-    except BadStepError:
-        _write_model(session, run)
+    except NonFiniteError as error:
+        with suppress(StorageError):  # the worse news is the step
+            _write_what_is_left(session, run, order, error)
         raise
     _write_model(session, run)
     predictions = None if stop.signal else judge(session, run, stop)
     interrupted = None if predictions else stop.signal  # what comes later does not undo a finished training
-    summary = summary_of(session, predictions, order, interrupted, by_the_rule)
+    summary = summary_of(session, order, predictions, interrupted=interrupted, by_the_rule=by_the_rule)
     run.write_summary(summary)
     on_event({"event": "end"} | summary)
     return run
+
+
+def _write_what_is_left(session: Session, run: RunDirectory, order: Order, error: NonFiniteError) -> None:
+    """The net before a bad step. Where the net itself is spoilt, what an earlier part of the run had come to stays."""
+    if isinstance(error, BadStepError):
+        _write_model(session, run)
+    if not run.has_result:
+        run.write_summary(summary_of(session, order, error=str(error)))
 
 
 def _write_model(session: Session, run: RunDirectory) -> None:

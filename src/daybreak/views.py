@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from daybreak.explain import enlarged
-from daybreak.inference import BATCH, Classifier, batch_for
+from daybreak.data.dataset import images_a_block
+from daybreak.data.picture import enlarged
+from daybreak.inference import BATCH, Classifier
 from daybreak.maps import activations_of, check_layers
 from daybreak.models import stages_of
 from daybreak.models.trace import stage_fields
@@ -53,7 +54,7 @@ def observe(classifier: Classifier, images_NHWC: np.ndarray, layer: str) -> Obse
         UsageError: a stage has no such name.
     """
     net, (layer,) = classifier.net, check_layers(classifier.net, [layer])
-    batch, training = batch_for(classifier.size, BATCH), classifier.net.training
+    batch, training = images_a_block(classifier.size, BATCH), classifier.net.training
     embeddings, peaks, cells, width = [], [], [], 1
     net.eval()
     try:

@@ -97,7 +97,7 @@ def suspects(
     from daybreak.progress import TrainingProgress
 
     with TrainingProgress(stderr, quiet) as on_event:
-        found = api.load(run).suspects(folds, parse_seconds(budget), seed, data, on_event)
+        found = api.load(run).suspects(folds, parse_seconds(budget, "--budget"), seed, data, on_event)
     print_result(found, as_json, lambda: show.suspects(found))
 
 

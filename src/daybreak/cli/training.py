@@ -89,7 +89,10 @@ def train(
     from daybreak.config import parse_settings
     from daybreak.progress import TrainingProgress
 
-    where, seconds = choice("--device", device, DEVICES), parse_seconds(budget) if budget is not None else None
+    where, seconds = (
+        choice("--device", device, DEVICES),
+        parse_seconds(budget, "--budget") if budget is not None else None,
+    )
     policy = choice("--on-nonfinite", on_nonfinite, ("stop", "skip"))
     with TrainingProgress(stderr, quiet) as on_event:
         if resume:
@@ -215,10 +218,11 @@ def bench(
     from daybreak.clock import parse_seconds
     from daybreak.progress import TrainingProgress
 
+    budgets = [parse_seconds(text, "--budget") for text in budget or []]
     with TrainingProgress(stderr, quiet) as on_event:
         record = benchmark.bench(
-            data, recipe or [], epochs=epochs, budgets=[parse_seconds(b) for b in budget or []], runs=runs, seed=seed,
-            target=target, dawn_rule=dawn_rule, cost_per_hour=cost_per_hour, dawn_folder=dawn, out=out,
+            data, recipe or [], epochs=epochs, budgets=budgets, runs=runs, seed=seed, target=target,
+            dawn_rule=dawn_rule, cost_per_hour=cost_per_hour, dawn_folder=dawn, out=out,
             device=choice("--device", device, DEVICES), latency=latency, on_event=on_event,
         )  # fmt: skip
     print_result(record, as_json, lambda: show.bench(record))

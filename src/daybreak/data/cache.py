@@ -24,6 +24,7 @@ import numpy as np
 import platformdirs
 
 from daybreak.data.dataset import DecodeSpec, Indices, Pictures, Pixels, Split
+from daybreak.durable import whole_file
 from daybreak.errors import StorageError
 
 FORMAT = 1
@@ -65,14 +66,8 @@ def recall(where: str, stamp: str) -> str | None:
 
 def remember(where: str, stamp: str, content: str) -> None:
     """Note what was read. Only a shortcut: where it cannot be written, the next start reads again."""
-    path = _seen(where)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{secrets.token_hex(8)}")
+    with suppress(StorageError), whole_file(_seen(where)) as temporary:
         temporary.write_text(json.dumps({"stamp": stamp, "content": content}), "utf-8")
-        temporary.replace(path)
-    except OSError:
-        return
 
 
 def load(key: str) -> Entry | None:

@@ -93,6 +93,6 @@ class Pictures:
     notes: tuple[str, ...] = ()
 
 
-def images_a_block(images_NHWC: Pixels, at_32_px: int = 4096) -> int:
+def images_a_block(side: int, at_32_px: int = 4096) -> int:
     """How many images to take at a time where work on them takes memory: `at_32_px` of 32 px, fewer of larger ones."""
-    return max(1, min(at_32_px, at_32_px * 32**2 // (images_NHWC.shape[1] * images_NHWC.shape[2])))
+    return max(1, at_32_px * 32**2 // max(side, 32) ** 2)

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from daybreak.data.dataset import Dataset, Pixels, Split, images_a_block
 from daybreak.data.files import plural
+from daybreak.data.picture import enlarged
 from daybreak.errors import DataError, StorageError, one_line
 
 SHEET_CLASSES, SHEET_IMAGES, SHEET_SIDE, SHEET_LABEL, SHEET_GAP = 20, 10, 64, 180, 4
@@ -78,7 +79,7 @@ def contact_sheet(dataset: Dataset, path: str | Path) -> Path:
     for row, name in enumerate(shown):
         draw.text((SHEET_GAP, row * cell + cell // 2), _shortened(one_line(name)), "black", font, anchor="lm")
         for column, index in enumerate(np.flatnonzero(dataset.train.labels_N == row)[:SHEET_IMAGES]):
-            image = _enlarged(dataset.train.images_NHWC[index], scale)
+            image = enlarged(dataset.train.images_NHWC[index], cell - SHEET_GAP)
             sheet.paste(image, (SHEET_LABEL + column * cell, row * cell))
     if left_out:
         draw.text((SHEET_GAP, len(shown) * cell + cell // 2), f"{left_out} more classes", "black", font, anchor="lm")
@@ -120,7 +121,7 @@ def mean_and_std(images_NHWC: Pixels) -> tuple[list[float], list[float]]:
     """Exact: whole numbers are summed, in blocks that fit in memory."""
     channels = images_NHWC.shape[3]
     total_C, squares_C = np.zeros(channels, np.int64), np.zeros(channels, np.int64)
-    block = images_a_block(images_NHWC)
+    block = images_a_block(images_NHWC.shape[1])
     for start in range(0, len(images_NHWC), block):
         for c in range(channels):
             counts = np.bincount(images_NHWC[start : start + block, ..., c].ravel(), minlength=256)
@@ -130,11 +131,6 @@ def mean_and_std(images_NHWC: Pixels) -> tuple[list[float], list[float]]:
     mean_C = total_C / n
     std_C = np.sqrt(squares_C / n - mean_C**2)
     return (mean_C / 255).tolist(), (std_C / 255).tolist()
-
-
-def _enlarged(image_HWC: Pixels, scale: int) -> Image.Image:
-    image = Image.fromarray(image_HWC[..., 0] if image_HWC.shape[2] == 1 else image_HWC)
-    return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
 
 
 def _shortened(text: str, most: int = 22) -> str:

@@ -49,7 +49,7 @@ def near_duplicates(dataset: Dataset) -> list[Duplicate]:
 
 def perceptual_hashes(images_NHWC: Pixels) -> Hashes:
     """64 bits an image, (N,). An image of one colour has no structure; such images look alike to the hash."""
-    block = images_a_block(images_NHWC)
+    block = images_a_block(images_NHWC.shape[1])
     bits = [_low_frequency_signs(images_NHWC[at : at + block]) for at in range(0, len(images_NHWC), block)]
     packed = np.packbits(np.concatenate(bits) if bits else np.zeros((0, 64), bool), axis=1)
     return packed.view(">u8")[:, 0].astype(np.uint64)

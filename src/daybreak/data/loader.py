@@ -6,6 +6,7 @@ Epochs are whole batches: the few images left over are others in every epoch.
 """
 
 import math
+from collections.abc import Sequence
 from functools import cached_property
 from itertools import accumulate
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from daybreak.augment import Draws, Normalizer, augment_batch, draw_epoch, pad_reflect, resize, scaled
-from daybreak.config import Recipe
+from daybreak.config import Recipe, Stage
 from daybreak.schedule import scale_at
 
 MIN_SIZE = 9  # px: below this the nets' pools leave nothing
@@ -23,6 +24,11 @@ MIN_SIZE = 9  # px: below this the nets' pools leave nothing
 def epoch_order(samples: int, seed: int, epoch: int) -> np.ndarray:
     """The order in which an epoch visits its samples: int64 (N,)."""
     return np.random.default_rng([seed, epoch, 2]).permutation(samples)
+
+
+def side_at(stages: Sequence[Stage], progress: float, full: int) -> int:
+    """The side in pixels at this progress of images that have `full` at scale 1."""
+    return max(MIN_SIZE, round(full * scale_at(stages, progress)))
 
 
 class Loader:
@@ -55,7 +61,7 @@ class Loader:
 
     def size_at(self, progress: float) -> int:
         """The side in pixels of the images at this progress."""
-        return max(MIN_SIZE, round(self.images_NHWC.shape[1] * scale_at(self.recipe.resolution, progress)))
+        return side_at(self.recipe.resolution, progress, self.images_NHWC.shape[1])
 
     def work_done(self, steps: int) -> float:
         """The share of the recipe's pixels in its first `steps` steps: what is left takes time in proportion."""

@@ -1,6 +1,6 @@
 """small: for a few hundred to a few thousand images, such as `digits` or a folder of your own.
 
-Target       98.5 % on digits (8x8 grey, trained at 16 px) in seconds. Measured: 99.55 % in 9 s on two CPU cores
+Target       98.5 % on digits (8x8 grey, trained at 16 px) in seconds. Measured: 99.55 % in 8 s on two CPU cores
              (five seeds, one split).
 Command      daybreak train digits
 Why          with little data the many small steps are what counts: a narrow sprint net, batches of 64, 24 epochs

@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from PIL import Image
 
 from daybreak import metrics
+from daybreak.data.picture import to_picture
 from daybreak.errors import one_line
 from daybreak.evaluate import Evaluation
-from daybreak.explain import ClassMap, explain, to_picture
+from daybreak.explain import ClassMap, explain
 from daybreak.inference import Classifier
 
 ROOM = 900_000  # pixels of all images on the page: less than 3 MB as text
@@ -134,7 +135,7 @@ def thumbnail(image_HWC: np.ndarray) -> Image.Image:
     return picture.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
 
 
-def sheet_uri(picture: Image.Image) -> str:
+def drawn_uri(picture: Image.Image) -> str:
     """A picture that was drawn, not taken from the data, inside a URI: close to it in a third of the bytes."""
     buffer = io.BytesIO()
     picture.save(buffer, "WEBP", quality=88)

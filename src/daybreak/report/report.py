@@ -145,8 +145,8 @@ def draw_figures(run: RunDirectory, evaluation: Evaluation, seen: Observed) -> d
 
 def _subtitle(run: RunDirectory) -> str:
     s = run.summary
-    interrupted = f" · interrupted after {s['steps']} steps" if s["interrupted"] else ""
-    return one_line(run.path.resolve().name) + interrupted
+    ended = f"interrupted after {s['steps']} steps" if s["interrupted"] else s["error"]
+    return one_line(run.path.resolve().name) + (f" · {ended}" if ended else "")
 
 
 def _for_maps(classifier: Classifier) -> dict[str, Any]:

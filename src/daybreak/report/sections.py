@@ -11,12 +11,13 @@ from daybreak.data import Dataset
 from daybreak.data.dataset import Split
 from daybreak.data.describe import mean_and_std
 from daybreak.data.duplicates import LEAST_CORRELATION, near_duplicates
+from daybreak.data.picture import enlarged
 from daybreak.evaluate import Evaluation
-from daybreak.explain import ClassMap, draw_box, enlarged, field_box, overlay
+from daybreak.explain import ClassMap, draw_box, field_box, overlay
 from daybreak.gallery import maps_of_mistakes
 from daybreak.inference import Classifier
 from daybreak.label_errors import suspects as find_suspects
-from daybreak.report.items import data_uri, sheet_uri, thumbnail
+from daybreak.report.items import data_uri, drawn_uri, thumbnail
 from daybreak.run import RunDirectory
 from daybreak.views import Observed, activation_sheets, filter_sheet, grid, most_exciting
 
@@ -145,7 +146,7 @@ def described(dataset: Dataset) -> dict[str, Any]:
         "size": dataset.decode.size,
         "mean": ", ".join(f"{v:.3f}" for v in mean),
         "std": ", ".join(f"{v:.3f}" for v in std),
-        "examples": sheet_uri(grid(pictures, EXAMPLES)),
+        "examples": drawn_uri(grid(pictures, EXAMPLES)),
     }
 
 
@@ -158,14 +159,14 @@ def _map_cell(m: ClassMap, image_HWC: np.ndarray, target: str) -> dict[str, Any]
         return {"picture": None, "words": "1×1: no place left to show"}
     if m.is_empty:
         return {"picture": None, "words": "nothing speaks for it here"}
-    picture = sheet_uri(overlay(image_HWC, m.values_HW, MAP_SIZE))
+    picture = drawn_uri(overlay(image_HWC, m.values_HW, MAP_SIZE))
     return {"picture": picture, "words": f"what speaks for {target} at {m.layer}"}
 
 
 def _field_cell(m: ClassMap, image_HWC: np.ndarray, size: int) -> dict[str, Any]:
     if m.is_empty:
         return {"picture": None, "words": "–"}
-    picture = sheet_uri(field_box(m, image_HWC, size, MAP_SIZE))
+    picture = drawn_uri(field_box(m, image_HWC, size, MAP_SIZE))
     return {"picture": picture, "words": f"receptive field of a cell of {m.layer}: {m.field.size} px"}
 
 
