@@ -308,10 +308,13 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
         return open_dataset("digits")
 
 
-def claim(name: str, accuracy: float, std: float, seconds: float, dataset: str = "digits") -> Recipe:
+def claim(
+    name: str, accuracy: float, std: float | None, seconds: float, dataset: str = "digits", epochs: int | None = None
+) -> Recipe:
     expected = Expected(
-        accuracy=accuracy, std=std, train_seconds=seconds, dataset=dataset, hardware="here", record="nowhere"
-    )
+        accuracy=accuracy, std=std, epochs=epochs, train_seconds=seconds, dataset=dataset, hardware="here",
+        record="nowhere",
+    )  # fmt: skip
     return RECIPES["small"].model_copy(update={"name": name, "expected": expected})
 
 
@@ -324,6 +327,8 @@ def test_a_target_takes_the_cheapest_recipe_whose_record_promises_it(
         claim("sure", 0.96, 0.002, 50),
         claim("slow", 0.98, 0.002, 500),
         claim("elsewhere", 0.99, 0.001, 1, dataset="another"),
+        claim("once", 0.99, None, 1),
+        claim("shorter", 0.99, 0.001, 1, epochs=2),
     ]
     monkeypatch.setattr(choice, "RECIPES", {r.name: r for r in recipes})
     chosen, why = choice.for_target(0.95, digits)
@@ -400,4 +405,4 @@ def test_an_epoch_counts_for_dawnbench_only_at_the_size_of_the_finished_net() ->
 def test_a_record_on_compressed_images_promises_for_the_images_themselves() -> None:
     sprint = RECIPES["sprint"]
     assert promise(sprint, "CIFAR-10") == promise(sprint, "CIFAR-10 (JPEG q75)") > 0.85
-    assert promise(sprint, "CIFAR-100") == 0.0
+    assert promise(sprint, "CIFAR-100") < 0

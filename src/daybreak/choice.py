@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 
 from daybreak.clock import Stopwatch
-from daybreak.config import Device, ModelConfig, Recipe, override, with_epochs
+from daybreak.config import Device, Expected, ModelConfig, Recipe, override, with_epochs
 from daybreak.data.dataset import Dataset
 from daybreak.data.loader import side_at
 from daybreak.device import kept_memory, pick_device, repeatable, synchronizer
@@ -87,36 +87,38 @@ def is_small(dataset: Dataset) -> bool:
 
 def for_target(target: float, dataset: Dataset) -> tuple[Recipe, str]:
     """The cheapest recipe whose record promises the target on this data, and a note on why it was taken."""
-    promising = [r for r in RECIPES.values() if promise(r, dataset.title) >= target]
-    if promising:
-        cheapest = min(promising, key=_seconds)
-        assert cheapest.expected is not None
-        on = cheapest.expected.dataset
-        return cheapest, f"recipe {cheapest.name}: its record on {on} promises {promise(cheapest, dataset.title):.2%}"
+    cheapest = _cheapest(target, dataset.title)
+    if cheapest:
+        recipe, expected = cheapest
+        promised = promise(recipe, dataset.title)
+        return recipe, f"recipe {recipe.name}: its record on {expected.dataset} promises {promised:.2%}"
     chosen = RECIPES["small"] if is_small(dataset) else LADDER[-1]
     return chosen, f"no recipe has a record of {target:.2%} on {dataset.title}; taking {chosen.name}, the most thorough"
 
 
 def what_it_takes(target: float, dataset_title: str) -> str:
     """A remedy for a missed target: the cheapest recipe that promises it, or more epochs."""
-    promising = [r for r in RECIPES.values() if r.expected and promise(r, dataset_title) >= target]
-    if not promising:
+    cheapest = _cheapest(target, dataset_title)
+    if not cheapest:
         return f"no recipe has a record of {target:.2%} on {dataset_title}; more --epochs or a longer --budget may do"
-    recipe = min(promising, key=_seconds)
-    e = recipe.expected
-    assert e is not None
+    recipe, e = cheapest
     return f"--recipe {recipe.name} reached {e.accuracy:.2%} ± {e.std:.2%} in {e.train_seconds:.0f} s on {e.hardware}"
 
 
-def _seconds(recipe: Recipe) -> float:
-    return recipe.expected.train_seconds if recipe.expected else math.inf
+def _cheapest(target: float, dataset_title: str) -> tuple[Recipe, Expected] | None:
+    """The recipe that promises the target in the least time, with its record."""
+    found = [(r, r.expected) for r in RECIPES.values() if r.expected and promise(r, dataset_title) >= target]
+    return min(found, key=lambda pair: pair[1].train_seconds, default=None)
 
 
 def promise(recipe: Recipe, dataset_title: str) -> float:
-    """The accuracy that 19 of 20 runs exceed by the recipe's record: mean - 1.64 deviations. 0 without a record."""
+    """The accuracy that 19 of 20 runs exceed by the recipe's record: mean - 1.64 deviations; -inf without a record of
+    several runs at its own length."""
     expected = recipe.expected
-    if expected is None or expected.dataset not in (dataset_title, HARDER.get(dataset_title)):
-        return 0.0
+    if expected is None or expected.std is None or expected.epochs is not None:
+        return -math.inf
+    if expected.dataset not in (dataset_title, HARDER.get(dataset_title)):
+        return -math.inf
     return expected.accuracy - 1.64 * expected.std
 
 

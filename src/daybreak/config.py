@@ -145,10 +145,14 @@ class Stage(Section):
 
 
 class Expected(Section):
-    """What this recipe reached when it was last measured, and the record that proves it."""
+    """What this recipe reached when it was last measured, and the record that proves it.
+
+    One run alone, or one of fewer epochs than the recipe's own, says something but promises nothing.
+    """
 
     accuracy: Fraction  # mean over seeds, with the recipe's test-time augmentation
-    std: Annotated[float, Field(ge=0)]  # of one run
+    std: Annotated[float, Field(ge=0)] | None = None  # of one run, where there were two or more
+    epochs: int | None = Field(default=None, gt=0)  # where they were fewer than the recipe's own
     train_seconds: float = Field(gt=0)
     dataset: str
     hardware: str

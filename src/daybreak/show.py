@@ -15,7 +15,7 @@ from daybreak.errors import one_line
 
 if TYPE_CHECKING:
     from daybreak.comparison import Comparison
-    from daybreak.config import Recipe
+    from daybreak.config import Expected, Recipe
     from daybreak.evaluate import Evaluation
     from daybreak.inspection import Inspection
     from daybreak.lr_range import FoundRate
@@ -151,10 +151,15 @@ def _kilobytes(count: int) -> str:
 def recipes(listed: Iterable["Recipe"]) -> None:
     table = _table("recipe", "what for", "net", "epochs:", "measured")
     for recipe in listed:
-        e = recipe.expected
-        measured = f"{e.accuracy:.2%} in {e.train_seconds:.0f} s, {e.dataset}, {e.hardware}" if e else "not yet"
-        table.add_row(recipe.name, recipe.summary, recipe.model.name, str(recipe.epochs), measured)
+        table.add_row(recipe.name, recipe.summary, recipe.model.name, str(recipe.epochs), _measured(recipe.expected))
     console.print(table)
+
+
+def _measured(e: "Expected | None") -> str:
+    if e is None:
+        return "not yet"
+    length = "" if e.epochs is None else f" with --epochs {e.epochs}"
+    return f"{e.accuracy:.2%} in {e.train_seconds:.0f} s{length}, {e.dataset}, {e.hardware}"
 
 
 def bench(record: dict[str, Any]) -> None:

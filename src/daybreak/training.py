@@ -74,10 +74,8 @@ def train(
         BusyError: another process writes to `out`.
         StorageError: the run cannot be written.
     """
-    where, order = (
-        pick_device(device),
-        Order(budget, target, dawn_rule, _allowed(on_nonfinite, pick_device(device)), deterministic),
-    )
+    where = pick_device(device)
+    order = Order(budget, target, dawn_rule, _allowed(on_nonfinite, where), deterministic)
     with _undisturbed(where) as stop, repeatable(deterministic):
         torch.manual_seed(seed)
         session = prepare(recipe, dataset, seed, where, budget=budget, watch=watch)

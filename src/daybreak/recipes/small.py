@@ -7,7 +7,8 @@ Why          with little data the many small steps are what counts: a narrow spr
              and at least 300 steps.
 """
 
-from daybreak.config import Augment, Expected, ModelConfig, Muon, OneCycle, Recipe
+from daybreak.config import Augment, ModelConfig, Muon, OneCycle, Recipe
+from daybreak.recipes.measured import measured
 
 RECIPE = Recipe(
     name="small",
@@ -21,12 +22,5 @@ RECIPE = Recipe(
     augment=Augment(crop=2, rotation=10, brightness=0.1, contrast=0.1),
     label_smoothing=0.1,
     tta="none",
-    expected=Expected(
-        accuracy=0.9955,
-        std=0.0015,
-        train_seconds=8,
-        dataset="digits",
-        hardware="two cores, AMD EPYC Zen 5",
-        record="benchmarks/records/2026-11-22_small",
-    ),
+    expected=measured(0.9955, 8, "2026-11-22_small", std=0.0015, dataset="digits"),
 )
