@@ -9,6 +9,7 @@ import torch
 from resuming import STEPS, recipe
 
 from daybreak import checkpoint, loop, metrics
+from daybreak.api import load
 from daybreak.config import Recipe, override
 from daybreak.data import open_dataset
 from daybreak.errors import BadStepError
@@ -67,6 +68,7 @@ def test_what_is_left_of_a_run_can_be_used_and_gone_on_with(tmp_path: Path, monk
         train(page(), data, tmp_path / "run", device="cpu")
     run = RunDirectory.open(tmp_path / "run")
     assert (run.summary["error"], run.summary["steps"]) == (str(caught.value), 7)
+    assert "digits, not finite," in repr(load(run.path))
     logits = run.classifier("cpu").logits(data.test.images_NHWC)
     assert evaluate(run, tta="none", device="cpu").accuracy == metrics.accuracy(logits, data.test.labels_N)
     assert str(caught.value) in html.unescape(write_report(run).read_text())

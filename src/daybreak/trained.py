@@ -166,5 +166,6 @@ class Run:
 
     def __repr__(self) -> str:
         s = self.summary
-        accuracy = "interrupted" if s.test_acc is None else f"test_acc {s.test_acc:.4f}"
+        unfinished = "interrupted" if s.interrupted else "not finite"
+        accuracy = unfinished if s.test_acc is None else f"test_acc {s.test_acc:.4f}"
         return f"<Run {self.path}: {s.recipe} on {s.dataset}, {accuracy}, {s.train_seconds:.1f} s>"
