@@ -13,7 +13,7 @@ help:  ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
 
 demo: $(READY)  ## Train on CIFAR-10 (or on digits where it cannot be had) and write a report.
-	@$(BIN)/python -m daybreak.demo
+	@$(BIN)/python -m daybreak.cli.demo
 
 test: $(READY_TO_WORK)  ## Run the whole test suite; its pages need a Chromium.
 	$(BIN)/python -m pytest
@@ -29,6 +29,7 @@ lint: $(READY_TO_WORK)  ## Check style and types.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: $(READY_TO_WORK)  ## Rewrite the code in house style.
 	$(BIN)/ruff check --fix .

@@ -18,8 +18,8 @@ from typing import Any
 
 from peers import open_record, setting_of, write_pixels
 
+from daybreak.bench.record import read_record, spread
 from daybreak.data import open_dataset
-from daybreak.record import read_record, spread
 
 ANCHOR = Path(__file__).parent / "peers" / "airbench94_muon.py"
 # glibc's names for what daybreak.device.kept_memory sets: freed blocks stay in the process.

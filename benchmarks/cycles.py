@@ -23,15 +23,15 @@ from peers import open_record, setting_of
 from readme import between
 from tune import without_test
 
-from daybreak import schedule
-from daybreak.config import Recipe, override
+from daybreak.bench.record import spread
+from daybreak.core.config import Recipe, override
+from daybreak.core.errors import NonFiniteError, StoppedError
 from daybreak.data import Dataset, open_dataset
-from daybreak.errors import NonFiniteError, StoppedError
-from daybreak.lr_range import find_rate, with_rate
 from daybreak.recipes import get_recipe
-from daybreak.record import spread
 from daybreak.report.figures import STYLE, svg
-from daybreak.training import train
+from daybreak.training import schedule
+from daybreak.training.lr_finder import find_rate, with_rate
+from daybreak.training.train import train
 
 ROOT = Path(__file__).parents[1]
 DOCS, FIGURE = ROOT / "docs" / "one-cycle.md", ROOT / "docs" / "cycles.svg"

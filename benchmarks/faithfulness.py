@@ -20,18 +20,18 @@ import numpy as np
 import torch
 from readme import between
 
-from daybreak.config import Recipe, override
+from daybreak.bench.record import spread
+from daybreak.core.config import Recipe, override
+from daybreak.core.device import describe_hardware, versions
 from daybreak.data import open_dataset
-from daybreak.device import describe_hardware, versions
-from daybreak.evaluate import run_dataset
-from daybreak.explain import Question, explain
-from daybreak.faithfulness import pointing_game, random_maps, scores
-from daybreak.inference import Classifier
-from daybreak.maps import METHODS
-from daybreak.models import build_net, stages_of
-from daybreak.record import spread
-from daybreak.run import RunDirectory
-from daybreak.training import train
+from daybreak.explain.cam import METHODS
+from daybreak.explain.faithfulness import pointing_game, random_maps, scores
+from daybreak.explain.maps import Question, explain
+from daybreak.models.registry import build_net, stages_of
+from daybreak.runs.classifier import Classifier
+from daybreak.runs.datasets import run_dataset
+from daybreak.runs.directory import RunDirectory
+from daybreak.training.train import train
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "tests"))

@@ -23,21 +23,22 @@ import torch
 from captum.attr import LayerGradCam
 from rich.console import Console
 
-from daybreak.config import ModelConfig, override
+from daybreak.bench.latency import latencies
+from daybreak.cli.progress_bar import TrainingProgress
+from daybreak.core.config import ModelConfig, override
+from daybreak.core.device import describe_hardware, kept_memory, versions
+from daybreak.core.signals import StopRequest
 from daybreak.data import Dataset, open_dataset
-from daybreak.device import describe_hardware, kept_memory, versions
-from daybreak.latency import latencies
-from daybreak.loop import Loop, Terms, train_epoch, train_step
-from daybreak.maps import class_maps
-from daybreak.models import build_net, stages_of
-from daybreak.models.trace import trace
-from daybreak.progress import TrainingProgress
+from daybreak.explain.cam import class_maps
+from daybreak.models.anatomy.trace import trace
+from daybreak.models.registry import build_net, stages_of
 from daybreak.recipes import get_recipe
-from daybreak.run import RunDirectory
-from daybreak.session import Session, prepare
-from daybreak.signals import StopRequest
-from daybreak.state import Every, Saver
-from daybreak.steplog import StepLog
+from daybreak.runs.directory import RunDirectory
+from daybreak.training.loop import Loop, Terms, train_epoch
+from daybreak.training.session import Session, prepare
+from daybreak.training.state import Every, Saver
+from daybreak.training.step import train_step
+from daybreak.training.step_log import StepLog
 
 RECORDS = Path(__file__).parent / "records"
 CPU = torch.device("cpu")

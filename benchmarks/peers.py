@@ -32,9 +32,9 @@ import torch
 from matplotlib.figure import Figure
 from platformdirs import user_cache_path
 
+from daybreak.bench.record import spread
+from daybreak.core.device import describe_hardware, versions
 from daybreak.data import Dataset, open_dataset
-from daybreak.device import describe_hardware, versions
-from daybreak.record import spread
 from daybreak.report.figures import STYLE, svg
 
 RECORDS = Path(__file__).parent / "records"

@@ -20,16 +20,16 @@ import torch
 from peers import open_record, setting_of
 from readme import between
 
-from daybreak.clock import Stopwatch
+from daybreak.bench.record import spread
+from daybreak.core.clock import Stopwatch
+from daybreak.core.device import kept_memory, pick_device, repeatable, synchronizer
 from daybreak.data import open_dataset
-from daybreak.device import kept_memory, pick_device, repeatable, synchronizer
-from daybreak.loop import train_step
 from daybreak.recipes import get_recipe
-from daybreak.record import spread
-from daybreak.run import RunDirectory
-from daybreak.session import Session, prepare
-from daybreak.state import NEVER, Saver
-from daybreak.steplog import StepLog
+from daybreak.runs.directory import RunDirectory
+from daybreak.training.session import Session, prepare
+from daybreak.training.state import NEVER, Saver
+from daybreak.training.step import train_step
+from daybreak.training.step_log import StepLog
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs" / "reliability.md"

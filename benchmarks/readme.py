@@ -13,9 +13,9 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from daybreak.config import Recipe
+from daybreak.bench.record import evidence, read_record, settings
+from daybreak.core.config import Recipe
 from daybreak.recipes import RECIPES
-from daybreak.record import evidence, read_record, settings
 from daybreak.report.figures import STYLE, TEST, svg
 
 ROOT = Path(__file__).parents[1]

@@ -15,7 +15,7 @@ import pytest
 import torch
 from readme import between
 
-from daybreak.device import describe_hardware, versions
+from daybreak.core.device import describe_hardware, versions
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs" / "reliability.md"

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from daybreak.config import override, parse_settings
+from daybreak.core.config import override, parse_settings
 from daybreak.data import Dataset, Split, open_dataset
 from daybreak.recipes import get_recipe
-from daybreak.training import train
+from daybreak.training.train import train
 
 HELD_OUT = 0.1
 SPLIT_SEED = 123

@@ -4,14 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from daybreak.checkpoint import MANIFEST, TENSORS
-from daybreak.config import Recipe, override
+from daybreak.core.config import Recipe, override
+from daybreak.core.files import LOCK
 from daybreak.data import open_dataset
-from daybreak.durable import LOCK
 from daybreak.recipes import RECIPES
-from daybreak.run import RunDirectory
-from daybreak.state import Every
-from daybreak.training import resume, train
+from daybreak.runs.directory import RunDirectory
+from daybreak.training.checkpoint import MANIFEST, TENSORS
+from daybreak.training.state import Every
+from daybreak.training.train import resume, train
 
 STEPS = 40
 TIMES = {"train_seconds"}

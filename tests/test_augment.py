@@ -6,23 +6,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from daybreak.augment import (
-    Draws,
-    Normalizer,
-    augment_batch,
-    crop,
-    cutout,
-    draw_epoch,
-    draw_flip,
-    flip,
-    pad_reflect,
-    resize,
-    rotate,
-    scaled,
-)  # fmt: skip
-from daybreak.config import Augment, override
-from daybreak.data.loader import Loader, epoch_order
+from daybreak.core.config import Augment, override
 from daybreak.recipes import RECIPES
+from daybreak.runs.transforms import Normalizer, pad_reflect, resize, scale_pixels
+from daybreak.training.augment import Draws, augment_batch, crop, cutout, draw_epoch, draw_flip, flip, rotate
+from daybreak.training.loader import Loader, epoch_order
 
 CPU = torch.device("cpu")
 EVERYTHING = Augment(crop=4, flip="random", cutout=8, rotation=15, brightness=0.2, contrast=0.2)
@@ -139,8 +127,8 @@ def test_resize_keeps_the_mean_and_is_the_identity_at_the_same_size() -> None:
 
 
 def test_lengths_scale_with_the_image() -> None:
-    assert [scaled(4, s) for s in (32, 20, 64, 8)] == [4, 2, 8, 1]
-    assert scaled(0, 32) == 0
+    assert [scale_pixels(4, s) for s in (32, 20, 64, 8)] == [4, 2, 8, 1]
+    assert scale_pixels(0, 32) == 0
 
 
 @settings(max_examples=15, deadline=None)

@@ -14,20 +14,22 @@ import pytest
 import torch
 from torch import nn
 
-from daybreak import benchmark, choice, dawn
-from daybreak.augment import Normalizer
-from daybreak.choice import promise
-from daybreak.clock import Stopwatch
-from daybreak.config import Expected, ModelConfig, Recipe, Stage, override
+from daybreak.bench import bench as benchmark
+from daybreak.bench import dawnbench
+from daybreak.bench.latency import fastest, form_of, latencies
+from daybreak.bench.record import _time_to, keep_evidence, make_record, spread, time_to_target
+from daybreak.core.clock import Stopwatch
+from daybreak.core.config import Expected, ModelConfig, Recipe, Stage, override
+from daybreak.core.errors import NonFiniteError, RunError, StoppedError, UsageError
 from daybreak.data import Dataset, open_dataset
-from daybreak.errors import NonFiniteError, RunError, StoppedError, UsageError
-from daybreak.inference import Classifier
-from daybreak.latency import fastest, form_of, latencies
-from daybreak.models import build_net
-from daybreak.models.fold import fold_batch_norms
+from daybreak.models.anatomy.folding import fold_batch_norms
+from daybreak.models.registry import build_net
 from daybreak.recipes import LADDER, RECIPES, to_toml
-from daybreak.record import _time_to, keep_evidence, make_record, spread, time_to_target
-from daybreak.run import RunDirectory
+from daybreak.runs.classifier import Classifier
+from daybreak.runs.directory import RunDirectory
+from daybreak.runs.transforms import Normalizer
+from daybreak.training import recipe_choice
+from daybreak.training.recipe_choice import promise
 
 CPU = torch.device("cpu")
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -60,18 +62,18 @@ def test_a_run_that_misses_the_target_counts_as_infinite() -> None:
 # The published entry of ResNet-164 on 16 vCPUs: 75.35224573 ms at 0.533 USD an hour cost 1.1156318603913891e-05 USD
 # (stanford-futuredata/dawn-bench-entries, CIFAR10/inference/dawn_resnet164_b_16vCPUs-gc_pytorch.json).
 def test_the_cost_of_an_image_is_that_of_a_published_entry() -> None:
-    assert dawn.inference_cost(75.35224573, 0.533) == pytest.approx(1.1156318603913891e-05, rel=1e-12)
+    assert dawnbench.inference_cost(75.35224573, 0.533) == pytest.approx(1.1156318603913891e-05, rel=1e-12)
 
 
 def test_the_cost_of_training_is_hours_times_price() -> None:
-    assert dawn.training_cost(7200, 0.9) == pytest.approx(1.8)
+    assert dawnbench.training_cost(7200, 0.9) == pytest.approx(1.8)
 
 
 def test_the_log_is_in_the_published_format() -> None:
     rows = [{"epoch": 1, "train_seconds": 258.0, "test_acc": 0.3357}, {"epoch": 2, "train_seconds": 526, "test_acc": 1}]
     # The README's example: 1 <tab> 0.07166666666666667 <tab> 33.57
-    assert dawn.tsv(rows).splitlines()[:2] == ["epoch\thours\ttop1Accuracy", "1\t0.07166666666666667\t33.57"]
-    assert dawn.tsv(rows).endswith("\n")
+    assert dawnbench.tsv(rows).splitlines()[:2] == ["epoch\thours\ttop1Accuracy", "1\t0.07166666666666667\t33.57"]
+    assert dawnbench.tsv(rows).endswith("\n")
 
 
 # Fields as the README of the entries lists them; optional ones may be missing.
@@ -141,9 +143,9 @@ def test_a_series_goes_on_where_it_was_stopped_and_counts_failures(
     benchmark.bench("digits", ["one"], runs=1, out=tmp_path / "r", device="cpu", latency=False)
     before = (tmp_path / "r" / "one" / "seed-0" / "summary.json").read_text()
 
-    from daybreak import steplog
+    from daybreak.training import step_log
 
-    monkeypatch.setattr(steplog, "isfinite", lambda _: False)
+    monkeypatch.setattr(step_log, "isfinite", lambda _: False)
     record = benchmark.bench("digits", ["one"], runs=2, out=tmp_path / "r", device="cpu", latency=False, target=0.5)
     row = record["recipes"][0]
     assert (row["n"], row["failed"], row["seeds"]) == (1, 1, [0, 1])
@@ -285,7 +287,7 @@ def test_every_form_gives_the_same_answers() -> None:
 
 
 def test_a_form_that_does_not_work_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    from daybreak import latency as module
+    from daybreak.bench import latency as module
 
     net = build_net(ModelConfig(name="sprint", width=0.1), 10, 3).eval()
     classifier = Classifier(net, ("a",) * 10, 32, Normalizer((0.5,) * 3, (0.25,) * 3), CPU, torch.float32)
@@ -330,23 +332,23 @@ def test_a_target_takes_the_cheapest_recipe_whose_record_promises_it(
         claim("once", 0.99, None, 1),
         claim("shorter", 0.99, 0.001, 1, epochs=2),
     ]
-    monkeypatch.setattr(choice, "RECIPES", {r.name: r for r in recipes})
-    chosen, why = choice.for_target(0.95, digits)
+    monkeypatch.setattr(recipe_choice, "RECIPES", {r.name: r for r in recipes})
+    chosen, why = recipe_choice.for_target(0.95, digits)
     assert chosen.name == "sure"
     assert "95.67%" in why  # 0.96 - 1.64 * 0.002
-    assert choice.for_target(0.85, digits)[0].name == "quick"
-    assert "--recipe sure reached 96.00% ± 0.20% in 50 s" in choice.what_it_takes(0.95, "digits")
-    assert "no recipe has a record of 99.90%" in choice.what_it_takes(0.999, "digits")
+    assert recipe_choice.for_target(0.85, digits)[0].name == "quick"
+    assert "--recipe sure reached 96.00% ± 0.20% in 50 s" in recipe_choice.what_it_takes(0.95, "digits")
+    assert "no recipe has a record of 99.90%" in recipe_choice.what_it_takes(0.999, "digits")
 
 
 def test_a_target_that_no_record_promises_takes_the_most_thorough(digits: Dataset) -> None:
-    chosen, why = choice.for_target(0.9999, digits)
+    chosen, why = recipe_choice.for_target(0.9999, digits)
     assert chosen.name == "small"
     assert "no recipe has a record" in why
 
 
 def test_seconds_are_linear_in_pixels() -> None:
-    seconds_at = choice._line([(400, 0.3), (1024, 0.612)])
+    seconds_at = recipe_choice._line([(400, 0.3), (1024, 0.612)])
     assert seconds_at(20) == pytest.approx(0.3)
     assert seconds_at(32) == pytest.approx(0.612)
     assert seconds_at(24) == pytest.approx(0.3 + (576 - 400) * 0.0005)
@@ -356,7 +358,7 @@ def test_predicted_seconds_add_up_over_the_stages(digits: Dataset) -> None:
     stages = (Stage(until=0.25, scale=0.5), Stage(until=1.0, scale=1.0))
     recipe = RECIPES["small"].model_copy(update={"epochs": 4, "batch_size": 100, "resolution": stages})
     steps = 4 * (len(digits.train.labels_N) // 100)
-    found = choice.predicted_seconds(recipe, digits, lambda size: float(size))
+    found = recipe_choice.predicted_seconds(recipe, digits, lambda size: float(size))
     # Digits of 8 px are trained at 16; half of that is below the 9 px that leave something behind the pools.
     assert found == pytest.approx(steps * (0.25 * 9 + 0.75 * 16))
 
@@ -366,10 +368,10 @@ def test_predicted_seconds_add_up_over_the_stages(digits: Dataset) -> None:
 def test_a_budget_takes_the_rung_that_lasts_about_as_long(
     budget_in_rungs: float, expected: int, cifar: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(choice, "step_seconds", lambda *_: lambda size: size**2 / 1024)
-    shortest = choice.predicted_seconds(LADDER[0], cifar, lambda size: size**2 / 1024)
+    monkeypatch.setattr(recipe_choice, "step_seconds", lambda *_: lambda size: size**2 / 1024)
+    shortest = recipe_choice.predicted_seconds(LADDER[0], cifar, lambda size: size**2 / 1024)
     watch = Stopwatch()
-    chosen, why = choice.for_budget(budget_in_rungs * shortest, cifar, 0, CPU, watch)
+    chosen, why = recipe_choice.for_budget(budget_in_rungs * shortest, cifar, 0, CPU, watch)
     assert chosen == LADDER[expected]
     assert chosen.name in why
     assert watch.seconds("train") > 0  # what choosing takes is spent from the budget
@@ -382,7 +384,7 @@ def test_a_ladder_climbs() -> None:
 
 
 def test_a_failed_loss_says_where(digits: Dataset, tmp_path: Path) -> None:
-    from daybreak.training import train
+    from daybreak.training.train import train
 
     broken = override(RECIPES["small"], QUICK | {"schedule.max_lr": 1e30, "schedule.initial_lr": 1e30})
     with pytest.raises(NonFiniteError, match=r"step \d+: the loss is (nan|inf)"):

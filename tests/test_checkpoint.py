@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from daybreak import checkpoint, durable
-from daybreak.checkpoint import FACTS, MANIFEST, TENSORS, Checkpoint, newest, read, write
-from daybreak.durable import sole_writer, sweep, whole_file
-from daybreak.errors import BusyError, RunError, StorageError, UsageError
-from daybreak.state import Every
+from daybreak.core import files
+from daybreak.core.errors import BusyError, RunError, StorageError, UsageError
+from daybreak.core.files import sole_writer, sweep, whole_file
+from daybreak.training import checkpoint
+from daybreak.training.checkpoint import FACTS, MANIFEST, TENSORS, Checkpoint, newest, read, write
+from daybreak.training.state import Every
 
 SOAK = bool(os.environ.get("DAYBREAK_SOAK"))
 
@@ -222,7 +223,7 @@ def test_one_writer_at_a_time(tmp_path: Path) -> None:
 def test_a_lock_whose_file_was_removed_meanwhile_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The last holder lets go between our opening the file and locking it: the lock on the removed file is worth
     nothing, since a third process could lock a new one."""
-    path, original = tmp_path / durable.LOCK, os.open
+    path, original = tmp_path / files.LOCK, os.open
     opened: list[int] = []
 
     def open_then_lose(name: Any, *args: Any) -> int:

@@ -9,13 +9,13 @@ from scipy.stats import binom
 
 import daybreak as db
 from daybreak import cli
-from daybreak.comparison import compare, differences, mcnemar
-from daybreak.config import override
+from daybreak.core.config import override
+from daybreak.core.errors import UsageError
 from daybreak.data import open_dataset
-from daybreak.errors import UsageError
+from daybreak.evaluation.compare import compare, differences, mcnemar
 from daybreak.recipes import RECIPES
-from daybreak.run import RunDirectory
-from daybreak.training import train
+from daybreak.runs.directory import RunDirectory
+from daybreak.training.train import train
 
 
 def right(n: int, *, both: int, a: int, b: int) -> tuple[np.ndarray, np.ndarray]:

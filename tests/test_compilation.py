@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from daybreak.compilation import compile_net, phases
-from daybreak.config import Recipe, override
+from daybreak.core.config import Recipe, override
 from daybreak.data import Dataset, open_dataset
-from daybreak.loop import train_step
 from daybreak.recipes import RECIPES
-from daybreak.session import Session, prepare
+from daybreak.training.compilation import compile_net, phases
+from daybreak.training.session import Session, prepare
+from daybreak.training.step import train_step
 
 CPU = torch.device("cpu")
 SETTINGS = {
@@ -71,7 +71,7 @@ def test_compiled_training_is_eager_training_and_compiles_before_the_clock(
 
 def test_what_was_not_foreseen_would_be_noticed(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     session = prepare(recipe(), digits, 0, CPU)
-    monkeypatch.setattr("daybreak.compilation.phases", lambda _: [0.2])
+    monkeypatch.setattr("daybreak.training.compilation.phases", lambda _: [0.2])
     compile_net(session, backend="aot_eager")
     with torch._dynamo.config.patch(error_on_recompile=True), pytest.raises(torch._dynamo.exc.RecompileError):
         losses(session)

@@ -8,8 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 import daybreak
-from daybreak.config import OneCycle, Recipe, Sgd, leaf_keys, override, parse_settings, validate, with_epochs
-from daybreak.errors import UsageError
+from daybreak.core.config import OneCycle, Recipe, Sgd, leaf_keys, override, parse_settings, validate, with_epochs
+from daybreak.core.errors import UsageError
 from daybreak.recipes import RECIPES, get_recipe, to_toml
 
 SOURCE = Path(daybreak.__file__).parent

@@ -8,10 +8,10 @@ from hypothesis.extra import numpy as hnp
 from image_sets import pixels, write_npz
 from PIL import Image
 
+from daybreak.core.errors import DataError
 from daybreak.data import DecodeSpec, open_dataset
 from daybreak.data.arrays import read_npz
 from daybreak.data.split import stratified_split
-from daybreak.errors import DataError
 
 pytestmark = pytest.mark.usefixtures("cache")
 

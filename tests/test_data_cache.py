@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from image_sets import encode, pixels, sample_files, write_folder, write_npz, write_tar, write_zip
 
+from daybreak.core.errors import StorageError, UsageError
 from daybreak.data import Dataset, open_dataset
 from daybreak.data import cache as cache_module
-from daybreak.errors import StorageError, UsageError
 
 pytestmark = pytest.mark.usefixtures("cache")
 

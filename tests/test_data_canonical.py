@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from image_sets import idx, pixels
 
+from daybreak.core.errors import DataError
 from daybreak.data import DecodeSpec, open_dataset
 from daybreak.data.canonical import PUBLISHED
-from daybreak.errors import DataError
 
 pytestmark = pytest.mark.usefixtures("cache")
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

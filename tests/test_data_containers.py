@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from image_sets import CLASSES, encode, pixels, sample_files, write_folder, write_npz, write_tar, write_zip
 
+from daybreak.core.errors import BadImagesError, DataError
 from daybreak.data import Dataset, DecodeSpec, open_dataset
-from daybreak.errors import BadImagesError, DataError
 
 pytestmark = pytest.mark.usefixtures("cache")
 

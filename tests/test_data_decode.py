@@ -8,8 +8,8 @@ import pytest
 from image_sets import encode, pixels
 from PIL import Image
 
+from daybreak.core.errors import DataError
 from daybreak.data import DecodeSpec, decode_image
-from daybreak.errors import DataError
 
 RGB8, GREY8 = DecodeSpec(8, 3), DecodeSpec(8, 1)
 

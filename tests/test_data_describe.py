@@ -8,8 +8,8 @@ import pytest
 from image_sets import encode, pixels, sample_files, write_folder
 from PIL import Image
 
+from daybreak.core.errors import StorageError
 from daybreak.data import contact_sheet, describe, open_dataset
-from daybreak.errors import StorageError
 
 pytestmark = pytest.mark.usefixtures("cache")
 

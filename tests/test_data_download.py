@@ -19,10 +19,10 @@ import numpy as np
 import pytest
 from image_sets import idx, pixels
 
+from daybreak.core.errors import DataError, StorageError
 from daybreak.data import download, open_dataset
 from daybreak.data.canonical import PUBLISHED
 from daybreak.data.download import RemoteFile, fetch
-from daybreak.errors import DataError, StorageError
 
 CONTENT = np.random.default_rng(0).bytes(1_000_000)
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from daybreak import demo
-from daybreak.errors import DataError
+from daybreak.cli import demo
+from daybreak.core.errors import DataError
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ from PIL import Image
 from typer.main import get_command
 
 from daybreak import cli
-from daybreak.config import Recipe, with_epochs
-from daybreak.models import NETS
+from daybreak.bench.record import read_record
+from daybreak.core.config import Recipe, with_epochs
+from daybreak.models.registry import NETS
 from daybreak.recipes import RECIPES
-from daybreak.record import read_record
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])

@@ -7,17 +7,18 @@ import pytest
 import torch
 from torch import nn
 
-from daybreak.augment import Normalizer
-from daybreak.config import ModelConfig
+from daybreak.core.config import ModelConfig
+from daybreak.core.errors import UsageError
 from daybreak.data import DecodeSpec
 from daybreak.data.picture import to_picture
-from daybreak.errors import UsageError
-from daybreak.explain import ClassMap, Question, class_numbers, explain, field_box, overlay
-from daybreak.gallery import draw
-from daybreak.inference import Classifier
-from daybreak.models import build_net
-from daybreak.models.trace import Field
-from daybreak.run import ModelCard, RunDirectory
+from daybreak.explain.gallery import draw
+from daybreak.explain.maps import ClassMap, Question, class_numbers, explain
+from daybreak.explain.overlay import field_box, overlay
+from daybreak.models.anatomy.trace import Field
+from daybreak.models.registry import build_net
+from daybreak.runs.classifier import Classifier
+from daybreak.runs.directory import ModelCard, RunDirectory
+from daybreak.runs.transforms import Normalizer
 
 
 def classifier() -> Classifier:

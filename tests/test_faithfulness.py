@@ -9,16 +9,16 @@ from scipy.stats import spearmanr
 from shapes import CLASSES, OBJECT, SIDE, Shapes, shapes
 from torch import Tensor, nn
 
-from daybreak import faithfulness
-from daybreak.augment import Normalizer
-from daybreak.config import override
+from daybreak.core.config import override
 from daybreak.data import open_dataset
-from daybreak.explain import Question, explain
-from daybreak.faithfulness import filled, importance_order, pointing_game, random_maps, scores
-from daybreak.inference import Classifier
-from daybreak.models import build_net
+from daybreak.explain import faithfulness
+from daybreak.explain.faithfulness import filled, importance_order, pointing_game, random_maps, scores
+from daybreak.explain.maps import Question, explain
+from daybreak.models.registry import build_net
 from daybreak.recipes import RECIPES
-from daybreak.training import train
+from daybreak.runs.classifier import Classifier
+from daybreak.runs.transforms import Normalizer
+from daybreak.training.train import train
 
 CPU = torch.device("cpu")
 

@@ -8,17 +8,18 @@ import pytest
 import torch
 from resuming import STEPS, recipe
 
-from daybreak import checkpoint, loop, metrics
 from daybreak.api import load
-from daybreak.config import Recipe, override
+from daybreak.core import metrics
+from daybreak.core.config import Recipe, override
+from daybreak.core.errors import BadStepError
 from daybreak.data import open_dataset
-from daybreak.errors import BadStepError
-from daybreak.evaluate import evaluate
+from daybreak.evaluation.evaluate import evaluate
 from daybreak.report import write_report
-from daybreak.run import RunDirectory
-from daybreak.session import Session, prepare
-from daybreak.state import Every
-from daybreak.training import resume, train
+from daybreak.runs.directory import RunDirectory
+from daybreak.training import checkpoint, loop
+from daybreak.training.session import Session, prepare
+from daybreak.training.state import Every
+from daybreak.training.train import resume, train
 
 
 def spoil(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from image_sets import CLASSES, encode, pixels, sample_files, write_folder, write_npz, write_tar, write_zip
 from test_data_canonical import cifar10_members, idx_contents, tar_gz
 
-from daybreak.config import Recipe
+from daybreak.core.config import Recipe
+from daybreak.core.errors import DataError, DaybreakError
 from daybreak.data import open_dataset
 from daybreak.data.cifar import read_cifar10
 from daybreak.data.idx import reader_of_idx
-from daybreak.errors import DataError, DaybreakError
 from daybreak.recipes import RECIPES, read_toml, to_toml
 
 QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -21,9 +21,10 @@ import pytest
 from image_sets import encode, pixels, sample_files, write_folder, write_tar, write_zip
 from PIL import Image
 
-from daybreak import checkpoint, cli
+from daybreak import cli
+from daybreak.core.errors import DaybreakError
 from daybreak.data import open_dataset
-from daybreak.errors import DaybreakError
+from daybreak.training import checkpoint
 
 GOOD = encode(pixels(1, side=64)[0], "JPEG")
 

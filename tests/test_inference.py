@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from daybreak.augment import Normalizer
-from daybreak.config import ModelConfig
+from daybreak.core.config import ModelConfig
+from daybreak.core.errors import UsageError
 from daybreak.data.dataset import images_a_block
-from daybreak.errors import UsageError
-from daybreak.inference import Classifier, tta_views
-from daybreak.models import build_net
+from daybreak.models.registry import build_net
+from daybreak.runs.classifier import Classifier, tta_views
+from daybreak.runs.transforms import Normalizer
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (7, 32, 32, 3), dtype=np.uint8)
 

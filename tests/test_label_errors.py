@@ -6,14 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from daybreak.config import override
+from daybreak.core.config import override
+from daybreak.core.errors import UsageError
 from daybreak.data import Dataset, open_dataset
 from daybreak.data.dataset import Split
-from daybreak.errors import UsageError
-from daybreak.label_errors import find_suspects, out_of_sample, suspects
+from daybreak.evaluation.label_errors import suspects
 from daybreak.recipes import RECIPES
-from daybreak.run import RunDirectory
-from daybreak.training import train
+from daybreak.runs.directory import RunDirectory
+from daybreak.suspects import find_suspects
+from daybreak.training.cross_validation import out_of_sample
+from daybreak.training.train import train
 
 QUICK = override(RECIPES["small"], {"epochs": 6, "min_steps": 0, "model.width": 0.25})
 

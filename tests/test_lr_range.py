@@ -12,13 +12,14 @@ from safetensors.torch import save
 
 import daybreak as db
 from daybreak import cli
-from daybreak.config import override
+from daybreak.core.config import override
+from daybreak.core.errors import UsageError
+from daybreak.core.lr_curve import FoundRate, RangeTest
 from daybreak.data import Dataset, open_dataset
-from daybreak.errors import UsageError
-from daybreak.lr_range import FoundRate, RangeTest, find_rate, range_test
 from daybreak.recipes import RECIPES
-from daybreak.session import Session, prepare
-from daybreak.state import capture
+from daybreak.training.lr_finder import find_rate, range_test
+from daybreak.training.session import Session, prepare
+from daybreak.training.state import capture
 
 LR = np.geomspace(1e-5, 1.0, 200)
 CPU = torch.device("cpu")
@@ -111,7 +112,7 @@ def state_of(session: Session) -> str:
 def test_the_state_is_the_same_before_and_after(name: str, digits: Dataset) -> None:
     """In the middle of a run, with momenta, a moving average and running statistics; also when the test diverges."""
     session = prepare(recipe(name), digits, 0, CPU)
-    from daybreak.loop import train_step
+    from daybreak.training.step import train_step
 
     for step in range(3):
         session.optimizer.set_progress(session.progress)

@@ -8,10 +8,10 @@ from captum.attr import LayerGradCam, LayerGradientXActivation
 from torch import nn
 from torchcam.methods import GradCAM, LayerCAM
 
-from daybreak.config import ModelConfig
-from daybreak.errors import UsageError
-from daybreak.maps import METHODS, class_maps
-from daybreak.models import build_net, stages_of
+from daybreak.core.config import ModelConfig
+from daybreak.core.errors import UsageError
+from daybreak.explain.cam import METHODS, class_maps
+from daybreak.models.registry import build_net, stages_of
 
 STAGES = ["prep", "layer1", "layer2", "layer3"]
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn import metrics as sk
 
-from daybreak import metrics
+from daybreak.core import metrics
 
 RNG = np.random.default_rng(1)
 LOGITS = RNG.normal(size=(500, 6)).astype(np.float32) * 3

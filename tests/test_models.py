@@ -10,14 +10,14 @@ from image_sets import write_npz
 from torch import nn
 
 import daybreak as db
-from daybreak.config import ModelConfig, override
-from daybreak.errors import UsageError
-from daybreak.inspection import inspect_net
-from daybreak.models import NETS, build_net, stages_of
+from daybreak.core.config import ModelConfig, override
+from daybreak.core.errors import UsageError
+from daybreak.explain.inspection import inspect_net
+from daybreak.models.anatomy.trace import count_macs, count_params, stage_fields, trace
 from daybreak.models.layers import GlobalMaxPool, conv3x3
+from daybreak.models.registry import NETS, build_net, stages_of
 from daybreak.models.resnet import GROUPS, PreactBlock, basic_block, grouped_block
 from daybreak.models.sprint import WHITEN_PATCHES, whitening_filters
-from daybreak.models.trace import count_macs, count_params, stage_fields, trace
 from daybreak.recipes import RECIPES
 
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from daybreak.config import ModelConfig, OneCycle, Recipe, override
-from daybreak.models import build_net
-from daybreak.optim import MuonOptimizer, ScheduledOptimizer, build_optimizer, orthogonalize
+from daybreak.core.config import ModelConfig, OneCycle, Recipe, override
+from daybreak.models.registry import build_net
 from daybreak.recipes import RECIPES
+from daybreak.training.optim import MuonOptimizer, ScheduledOptimizer, build_optimizer, orthogonalize
 
 
 @pytest.mark.parametrize("shape", [(16, 40), (40, 16), (24, 24)])

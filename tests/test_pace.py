@@ -9,11 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daybreak import api, loop
-from daybreak.clock import parse_seconds
-from daybreak.errors import UsageError
-from daybreak.pace import TimePace
-from daybreak.session import Session
+from daybreak import api
+from daybreak.core.clock import parse_seconds
+from daybreak.core.errors import UsageError
+from daybreak.training import loop
+from daybreak.training.progress import TimePace
+from daybreak.training.session import Session
 
 TINY = {"model.width": 0.1, "precision": "float32"}
 
@@ -88,7 +89,7 @@ def test_a_budget_holds_on_a_machine_that_changes_pace(
         clock.now += 0.1 * (burden if session.progress > 0.5 else 1.0)
         return plain(session, *batch)
 
-    monkeypatch.setattr("daybreak.clock.time", SimpleNamespace(perf_counter=clock))
+    monkeypatch.setattr("daybreak.core.clock.time", SimpleNamespace(perf_counter=clock))
     monkeypatch.setattr(loop, "train_step", step)
     run = api.train("digits", budget=budget, settings=TINY, out=tmp_path / "run", report=False)
     assert run.summary.train_seconds == pytest.approx(budget, rel=0.03)

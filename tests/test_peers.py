@@ -16,13 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from daybreak.config import ModelConfig, override
-from daybreak.inference import tta_views
+from daybreak.core.config import ModelConfig, override
 from daybreak.models.layers import Residual
 from daybreak.models.page import PageNet
 from daybreak.models.sprint import SprintNet, whitening_filters
-from daybreak.optim import build_optimizer
 from daybreak.recipes import RECIPES
+from daybreak.runs.classifier import tta_views
+from daybreak.training.optim import build_optimizer
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 TINY = 16

@@ -14,17 +14,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from daybreak import metrics
-from daybreak.config import override
+from daybreak.core import metrics
+from daybreak.core.config import override
+from daybreak.core.errors import one_line
 from daybreak.data import open_dataset
-from daybreak.errors import one_line
-from daybreak.evaluate import evaluate
-from daybreak.explain import explain
+from daybreak.evaluation.evaluate import evaluate
+from daybreak.explain.maps import explain
 from daybreak.recipes import RECIPES
 from daybreak.report import figures, items, write_report
 from daybreak.report.report import SECTIONS
-from daybreak.run import RunDirectory
-from daybreak.training import train
+from daybreak.runs.directory import RunDirectory
+from daybreak.training.train import train
 
 
 class Page(HTMLParser):

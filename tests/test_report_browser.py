@@ -13,14 +13,14 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Browser, Page
 
-from daybreak.config import override
+from daybreak.core.config import override
 from daybreak.data import Dataset
-from daybreak.evaluate import evaluate
+from daybreak.evaluation.evaluate import evaluate
 from daybreak.recipes import RECIPES
 from daybreak.report import write_report
 from daybreak.report.report import SECTIONS
-from daybreak.run import RunDirectory
-from daybreak.training import train
+from daybreak.runs.directory import RunDirectory
+from daybreak.training.train import train
 
 pytestmark = pytest.mark.cifar
 

@@ -17,15 +17,17 @@ import pytest
 import torch
 from resuming import STEPS, begin, begin_or_go_on, files, final_state, go_on, recipe, rows
 
-from daybreak import api, checkpoint, loop, training
-from daybreak.checkpoint import TENSORS
-from daybreak.config import override
+from daybreak import api
+from daybreak.core.config import override
+from daybreak.core.errors import RunError, StorageError, UsageError
 from daybreak.data import open_dataset
-from daybreak.errors import RunError, StorageError, UsageError
-from daybreak.run import RunDirectory
-from daybreak.schedule import learning_rate
-from daybreak.state import Every
-from daybreak.training import resume, train
+from daybreak.runs.directory import RunDirectory
+from daybreak.training import checkpoint, loop
+from daybreak.training import train as training
+from daybreak.training.checkpoint import TENSORS
+from daybreak.training.schedule import learning_rate
+from daybreak.training.state import Every
+from daybreak.training.train import resume, train
 
 Count = Callable[[str, object], None]
 SOAK = bool(os.environ.get("DAYBREAK_SOAK"))

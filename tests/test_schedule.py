@@ -5,9 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daybreak.config import OneCycle, Stage
+from daybreak.core.config import OneCycle, Stage
 from daybreak.recipes import RECIPES
-from daybreak.schedule import learning_rate, momentum, scale_at
+from daybreak.training.schedule import learning_rate, momentum, scale_at
 
 LINEAR = OneCycle(max_lr=0.4, initial_lr=0.1, final_lr=0.0, warmup=0.25, momentum=(0.85, 0.95))
 

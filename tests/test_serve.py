@@ -26,19 +26,21 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Browser
 
-from daybreak import cli, serve
-from daybreak.config import override
+from daybreak import cli
+from daybreak.core.config import override
+from daybreak.core.errors import UsageError
 from daybreak.data import open_dataset
 from daybreak.data.picture import to_picture
-from daybreak.errors import UsageError
-from daybreak.explain import Question, explain, overlay
-from daybreak.gallery import answers
-from daybreak.models import stages_of
-from daybreak.predict import predict
+from daybreak.evaluation.predict import predict
+from daybreak.explain.gallery import answers
+from daybreak.explain.maps import Question, explain
+from daybreak.explain.overlay import overlay
+from daybreak.models.registry import stages_of
 from daybreak.recipes import RECIPES
 from daybreak.report import write_report
-from daybreak.run import RunDirectory
-from daybreak.training import train
+from daybreak.runs.directory import RunDirectory
+from daybreak.serve import app as serve
+from daybreak.training.train import train
 
 
 @dataclass

@@ -38,7 +38,7 @@ def test_every_function_is_there_with_what_it_takes(site: Path) -> None:
     page = site / "api" / "index.html"
     for function in ("train", "resume", "find_lr", "load", "samples", "compare", "inspect"):
         assert f'id="daybreak.api.{function}"' in page.read_text(encoding="utf-8")
-    assert 'id="daybreak.trained.Run.cam"' in page.read_text(encoding="utf-8")
+    assert 'id="daybreak.run.Run.cam"' in page.read_text(encoding="utf-8")
     assert "seconds of training, instead of epochs: one cycle over wall-clock time" in text_of(page)
 
 

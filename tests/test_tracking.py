@@ -10,8 +10,8 @@ from mlflow import MlflowClient
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import daybreak as db
-from daybreak import tracking
-from daybreak.errors import UsageError
+from daybreak.core.errors import UsageError
+from daybreak.training import tracking
 
 TINY = {"recipe": "small", "device": "cpu", "report": False, "settings": {"model.width": 0.1}}
 

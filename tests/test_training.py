@@ -13,17 +13,18 @@ import numpy as np
 import pytest
 import torch
 
-from daybreak.clock import Stopwatch
-from daybreak.config import Recipe, override
+from daybreak.core.clock import Stopwatch
+from daybreak.core.config import Recipe, override
+from daybreak.core.errors import NonFiniteError, RunError, UsageError
 from daybreak.data import Dataset, open_dataset
-from daybreak.errors import NonFiniteError, RunError, UsageError
-from daybreak.evaluate import evaluate
-from daybreak.loop import batch_loss, evaluate_epoch, fit, train_step
+from daybreak.evaluation.evaluate import evaluate
 from daybreak.recipes import RECIPES
 from daybreak.report import write_report
-from daybreak.run import RunDirectory, default_paths
-from daybreak.session import initial_net, prepare
-from daybreak.training import train
+from daybreak.runs.directory import RunDirectory, default_paths
+from daybreak.training.loop import evaluate_epoch, fit
+from daybreak.training.session import initial_net, prepare
+from daybreak.training.step import batch_loss, train_step
+from daybreak.training.train import train
 
 TINY = {"model.width": 0.1, "epochs": 2, "min_steps": 0, "precision": "float32"}
 CPU = torch.device("cpu")
@@ -172,7 +173,7 @@ def test_summary_numbers_agree(digits: Dataset, tmp_path: Path) -> None:
     assert s["wall_seconds"] > s["train_seconds"] + s["evaluate_seconds"]
     net = initial_net(tiny(), digits, 0)
     assert s["params"] == sum(p.numel() for p in net.parameters())
-    from daybreak.models.trace import count_macs
+    from daybreak.models.anatomy.trace import count_macs
 
     assert s["train_flops"] == 6 * count_macs(net, 16, 1) * 44 * 64
 
@@ -313,8 +314,8 @@ def test_stopwatch_counts_named_phases(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_train_clock_stops_for_evaluation(digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     session = prepare(tiny(epochs=1), digits, 0, CPU)
-    from daybreak import loop as module
-    from daybreak.signals import StopRequest
+    from daybreak.core.signals import StopRequest
+    from daybreak.training import loop as module
 
     def slow(*_: object) -> dict[str, float]:
         time.sleep(0.5)

@@ -7,12 +7,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from daybreak.augment import Normalizer
-from daybreak.config import ModelConfig
-from daybreak.inference import Classifier
-from daybreak.models import build_net
+from daybreak.core.config import ModelConfig
+from daybreak.explain.features import (
+    activation_sheets,
+    filter_sheet,
+    first_filters,
+    most_exciting,
+    observe,
+    principal_plane,
+)
+from daybreak.models.registry import build_net
 from daybreak.report.chart import Chart, Line, svg, thinned, ticks
-from daybreak.views import activation_sheets, filter_sheet, first_filters, most_exciting, observe, principal_plane
+from daybreak.runs.classifier import Classifier
+from daybreak.runs.transforms import Normalizer
 
 CPU = torch.device("cpu")
 

@@ -5,29 +5,31 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from daybreak import choice, notebook
-from daybreak.clock import Stopwatch, check_budget
-from daybreak.comparison import Comparison
-from daybreak.comparison import compare as compare_runs
-from daybreak.config import Device, OnNonfinite, Recipe
+from daybreak import notebook
+from daybreak.core.clock import Stopwatch, check_budget
+from daybreak.core.config import Device, OnNonfinite, Recipe
+from daybreak.core.device import pick_device, synchronizer
+from daybreak.core.errors import StoppedError, UsageError
+from daybreak.core.events import OnEvent
+from daybreak.core.lr_curve import FoundRate
+from daybreak.core.signals import StopRequest
 from daybreak.data import Dataset, check_strictly, open_dataset
-from daybreak.device import pick_device, synchronizer
-from daybreak.errors import StoppedError, UsageError
-from daybreak.evaluate import run_dataset
-from daybreak.inspection import Inspection, inspect_net
-from daybreak.lr_range import FoundRate, find_rate
-from daybreak.models import build_net
+from daybreak.evaluation.compare import Comparison
+from daybreak.evaluation.compare import compare as compare_runs
+from daybreak.explain.inspection import Inspection, inspect_net
+from daybreak.models.registry import build_net
 from daybreak.notebook import Gallery
 from daybreak.recipes import get_recipe
 from daybreak.report import anatomy, figures, write_comparison, write_report
-from daybreak.run import RunDirectory, default_paths
-from daybreak.session import OnEvent
-from daybreak.signals import StopRequest
-from daybreak.state import Every
-from daybreak.tracking import tracked
-from daybreak.trained import Run
-from daybreak.training import resume as resume_run
-from daybreak.training import train as train_run
+from daybreak.run import Run
+from daybreak.runs.datasets import run_dataset
+from daybreak.runs.directory import RunDirectory, default_paths
+from daybreak.training import recipe_choice
+from daybreak.training.lr_finder import find_rate
+from daybreak.training.state import Every
+from daybreak.training.tracking import tracked
+from daybreak.training.train import resume as resume_run
+from daybreak.training.train import train as train_run
 
 __all__ = ["Run", "compare", "find_lr", "inspect", "load", "open_dataset", "resume", "samples", "train"]
 
@@ -98,7 +100,7 @@ def train(
     options |= {"checkpoint_every": checkpoint_every, "on_nonfinite": None if on_nonfinite == "stop" else on_nonfinite}
     with tracked(track, on_event) as send:
         watch = Stopwatch(synchronizer(pick_device(device)))
-        chosen = choice.recipe_for(
+        chosen = recipe_choice.recipe_for(
             dataset, recipe, epochs=epochs, budget=budget, target=target, lr=lr, seed=seed, settings=settings,
             device=device, deterministic=deterministic, watch=watch, on_event=send,
         )  # fmt: skip
@@ -229,7 +231,7 @@ def find_lr(
         out: a folder for `lr-find.json`, `lr-find.svg` and `lr-find.png`.
     """
     dataset = open_dataset(data)
-    chosen = choice.named_or_default(recipe, dataset, None, settings)
+    chosen = recipe_choice.named_or_default(recipe, dataset, None, settings)
     found = find_rate(chosen, dataset, seeds=range(seeds), steps=steps, lowest=lowest, highest=highest, device=device)
     if out is not None:
         folder, figure = RunDirectory(out), figures.rates(found)
@@ -286,7 +288,7 @@ def inspect(
         card, net = directory.card, directory.classifier("cpu").net
         found = inspect_net(card.net.name, net, card.decode.channels, image_size or card.size)
     else:
-        config = choice.net_named(str(what), settings)
+        config = recipe_choice.net_named(str(what), settings)
         found = inspect_net(str(what), build_net(config, 10, 3), 3, image_size or 32)
     if picture is not None:
         RunDirectory(Path(picture).parent).write_picture(Path(picture).name, figures.png(anatomy.draw(found), 130))

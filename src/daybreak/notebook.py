@@ -8,18 +8,19 @@ import numpy as np
 import torch
 from PIL import Image
 
-from daybreak.augment import Normalizer, resize
-from daybreak.config import Recipe
+from daybreak.core.config import Recipe
+from daybreak.core.errors import one_line
 from daybreak.data.dataset import Dataset
-from daybreak.data.loader import Loader
 from daybreak.data.picture import enlarged
-from daybreak.errors import one_line
-from daybreak.evaluate import Mistake
-from daybreak.explain import ClassMap, overlay
-from daybreak.gallery import remark
-from daybreak.models import SMALLEST_SIZE
+from daybreak.evaluation.evaluate import Mistake
+from daybreak.explain.gallery import remark
+from daybreak.explain.maps import ClassMap
+from daybreak.explain.overlay import overlay
+from daybreak.models.registry import SMALLEST_SIZE
 from daybreak.report.items import data_uri, drawn_uri, thumbnail
-from daybreak.session import spread
+from daybreak.runs.transforms import Normalizer, resize
+from daybreak.training.loader import Loader
+from daybreak.training.session import spread
 
 SIZE = 96  # px of a picture
 ENOUGH = 1000  # images to choose from

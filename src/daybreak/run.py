@@ -1,347 +1,172 @@
-"""The run directory: written and read here only. Its files: docs/run-directory.md."""
+"""A trained net as Python sees it: `Run`, a thin face over a run directory."""
 
-import csv
-import io
-import json
-import time
-import zlib
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from html import escape
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
-from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
-from torch import nn
 
-from daybreak.augment import Normalizer
-from daybreak.config import Device, ModelConfig, Precision, Recipe, Tta, validate
-from daybreak.data.dataset import DecodeSpec, Split
-from daybreak.device import compute_dtype, pick_device
-from daybreak.durable import (
-    LOCK,
-    append_line,
-    cut,
-    flush,
-    guarded,
-    is_leftover,
-    make_folder,
-    sole_writer,
-    sweep,
-    to_json,
-    whole_file,
-)
-from daybreak.errors import RunError, UsageError
-from daybreak.inference import Classifier
-from daybreak.models import build_net, place
-
-FORMAT = 1
+from daybreak import notebook
+from daybreak.core.config import Tta
+from daybreak.core.errors import UsageError
+from daybreak.core.events import OnEvent
+from daybreak.evaluation.evaluate import Evaluation, Mistake, evaluate, image_index
+from daybreak.evaluation.predict import predict
+from daybreak.explain.cam import Method
+from daybreak.explain.gallery import answers, draw_files, draw_mistakes
+from daybreak.explain.maps import ClassMap, Question
+from daybreak.notebook import Gallery
+from daybreak.report import figures, write_report
+from daybreak.runs.datasets import run_dataset
+from daybreak.runs.directory import RunDirectory
+from daybreak.suspects import find_suspects
 
 
-@dataclass(frozen=True)
-class ModelCard:
-    """model.json: how to rebuild the net and how to feed it."""
+class Run:
+    """A trained net and all that is known about its training; a thin face over its directory.
 
-    net: ModelConfig
-    classes: tuple[str, ...]
-    size: int
-    decode: DecodeSpec
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    precision: Precision
+    Attributes:
+        path: the run directory.
+        directory: its files, typed.
+    """
 
+    def __init__(self, directory: RunDirectory) -> None:
+        self.directory = directory
+        self.path = directory.path
 
-@dataclass(frozen=True)
-class Predictions:
-    """predictions.npz: what the net said about every test image."""
+    @property
+    def summary(self) -> SimpleNamespace:
+        """The keys of summary.json as attributes, e.g. `run.summary.test_acc`."""
+        return SimpleNamespace(**self.directory.summary)
 
-    logits: np.ndarray  # (N, K) float32, one view
-    logits_tta: np.ndarray  # (N, K) float32, the recipe's test-time augmentation
-    labels: np.ndarray  # (N,) int64
-    names: np.ndarray  # (N,) str
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """One row an epoch: lr, losses in nats, accuracies in [0, 1], seconds; fit for `pandas.DataFrame`."""
+        return self.directory.metrics("epoch")
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.directory.card.classes
 
-class RunDirectory:
-    """A run on disk. Everything after training sees training only through this class."""
+    def evaluate(self, data: str | Path | None = None, tta: Tta | None = None) -> Evaluation:
+        """Judge the net on its test images, or on other data with the same classes."""
+        return evaluate(self.directory, data=data, tta=tta)
 
-    def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
+    def confusion(self) -> np.ndarray:
+        """Counts (K, K) without test-time augmentation: rows true, columns predicted."""
+        return self.evaluate(tta="none").confusion
 
-    @classmethod
-    @contextmanager
-    def create(cls, out: "Path | Iterable[Path]") -> "Iterator[RunDirectory]":
-        """Make a directory and hold it against other writers while the block runs.
+    def mistakes(self, n: int = 25) -> list[Mistake]:
+        """The most confident wrong answers, without test-time augmentation."""
+        return self.evaluate(tta="none").mistakes(n)
+
+    def cam(
+        self, index: int, layer: str, target: str = "predicted", method: Method = "grad-cam", against: str | None = None
+    ) -> np.ndarray:
+        """The map (h, w), float32, of a test image at a stage.
 
         Args:
-            out: the directory, which must not be there or be empty; or names, of which the first that is free is taken.
+            target: the class to explain, by name, or "predicted" or "true".
+            method: see `daybreak.explain.cam`.
+            against: explain `target` against this class: what speaks for the one and not for the other.
 
         Raises:
-            UsageError: it exists and has something in it.
-            BusyError: another process is about to write to it.
-            StorageError: it cannot be made.
+            UsageError: there is no such image, stage or class; what there is is listed.
         """
-        path = out if isinstance(out, Path) else _first_free(out)
-        with guarded(path):
-            if path.exists() and not path.is_dir():
-                raise UsageError(f"--out {path}", "is a file", "another directory")
-            make_folder(path)
-        with sole_writer(path):
-            with guarded(path):
-                leftovers = [file for file in path.iterdir() if file.name != LOCK]
-            if not all(is_leftover(file, "config.json") for file in leftovers):
-                raise UsageError(f"--out {path}", "exists and is not empty", "another directory, or remove it first")
-            sweep(path)  # one that was killed before it had written anything
-            yield cls(path)
+        _, (found,) = self._maps(index, Question([layer], method, target, against))
+        return found.values_HW
 
-    @classmethod
-    @contextmanager
-    def reopen(cls, path: Path | str) -> "Iterator[RunDirectory]":
-        """A run made earlier, to go on with, held against other writers; rid of what a killed one left half written.
+    def gallery(self, n: int = 12) -> Gallery:
+        """The most confident wrong answers as pictures, for a notebook."""
+        return notebook.of_mistakes(self.mistakes(n), run_dataset(self.directory).test.images_NHWC)
+
+    def maps(
+        self, index: int, target: str = "predicted", method: Method = "grad-cam", against: str | None = None
+    ) -> Gallery:
+        """A test image and its maps at every stage as pictures, for a notebook; arguments as for `cam`."""
+        image, maps = self._maps(index, Question(None, method, target, against))
+        return notebook.of_maps(maps, image, self.classes)
+
+    def explain(
+        self,
+        images: Sequence[str | Path] = (),
+        layers: Sequence[str] | None = None,
+        n: int = 10,
+        data: str | Path | None = None,
+        method: Method = "grad-cam",
+        target: str | None = None,
+        against: str | None = None,
+    ) -> list[dict[str, Any]]:
+        """Draw maps as PNG below `figures/maps`; a row a map with "file", "layer", "method", "class" and "path".
+
+        Args:
+            images: files to explain for the predicted class; without any, the `n` most confident mistakes are
+                explained for the predicted and for the true class, and rows have the test image's "index" too.
+            layers: stages by name; all by default.
+            method: see `daybreak.explain.cam`.
+            target: the class to explain instead, by name, or "predicted" or "true".
+            against: explain it against this class: what speaks for the one and not for the other.
+            data: where the run's data is now, if it has moved.
+        """
+        question = Question(layers, method, target, against)
+        if images:
+            return draw_files(self.directory, images, question)
+        return draw_mistakes(self.directory, n, question, data)
+
+    def suspects(
+        self,
+        folds: int | None = None,
+        budget: float = 60.0,
+        seed: int = 0,
+        data: str | Path | None = None,
+        on_event: OnEvent = lambda event: None,
+    ) -> dict[str, Any]:
+        """Images whose labels are probably wrong, the most suspicious first: "test", and "train" with `folds`, for
+        which as many nets are trained for `budget` seconds each. They stand in the next report."""
+        return find_suspects(self.directory, folds, budget, seed, data, on_event)
+
+    def predict(self, *images: str | Path, top: int = 3, tta: Tta = "none") -> list[dict[str, Any]]:
+        """Class probabilities of image files or of the images in folders."""
+        return predict(self.directory, images, top=top, tta=tta)
+
+    def report(self, data: str | Path | None = None) -> Path:
+        """Write the report; returns its path. `data`: where the run's data is now, if it has moved."""
+        return write_report(self.directory, data=data)
+
+    def serve(self, port: int = 8000, on_ready: Callable[[str], None] = print) -> None:
+        """A web page for this machine alone, until a signal comes: drop an image, see its classes and maps.
+
+        Args:
+            port: 0 for any that is free.
+            on_ready: called with the address once it can be visited.
 
         Raises:
-            RunError: there is no run at this path.
-            BusyError: another process writes to it.
+            UsageError: the port cannot be had, the extra `serve` is not installed, or this is a notebook.
         """
-        run = cls.open(path)
-        with sole_writer(run.path):
-            sweep(run.path)
-            yield run
-
-    @classmethod
-    def open(cls, path: Path | str) -> "RunDirectory":
-        """A run made earlier.
-
-        Raises:
-            RunError: there is no run at this path.
-        """
-        run = cls(path)
-        if not (run.path / "config.json").is_file():
-            raise RunError(
-                run.path, "not a run directory (no config.json)", "the directory that daybreak train printed"
-            )
-        return run
-
-    # Reading
-
-    @cached_property
-    def config(self) -> dict[str, Any]:
-        return self._read_json("config.json")
-
-    @property
-    def summary(self) -> dict[str, Any]:
-        return self._read_json("summary.json")
-
-    @property
-    def has_result(self) -> bool:
-        """Whether training came to an end, of itself or by a signal, and not by an error."""
-        return (self.path / "summary.json").exists() and self.summary["error"] is None
-
-    @property
-    def is_deterministic(self) -> bool:
-        return bool(self.config.get("deterministic"))
-
-    def is_finished(self, step: int) -> bool:
-        """Whether the run came to its end, with this step as its last."""
-        return self.has_result and self.summary["interrupted"] is None and self.summary["steps"] == step
-
-    @property
-    def recipe(self) -> Recipe:
         try:
-            values = {
-                k: v for k, v in self.config.get("recipe", {}).items() if k != "expected"
-            }  # a claim, not a setting
-            return validate(Recipe, values, "config.json")
-        except UsageError as error:
-            raise RunError(self.path / "config.json", f"{error.what}: {error.why}", "upgrade daybreak") from None
+            from daybreak.serve.app import serve
+        except ModuleNotFoundError as error:
+            raise UsageError("serve", f"{error.name} is not installed", "pip install 'daybreak[serve]'") from None
+        serve(self.directory, port, on_ready=on_ready)
 
-    def metrics(self, event: str) -> list[dict[str, Any]]:
-        """The rows of metrics.jsonl of one kind of event."""
-        *lines, unfinished = self._read_text("metrics.jsonl").split("\n")
-        lines += [unfinished] if unfinished.endswith("}") else []  # a killed run may have left half a row
-        rows = [self._parse("metrics.jsonl", line) for line in lines]
-        return [row for row in rows if row["event"] == event]
+    def _maps(self, index: int, question: Question) -> tuple[np.ndarray, list[ClassMap]]:
+        """A test image and the answers to a question about it."""
+        test, classifier = run_dataset(self.directory).test, self.directory.classifier()
+        at = image_index(index, len(test.labels_N))
+        image, true_N = np.asarray(test.images_NHWC[[at]]), np.asarray(test.labels_N[[at]])
+        return image[0], answers(classifier, image, question, [question.target or "predicted"], true_N)
 
-    @cached_property
-    def card(self) -> ModelCard:
-        values = self._read_json("model.json")
-        if values.get("format") != FORMAT:
-            raise RunError(self.path / "model.json", "written by another version of daybreak", "upgrade daybreak")
-        try:
-            return ModelCard(
-                net=ModelConfig(**values["net"]),
-                classes=tuple(values["classes"]),
-                size=values["size"],
-                decode=DecodeSpec(**values["decode"]),
-                mean=tuple(values["mean"]),
-                std=tuple(values["std"]),
-                precision=values["precision"],
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise RunError(self.path / "model.json", f"cannot be read ({error})", "a whole copy of the run") from None
+    def _repr_html_(self) -> str:
+        """In a notebook: the line of `repr`, the curves and the confusion matrix."""
+        judged = self.evaluate(tta="none")
+        drawn = [figures.confusion(judged.confusion, judged.classes)]
+        drawn[:0] = [figures.curves(self.history)] if self.history else []
+        return f"<pre>{escape(repr(self))}</pre>" + "".join(figures.svg(figure) for figure in drawn)
 
-    def classifier(self, device: Device = "auto") -> Classifier:
-        """The trained net, ready to use, in evaluation mode.
-
-        Raises:
-            RunError: the weights are missing, damaged, or of another net.
-        """
-        card, where = self.card, pick_device(device)
-        net = build_net(card.net, len(card.classes), card.decode.channels)
-        self._load_weights(net)
-        place(net, where).eval()
-        dtype = compute_dtype(card.precision, where)
-        return Classifier(net, card.classes, card.size, Normalizer(card.mean, card.std), where, dtype)
-
-    def predictions(self) -> Predictions | None:
-        """The test predictions, or None where the run ended before it made any."""
-        path = self.path / "predictions.npz"
-        if not path.exists():
-            return None
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                return Predictions(arrays["logits"], arrays["logits_tta"], arrays["labels"], arrays["names"])
-        except (OSError, EOFError, ValueError, KeyError, BadZipFile, zlib.error) as error:
-            raise RunError(path, f"cannot be read ({error})", "remove it; daybreak evaluate makes it again") from None
-
-    def suspects(self) -> dict[str, Any] | None:
-        """What `daybreak suspects` found, or None where nobody has asked."""
-        return self._read_json("suspects.json") if (self.path / "suspects.json").exists() else None
-
-    @property
-    def checkpoints(self) -> Path:
-        """The folder of the resumable states (`daybreak.checkpoint`)."""
-        return self.path / "checkpoints"
-
-    # Writing
-
-    def write_config(self, config: Mapping[str, Any]) -> None:
-        self._write("config.json", to_json(config))
-        self.__dict__.pop("config", None)  # read before, and cached
-
-    def write_summary(self, summary: Mapping[str, Any]) -> None:
-        self._write("summary.json", to_json(summary))
-
-    def append_metrics(self, row: Mapping[str, Any]) -> None:
-        append_line(self.path / "metrics.jsonl", json.dumps(row, allow_nan=False))
-        if row["event"] == "epoch":
-            self._write_csv()
-
-    def flush_metrics(self) -> int:
-        """Make the rows durable; returns how many bytes they are."""
-        return flush(self.path / "metrics.jsonl")
-
-    def cut_metrics(self, size: int) -> None:
-        """Take back the rows after the first `size` bytes: their steps are about to be taken again."""
-        cut(self.path / "metrics.jsonl", size)
-        self._write_csv()
-
-    def write_model(self, net: nn.Module, card: ModelCard) -> None:
-        values = asdict(card) | {"net": card.net.model_dump(), "format": FORMAT}
-        self._write("model.json", to_json(values))
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
-        with whole_file(self.path / "model.safetensors") as temporary:
-            temporary.write_bytes(save(weights))
-
-    def write_predictions(self, predictions: Predictions) -> None:
-        with whole_file(self.path / "predictions.npz") as temporary, temporary.open("wb") as file:
-            np.savez_compressed(file, **asdict(predictions), indices=np.arange(len(predictions.labels)))
-
-    def remove_judgement(self) -> None:
-        """Take back what was said about weights that are about to be replaced."""
-        for name in ("summary.json", "predictions.npz", "report.html"):
-            with guarded(self.path / name):
-                (self.path / name).unlink(missing_ok=True)
-        found = self.suspects() or {}
-        if "test" in found:  # those of the training part are other nets' findings
-            self.write_suspects({key: value for key, value in found.items() if key != "test"})
-
-    def write_suspects(self, found: Mapping[str, Any]) -> None:
-        self._write("suspects.json", to_json(found))
-
-    def write_text(self, name: str, text: str) -> Path:
-        """A text file of the run, such as report.html or figures/curves.svg."""
-        return self._write(name, text)
-
-    def write_picture(self, name: str, picture: Image.Image) -> Path:
-        """A picture of the run, as PNG."""
-        with whole_file(self.path / name) as temporary:
-            picture.save(temporary, "PNG")
-        return self.path / name
-
-    # How
-
-    def _read_text(self, name: str) -> str:
-        try:
-            return (self.path / name).read_text(encoding="utf-8")
-        except FileNotFoundError:
-            raise RunError(self.path / name, "missing", "a run that daybreak train finished") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise RunError(self.path / name, f"cannot be read ({error})", "a whole copy of the run") from None
-
-    def _read_json(self, name: str) -> dict[str, Any]:
-        return self._parse(name, self._read_text(name))
-
-    def _parse(self, name: str, text: str) -> dict[str, Any]:
-        try:
-            values = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise RunError(self.path / name, f"not JSON ({error})", "a whole copy of the run") from None
-        if not isinstance(values, dict):
-            raise RunError(self.path / name, "not a JSON object", "a whole copy of the run")
-        return values
-
-    def _load_weights(self, net: nn.Module) -> None:
-        path = self.path / "model.safetensors"
-        try:
-            net.load_state_dict(load_file(path))
-        except FileNotFoundError:
-            raise RunError(path, "missing", "a run that daybreak train finished") from None
-        except (SafetensorError, RuntimeError, OSError) as error:
-            raise RunError(path, f"does not fit model.json ({str(error)[:200]})", "a whole copy of the run") from None
-
-    def _write_csv(self) -> None:
-        """metrics.csv: the epochs as a table, made anew from metrics.jsonl."""
-        rows = self.metrics("epoch") if (self.path / "metrics.jsonl").exists() else []
-        table = io.StringIO(newline="")
-        writer = csv.DictWriter(
-            table,
-            [key for key in (rows[-1] if rows else {}) if key != "event"],
-            restval="",
-            extrasaction="ignore",
-            lineterminator="\n",
-        )
-        writer.writeheader()
-        writer.writerows(rows)
-        self._write("metrics.csv", table.getvalue())
-
-    def _write(self, name: str, text: str) -> Path:
-        with whole_file(self.path / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-        return self.path / name
-
-
-def predict_test(classifier: Classifier, test: Split, tta: Tta) -> Predictions:
-    """What a net says about test images, with and without test-time augmentation."""
-    plain = classifier.logits(test.images_NHWC)
-    averaged = plain if tta == "none" else classifier.logits(test.images_NHWC, tta)
-    return Predictions(plain, averaged, np.asarray(test.labels_N), np.asarray(test.names, dtype=np.str_))
-
-
-def default_paths(dataset: str, recipe: str, seed: int) -> Iterator[Path]:
-    """runs/DATE-TIME-DATA-RECIPE-sSEED, then the same with a number behind it."""
-    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{dataset}-{recipe}-s{seed}"
-    return (Path("runs") / (stem if n == 1 else f"{stem}-{n}") for n in range(1, 1000))
-
-
-def _first_free(paths: Iterable[Path]) -> Path:
-    """The first path that nobody has; made at once, so that two processes never take the same."""
-    for path in paths:
-        with guarded(path), suppress(FileExistsError):
-            path.mkdir(parents=True)
-            return path
-    raise UsageError("--out", "all default names of this second are taken", "--out DIR")
+    def __repr__(self) -> str:
+        s = self.summary
+        unfinished = "interrupted" if s.interrupted else "not finite"
+        accuracy = unfinished if s.test_acc is None else f"test_acc {s.test_acc:.4f}"
+        return f"<Run {self.path}: {s.recipe} on {s.dataset}, {accuracy}, {s.train_seconds:.1f} s>"

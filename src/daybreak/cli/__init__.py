@@ -12,13 +12,12 @@ import warnings
 
 import typer
 
-from daybreak import show
-from daybreak.cli import runs, training
+from daybreak.cli import output, run_commands, train_commands
 from daybreak.cli.options import app, stderr
-from daybreak.errors import DaybreakError, StoppedError, UsageError
-from daybreak.signals import obey_signals
+from daybreak.core.errors import DaybreakError, StoppedError, UsageError
+from daybreak.core.signals import obey_signals
 
-__all__ = ["app", "main", "runs", "training"]  # the two modules add their verbs to the app
+__all__ = ["app", "main", "run_commands", "train_commands"]  # the two modules add their verbs to the app
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -31,7 +30,7 @@ def _run(arguments: list[str]) -> int:
     warnings.filterwarnings(
         "ignore", ".*decompression bomb"
     )  # images too large get an error of ours, from their header
-    show.log(quiet=not {"-q", "--quiet"}.isdisjoint(arguments))
+    output.log(quiet=not {"-q", "--quiet"}.isdisjoint(arguments))
     try:
         return int(app(args=arguments, standalone_mode=False) or 0)
     except DaybreakError as error:

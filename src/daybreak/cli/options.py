@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from daybreak.errors import UsageError
+from daybreak.core.errors import UsageError
 
 app = typer.Typer(
     name="daybreak",

@@ -16,7 +16,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import IO, BinaryIO, Protocol
 
-from daybreak.errors import DataError, StorageError
+from daybreak.core.errors import DataError, StorageError
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2")
 MAX_MEMBERS = 5_000_000

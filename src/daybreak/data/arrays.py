@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from daybreak.core.errors import DataError
 from daybreak.data.archives import BROKEN, refuse_swelling, unpacked_limit
 from daybreak.data.dataset import DecodeSpec, Indices, Labels, Pictures, Pixels
 from daybreak.data.decode import fit
 from daybreak.data.files import DEFAULT_SIZE, plural
-from daybreak.errors import DataError
 
 KEYS = ("x_train", "y_train", "x_test", "y_test", "classes")
 Arrays = Mapping[str, npt.NDArray[np.generic]]

@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 import platformdirs
 
+from daybreak.core.errors import StorageError
+from daybreak.core.files import whole_file
 from daybreak.data.dataset import DecodeSpec, Indices, Pictures, Pixels, Split
-from daybreak.durable import whole_file
-from daybreak.errors import StorageError
 
 FORMAT = 1
 PARTS = ("train", "test")

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from daybreak.core.errors import DataError
 from daybreak.data.cifar import read_cifar10, read_cifar100
 from daybreak.data.dataset import Pictures
 from daybreak.data.download import RemoteFile, sha256_of
 from daybreak.data.idx import reader_of_idx
-from daybreak.errors import DataError
 
 DIGITS = tuple("0123456789")
 CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from daybreak.core.errors import DataError, StorageError, one_line
 from daybreak.data.dataset import Dataset, Pixels, Split, images_a_block
 from daybreak.data.files import plural
 from daybreak.data.picture import enlarged
-from daybreak.errors import DataError, StorageError, one_line
 
 SHEET_CLASSES, SHEET_IMAGES, SHEET_SIDE, SHEET_LABEL, SHEET_GAP = 20, 10, 64, 180, 4
 

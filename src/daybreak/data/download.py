@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from daybreak.errors import DataError, StorageError
+from daybreak.core.errors import DataError, StorageError
 
 CONNECT_SECONDS = 8.0  # for all attempts together, until a server answers
 ATTEMPT_SECONDS = 4.0

@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+from daybreak.core.errors import BadImagesError
 from daybreak.data.archives import BROKEN, Container
 from daybreak.data.dataset import DecodeSpec, Indices, Pictures, Pixels
 from daybreak.data.decode import BadImage, Header, decode, read_header, read_stream
 from daybreak.data.layout import read_layout
-from daybreak.errors import BadImagesError
 
 log = logging.getLogger(__name__)
 

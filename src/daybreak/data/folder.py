@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from io import BufferedReader
 from pathlib import Path
 
-from daybreak.errors import DataError
+from daybreak.core.errors import DataError
 
 
 class Folder:

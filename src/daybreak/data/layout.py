@@ -9,8 +9,8 @@ from pathlib import PurePosixPath
 import numpy as np
 import numpy.typing as npt
 
+from daybreak.core.errors import DataError
 from daybreak.data.dataset import Labels
-from daybreak.errors import DataError
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".apng"}
 IGNORED_SUFFIXES = {".txt", ".csv", ".tsv", ".md", ".rst", ".json", ".xml", ".yaml", ".yml", ".html", ".pdf"}

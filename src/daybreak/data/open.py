@@ -4,11 +4,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from daybreak.core.errors import BadImagesError, UsageError
 from daybreak.data import cache
 from daybreak.data.dataset import Dataset, Request
 from daybreak.data.sources import KNOWN_ARCHIVES, NAMES, Source, find
 from daybreak.data.split import split_indices
-from daybreak.errors import BadImagesError, UsageError
 
 NAMED = 10  # bad images that a note names
 

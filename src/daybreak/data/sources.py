@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
+from daybreak.core.errors import DataError, one_line
 from daybreak.data.archives import SUFFIXES, open_archive
 from daybreak.data.arrays import read_digits, read_npz
 from daybreak.data.cache import cache_dir
@@ -18,7 +19,6 @@ from daybreak.data.dataset import Pictures
 from daybreak.data.download import fetch, sha256_of
 from daybreak.data.files import read_pictures
 from daybreak.data.folder import Folder
-from daybreak.errors import DataError, one_line
 
 NAMES = (*PUBLISHED, "digits")
 FILE_SUFFIXES = (*SUFFIXES, ".npz")

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from daybreak.core.errors import DataError
 from daybreak.data.dataset import Indices, Labels, Pictures
-from daybreak.errors import DataError
 
 TEST_FRACTION = 0.2
 SPLIT_NOTE = "no test part: stratified 80/20 split by seed "

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from daybreak.config import ModelConfig
-from daybreak.errors import UsageError, nearest, one_line
-from daybreak.models.trace import symbolic
+from daybreak.core.config import ModelConfig
+from daybreak.core.errors import UsageError, nearest, one_line
+from daybreak.models.anatomy.trace import symbolic
 
 WITH_TWO_HEADS = ("googlenet", "inception_v3")  # while they train; ours take the one
 PROBE_SIZE = 64  # px of the blank image that shows which stages are maps

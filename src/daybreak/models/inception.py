@@ -16,7 +16,7 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
-from daybreak.config import ModelConfig
+from daybreak.core.config import ModelConfig
 from daybreak.models.layers import ACTIVATIONS, Concat, GlobalMeanPool, named, scaled, with_dropout
 
 # Channels of the 1×1 and of the 3×3 convolutions of each module; of the strided convolution of each reduction.

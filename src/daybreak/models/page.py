@@ -22,7 +22,7 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
-from daybreak.config import ModelConfig
+from daybreak.core.config import ModelConfig
 from daybreak.models.layers import ACTIVATIONS, GlobalMaxPool, Residual, Sum, conv3x3, named, scaled, with_dropout
 
 

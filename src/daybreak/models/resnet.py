@@ -30,7 +30,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from daybreak.config import ModelConfig
+from daybreak.core.config import ModelConfig
 from daybreak.models.layers import ACTIVATIONS, GlobalMeanPool, conv1x1, conv3x3, named, scaled, with_dropout
 
 GROUPS = 8  # of a ResNeXt block: its cardinality

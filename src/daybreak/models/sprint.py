@@ -19,7 +19,7 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from daybreak.config import ModelConfig
+from daybreak.core.config import ModelConfig
 from daybreak.models.layers import ACTIVATIONS, GlobalMaxPool, Residual, Scale, conv3x3, named, scaled, with_dropout
 
 WHITEN_KERNEL = 2

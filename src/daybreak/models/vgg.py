@@ -17,7 +17,7 @@ up to its head. Pools round up: an image of 28 px still has one pixel at the end
 
 from torch import Tensor, nn
 
-from daybreak.config import ModelConfig
+from daybreak.core.config import ModelConfig
 from daybreak.models.layers import ACTIVATIONS, GlobalMeanPool, conv3x3, named, scaled, with_dropout
 
 

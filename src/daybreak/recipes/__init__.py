@@ -8,8 +8,8 @@ from pathlib import Path
 
 import tomli_w
 
-from daybreak.config import Recipe, validate
-from daybreak.errors import UsageError, nearest
+from daybreak.core.config import Recipe, validate
+from daybreak.core.errors import UsageError, nearest
 from daybreak.recipes import family, page, small, sprint
 
 LADDER = sprint.LADDER  # one net and one method from a minute up, shortest first

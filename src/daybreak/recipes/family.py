@@ -8,7 +8,7 @@ Setting      batch 128, Nesterov momentum cycled against the rate, label smoothi
              quarter as wide as the published one, which would take an hour an epoch on two cores.
 """
 
-from daybreak.config import Augment, ModelConfig, OneCycle, Recipe, Sgd, Stage
+from daybreak.core.config import Augment, ModelConfig, OneCycle, Recipe, Sgd, Stage
 from daybreak.recipes.measured import measured
 
 PEAK = 0.03  # the best of a grid for resnet18, docs/one-cycle.md

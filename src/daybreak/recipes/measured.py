@@ -1,6 +1,6 @@
 """How a recipe states what it has reached. A test holds each statement equal to its record."""
 
-from daybreak.config import Expected
+from daybreak.core.config import Expected
 
 
 def measured(

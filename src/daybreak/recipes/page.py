@@ -9,7 +9,7 @@ Setting      24 epochs, the peak at epoch 5, no annihilation (the rate ends wher
              cross-entropy on logits, crop 32 after padding 4, flip, cutout 8x8.
 """
 
-from daybreak.config import Adam, Augment, ModelConfig, OneCycle, Recipe
+from daybreak.core.config import Adam, Augment, ModelConfig, OneCycle, Recipe
 from daybreak.recipes.measured import measured
 
 EPOCHS = 24

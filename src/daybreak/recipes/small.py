@@ -7,7 +7,7 @@ Why          with little data the many small steps are what counts: a narrow spr
              and at least 300 steps.
 """
 
-from daybreak.config import Augment, ModelConfig, Muon, OneCycle, Recipe
+from daybreak.core.config import Augment, ModelConfig, Muon, OneCycle, Recipe
 from daybreak.recipes.measured import measured
 
 RECIPE = Recipe(

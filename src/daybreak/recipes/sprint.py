@@ -10,7 +10,7 @@ Origin       the net, Muon and its rates are those of airbench94_muon (Jordan 20
              the next in its epochs and in how many of them are at full size.
 """
 
-from daybreak.config import Augment, Expected, ModelConfig, Muon, OneCycle, Recipe, Stage
+from daybreak.core.config import Augment, Expected, ModelConfig, Muon, OneCycle, Recipe, Stage
 from daybreak.recipes.measured import measured
 
 AGAINST_AIRBENCH = "2026-11-22_sprint-9"  # the series in which it alternated with airbench94_muon

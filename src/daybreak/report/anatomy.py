@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import FancyArrowPatch, Rectangle
 
-from daybreak.inspection import Inspection, Stage
+from daybreak.explain.inspection import Inspection, Stage
 from daybreak.report.figures import STYLE, TEST
 
 JOINS = {"add": "+ shortcut", "concatenate": "side by side"}

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from daybreak.errors import one_line
-from daybreak.lr_range import FoundRate
-from daybreak.metrics import ReliabilityBin
+from daybreak.core.errors import one_line
+from daybreak.core.lr_curve import FoundRate
+from daybreak.core.metrics import ReliabilityBin
 
 Row = Mapping[str, Any]
 

@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from daybreak import metrics
+from daybreak.core import metrics
+from daybreak.core.errors import one_line
 from daybreak.data.picture import to_picture
-from daybreak.errors import one_line
-from daybreak.evaluate import Evaluation
-from daybreak.explain import ClassMap, explain
-from daybreak.inference import Classifier
+from daybreak.evaluation.evaluate import Evaluation
+from daybreak.explain.maps import ClassMap, explain
+from daybreak.runs.classifier import Classifier
 
 ROOM = 900_000  # pixels of all images on the page: less than 3 MB as text
 THUMBNAIL = 96  # px: larger images are shrunk to this

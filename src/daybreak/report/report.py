@@ -6,19 +6,20 @@ from typing import Any
 
 import numpy as np
 
-from daybreak import metrics
-from daybreak.config import Device
-from daybreak.errors import one_line
-from daybreak.evaluate import Evaluation, evaluate, run_dataset
-from daybreak.explain import HEAT
-from daybreak.inference import Classifier
-from daybreak.models import stages_of
+from daybreak.core import metrics
+from daybreak.core.config import Device
+from daybreak.core.errors import one_line
+from daybreak.evaluation.evaluate import Evaluation, evaluate
+from daybreak.explain.features import Observed, observe, principal_plane
+from daybreak.explain.overlay import HEAT
+from daybreak.models.registry import stages_of
 from daybreak.report import figures, sections
 from daybreak.report.chart import Chart, Line
+from daybreak.report.html import render
 from daybreak.report.items import data_uri, page_data, pick_items
-from daybreak.report.page import render
-from daybreak.run import RunDirectory
-from daybreak.views import Observed, observe, principal_plane
+from daybreak.runs.classifier import Classifier
+from daybreak.runs.datasets import run_dataset
+from daybreak.runs.directory import RunDirectory
 
 SECTIONS = (
     ("curves", "curves"), ("confusion", "confusion"), ("mistakes", "mistakes"), ("maps", "maps"),

@@ -6,20 +6,21 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from daybreak import metrics
+from daybreak.core import metrics
 from daybreak.data import Dataset
 from daybreak.data.dataset import Split
 from daybreak.data.describe import mean_and_std
 from daybreak.data.duplicates import LEAST_CORRELATION, near_duplicates
 from daybreak.data.picture import enlarged
-from daybreak.evaluate import Evaluation
-from daybreak.explain import ClassMap, draw_box, field_box, overlay
-from daybreak.gallery import maps_of_mistakes
-from daybreak.inference import Classifier
-from daybreak.label_errors import suspects as find_suspects
+from daybreak.evaluation.evaluate import Evaluation
+from daybreak.evaluation.label_errors import suspects as find_suspects
+from daybreak.explain.features import Observed, activation_sheets, filter_sheet, grid, most_exciting
+from daybreak.explain.gallery import maps_of_mistakes
+from daybreak.explain.maps import ClassMap
+from daybreak.explain.overlay import draw_box, field_box, overlay
 from daybreak.report.items import data_uri, drawn_uri, thumbnail
-from daybreak.run import RunDirectory
-from daybreak.views import Observed, activation_sheets, filter_sheet, grid, most_exciting
+from daybreak.runs.classifier import Classifier
+from daybreak.runs.directory import RunDirectory
 
 STRIPS = 8  # mistakes shown with their maps without a script
 MAP_SIZE = 84  # px

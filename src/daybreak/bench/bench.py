@@ -1,0 +1,175 @@
+"""`daybreak bench`: recipes side by side over many seeds, with what it takes to believe the numbers.
+
+Runs are interleaved (every recipe's first seed, then every recipe's second, …), so that a drifting machine hits all
+alike. A run whose loss stops being finite counts as failed. What proves a run is kept in the record's folder; a series
+that was interrupted goes on with the runs it lacks when it is started again.
+"""
+
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from daybreak import api
+from daybreak.bench import dawnbench
+from daybreak.bench.latency import fastest, latencies
+from daybreak.bench.record import check_same_setting, evidence, keep_evidence, make_record, write_record
+from daybreak.core.config import Device, with_epochs
+from daybreak.core.device import describe_hardware, pick_device, versions
+from daybreak.core.errors import NonFiniteError, StoppedError, UsageError
+from daybreak.core.events import OnEvent
+from daybreak.data import Dataset, open_dataset
+from daybreak.recipes import get_recipe
+from daybreak.runs.directory import RunDirectory, default_paths
+
+LATENCY = "latency.json"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What is run with every seed: a recipe, or a budget for which a recipe is chosen."""
+
+    label: str
+    recipe: str | None
+    epochs: int | None
+    budget: float | None
+
+
+@dataclass(frozen=True)
+class Series:
+    """A bench: what is run, how often, and where it goes."""
+
+    data: str | Path
+    candidates: tuple[Candidate, ...]
+    seeds: range
+    folder: Path
+    device: Device
+    latency: bool
+
+
+def bench(
+    data: str | Path,
+    recipes: Sequence[str] = (),
+    *,
+    epochs: int | None = None,
+    budgets: Sequence[float] = (),
+    runs: int = 5,
+    seed: int = 0,
+    target: float | None = None,
+    dawn_rule: bool = False,
+    cost_per_hour: float | None = None,
+    dawn_folder: str | Path | None = None,
+    out: str | Path | None = None,
+    device: Device = "auto",
+    latency: bool = True,
+    on_event: OnEvent = lambda event: None,
+) -> dict[str, Any]:
+    """Train every recipe with every seed; returns the record, which is also written to its folder ("record").
+
+    Args:
+        epochs: instead of those of each recipe.
+        budgets: seconds; each is benched like a recipe, with the rung of the ladder that fits it.
+        runs: how many seeds, from `seed` on.
+        target: accuracy for the time to target; under `dawn_rule` the first epoch that reaches it counts.
+        cost_per_hour: USD of this machine, for DAWNBench's two costs.
+        dawn_folder: where DAWNBench's own files go.
+        out: the record's folder, by default a new one below `runs/`; runs that are there already are not repeated.
+        latency: also time the test images one at a time.
+
+    Raises:
+        UsageError: there is nothing to run, or no such recipe.
+        RunError: the record is there already and has other data, another machine, other versions or recipes.
+        StorageError: the record cannot be written.
+    """
+    api.check_options(epochs, min(budgets, default=None), target, dawn_rule, seed)
+    chosen = {name: with_epochs(get_recipe(name), epochs) for name in recipes}
+    labels = [recipe.name for recipe in chosen.values()]
+    for name in {label for label in labels if labels.count(label) > 1}:
+        raise UsageError(f"--recipe {name}", "two recipes of one name", "another name in the file")
+    candidates = tuple(Candidate(recipe.name, name, epochs, None) for name, recipe in chosen.items())
+    candidates += tuple(Candidate(f"budget-{seconds:g}s", None, None, seconds) for seconds in budgets)
+    if not candidates or runs < 1:
+        raise UsageError("bench", "nothing to run", "--recipe NAME or --budget 5m, and --runs 1 or more")
+    names = default_paths("bench", "-".join(c.label for c in candidates), seed)
+    folder = Path(out) if out else next(path for path in names if not path.exists())
+    facts = {"fingerprint": open_dataset(data).fingerprint, "versions": versions()}
+    facts["hardware"] = describe_hardware(pick_device(device))
+    check_same_setting(folder, facts, {recipe.name: recipe for recipe in chosen.values()})
+    series = Series(data, candidates, range(seed, seed + runs), folder, device, latency)
+    for run_seed in series.seeds:
+        for candidate in series.candidates:
+            _run_once(series, candidate, run_seed, on_event)
+    record = finish(series.folder, target, dawn_rule, cost_per_hour)
+    if dawn_folder is not None:
+        write_dawn(Path(dawn_folder), series.folder, record, cost_per_hour)
+    return record | {"record": str(folder)}
+
+
+def finish(folder: Path, target: float | None, dawn_rule: bool, cost_per_hour: float | None) -> dict[str, Any]:
+    """The record of the runs in a folder, with latencies and costs, written to record.json."""
+    record = make_record(folder, target, dawn_rule)
+    record["recipes"] = [row | _inference(folder / row["recipe"]) for row in record["recipes"]]
+    for row in record["recipes"]:
+        row["cost_train_usd"] = _usd(dawnbench.training_cost, row["train_seconds"]["mean"], cost_per_hour)
+        row["cost_inference_usd"] = _usd(dawnbench.inference_cost, row["latency_ms"], cost_per_hour)
+    record["cost_per_hour_usd"] = cost_per_hour
+    write_record(folder, record)
+    return record
+
+
+def _usd(cost: Callable[[float, float], float], amount: float | None, cost_per_hour: float | None) -> float | None:
+    return None if amount is None or cost_per_hour is None else cost(amount, cost_per_hour)
+
+
+def write_dawn(entries: Path, folder: Path, record: dict[str, Any], cost_per_hour: float | None) -> None:
+    """DAWNBench's files for every recipe of the record in `folder`."""
+    runs = evidence(folder)
+    for row in record["recipes"]:
+        finished = [run for run in runs[row["recipe"]] if run.summary["test_acc"] is not None]
+        logs = {run.config["seed"]: dawnbench.tsv(run.metrics("epoch")) for run in finished}
+        dawnbench.write_entries(entries, row, record, logs, cost_per_hour)
+
+
+def _run_once(series: Series, candidate: Candidate, seed: int, on_event: OnEvent) -> None:
+    kept = series.folder / candidate.label / f"seed-{seed}"
+    if kept.exists():
+        return
+    on_event({"event": "run", "label": candidate.label, "seed": seed})
+    with tempfile.TemporaryDirectory(prefix="daybreak-bench-") as scratch:
+        run = _train_once(series, candidate, seed, Path(scratch) / "run", on_event)
+        if signal := run.summary.get("interrupted"):
+            raise StoppedError(signal, f"the same command with --out {series.folder} goes on")
+        keep_evidence(run, kept)
+        speed = kept.parent / LATENCY
+        if series.latency and run.summary["test_acc"] is not None and not speed.exists():
+            on_event({"event": "latency", "label": candidate.label})
+            _measure_latency(run, open_dataset(series.data), speed, series.device)
+
+
+def _train_once(series: Series, candidate: Candidate, seed: int, out: Path, on_event: OnEvent) -> RunDirectory:
+    """A run, finished or not: the summary of one whose loss stopped being finite says so."""
+    try:
+        return api.train(
+            series.data, recipe=candidate.recipe, epochs=candidate.epochs, budget=candidate.budget, seed=seed,
+            device=series.device, out=out, report=False, on_event=on_event,
+        ).directory  # fmt: skip
+    except NonFiniteError:
+        return RunDirectory.open(out)
+
+
+def _measure_latency(run: RunDirectory, dataset: Dataset, path: Path, device: Device) -> None:
+    found = latencies(run.classifier(device), dataset.test.images_NHWC)
+    text = json.dumps({"one_image_ms": found, "fastest": fastest(found)}, indent=2) + "\n"
+    RunDirectory(path.parent).write_text(path.name, text)
+
+
+def _inference(folder: Path) -> dict[str, Any]:
+    path = folder / LATENCY
+    if not path.exists():
+        return {"latency_ms": None, "latency_median_ms": None, "latency_form": None}
+    found = json.loads(path.read_text(encoding="utf-8"))
+    form, forms = found["fastest"], found["one_image_ms"]
+    best = {"latency_ms": forms[form]["mean"], "latency_median_ms": forms[form]["median"]}
+    return best | {"latency_form": form, "latency_forms": forms}

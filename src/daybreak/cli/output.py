@@ -1,0 +1,226 @@
+"""How results look on a terminal. Names that came from files are never read as markup."""
+
+import logging
+import shlex
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from daybreak.core.errors import one_line
+
+if TYPE_CHECKING:
+    from daybreak.core.config import Expected, Recipe
+    from daybreak.core.lr_curve import FoundRate
+    from daybreak.evaluation.compare import Comparison
+    from daybreak.evaluation.evaluate import Evaluation
+    from daybreak.explain.inspection import Inspection
+
+# Elsewhere than on a terminal nothing is folded: a line of a table stays one line.
+console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 400)
+
+
+class _Stderr(logging.Handler):
+    """Writes to the stderr of the moment."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(record.getMessage(), file=sys.stderr)
+
+
+def log(quiet: bool = False) -> None:
+    """Show what takes long before training starts: downloading, and decoding many images."""
+    logger = logging.getLogger("daybreak")
+    logger.handlers = [_Stderr()]
+    logger.setLevel(logging.WARNING if quiet else logging.INFO)
+
+
+def last_line(summary: dict[str, Any], path: Path) -> str:
+    """Accuracy, seconds and the run directory."""
+    if summary["interrupted"]:
+        return f"interrupted after {summary['steps']} steps; what there is: {path}"
+    tta = "" if summary["tta"] == "none" else f" ({summary['test_acc_tta']:.2%} with {summary['tta']} TTA)"
+    target = {None: "", True: ", target reached", False: f", below the target of {summary['target'] or 0:.2%}"}
+    return (
+        f"{summary['test_acc']:.2%}{tta} on {summary['dataset']} in {summary['train_seconds']:.1f} s"
+        f"{target[summary['target_met']]}: {shlex.quote(str(path))}"
+    )
+
+
+def evaluation(judged: "Evaluation") -> None:
+    views = {"none": "one view", "flip": "flip TTA", "full": "six-view TTA"}[judged.tta]
+    console.print(
+        f"{judged.accuracy:.2%} of {len(judged.labels_N)} test images of {judged.dataset} ({views}), "
+        f"loss {judged.loss:.3f}, calibration error {judged.ece:.2%}",
+        highlight=False,
+    )
+    table = _table("class", "images:", "precision:", "recall:", "F1:")
+    for c in judged.per_class:
+        table.add_row(_name(c.name), str(c.images), f"{c.precision:.1%}", f"{c.recall:.1%}", f"{c.f1:.1%}")
+    console.print(table)
+    for true, predicted, count in judged.most_confused(5):
+        console.print(f"{count:>5}  {one_line(true)} taken for {one_line(predicted)}", highlight=False, markup=False)
+    for note in judged.notes:
+        console.print(f"note: {one_line(note)}", highlight=False, markup=False)
+
+
+def maps(rows: list[dict[str, Any]]) -> None:
+    """The path of every map; a remark on those that need one, on stderr."""
+    for row in rows:
+        if row["path"]:
+            print(row["path"])
+    remarks = (f"{row['path']}: {row['note']}" if row["path"] else row["note"] for row in rows if "note" in row)
+    for remark in dict.fromkeys(remarks):
+        print(f"note: {remark}", file=sys.stderr)
+
+
+def comparison(found: "Comparison", page: Path) -> None:
+    table = _table("run", "recipe", "seed:", "test:", "with TTA:", "seconds:")
+    for run, label in zip(found.runs, found.labels, strict=True):
+        s = run.summary
+        tta = "–" if s["test_acc_tta"] is None else f"{s['test_acc_tta']:.2%}"
+        accuracy = "–" if s["test_acc"] is None else f"{s['test_acc']:.2%}"
+        table.add_row(_name(label), s["recipe"], str(s["seed"]), accuracy, tta, f"{s['train_seconds']:.1f}")
+    console.print(table)
+    for key, values in found.differences:
+        console.print(f"{key}: {' | '.join(map(one_line, values))}", highlight=False, markup=False)
+    for pair in found.pairs:
+        first, other = found.labels[0], found.labels[pair.other]
+        console.print(
+            f"right alone: {one_line(first)} {pair.test.only_first}, {one_line(other)} {pair.test.only_second} "
+            f"(McNemar's exact test: p = {pair.test.p_value:.3g})", highlight=False, markup=False,
+        )  # fmt: skip
+    print(page)
+
+
+def rates(found: "FoundRate", picture: Path) -> None:
+    """What each rule suggests, how far seeds agree, and the pair for one cycle."""
+    table = _table("rule", "rate:", "highest over lowest seed:")
+    for rule, rate in found.suggestions.items():
+        table.add_row(rule, f"{rate:.3g}", f"{found.spread[rule]:.2f}")
+    console.print(table)
+    if found.doubt:
+        print(f"no clear answer: {found.doubt}")
+    else:
+        print(f"one cycle: from {found.lr_min:.3g} to {found.lr_max:.3g} ({found.rule}, and a tenth of it)")
+    print(picture)
+
+
+def suspects(found: dict[str, Any], shown: int = 20) -> None:
+    """How many labels are probably wrong in each part, and the most suspicious."""
+    for part in ("test", "train"):
+        if part in found:
+            rows = found[part]
+            console.print(f"{part}: {len(rows)} labels are probably wrong", highlight=False)
+            table = _table("image", "labelled", "looks like", "label's probability:")
+            for row in rows[:shown]:
+                table.add_row(*map(_name, (row["file"], row["given"], row["suggested"])), f"{row['quality']:.1%}")
+            console.print(table)
+
+
+def inspection(found: "Inspection", picture: Path | None) -> None:
+    table = _table("layer", "kind", "output:", "params:", "MACs:", "memory:", "RF:", "stride:", "centre:")
+    for layer in found.layers:
+        shape = "×".join(map(str, layer.output_shape))
+        numbers = (f"{layer.params:,}", f"{layer.macs:,}", _kilobytes(layer.activation_bytes))
+        seen = (str(layer.receptive_field), str(layer.effective_stride), f"{layer.first_centre:g}")
+        table.add_row(layer.name, layer.kind, shape, *numbers, *seen)
+    console.print(table)
+    console.print(
+        f"{found.name} at {found.image_size} px: {found.params:,} parameters, "
+        f"{found.macs / 1e6:.1f} million multiply-adds (MACs), {_kilobytes(found.activation_bytes)} of activations\n"
+        "RF: receptive field in px of the image; stride: px between neighbouring units; centre: of the first unit's "
+        "field;\nmemory: of the output for one image in float32",
+        highlight=False,
+    )
+    sides = (f"{stage.name} {stage.effective_side:.0f} of {stage.seen.size} px" for stage in found.stages)
+    console.print(f"what counts of it, measured by gradient: {', '.join(sides)}", highlight=False)
+    for warning in found.warnings:
+        console.print(f"note: {warning}", highlight=False)
+    if picture:
+        print(picture)
+
+
+def _kilobytes(count: int) -> str:
+    return f"{count / 1e3:,.0f} kB"
+
+
+def recipes(listed: Iterable["Recipe"]) -> None:
+    table = _table("recipe", "what for", "net", "epochs:", "measured")
+    for recipe in listed:
+        table.add_row(recipe.name, recipe.summary, recipe.model.name, str(recipe.epochs), _measured(recipe.expected))
+    console.print(table)
+
+
+def _measured(e: "Expected | None") -> str:
+    if e is None:
+        return "not yet"
+    length = "" if e.epochs is None else f" with --epochs {e.epochs}"
+    return f"{e.accuracy:.2%} in {e.train_seconds:.0f} s{length}, {e.dataset}, {e.hardware}"
+
+
+def bench(record: dict[str, Any]) -> None:
+    """A record as a table: means with their 95 % intervals."""
+    table = _table(
+        "recipe", "runs:", "failed:", "accuracy (TTA):", "95 %", "seconds:", "to target:", "latency:", "USD:"
+    )
+    for row in record["recipes"]:
+        accuracy, seconds = row["test_acc_tta"], row["train_seconds"]
+        interval = accuracy["ci95"] and f"{accuracy['ci95'][0]:.2%} to {accuracy['ci95'][1]:.2%}"
+        table.add_row(
+            _name(row["recipe"]), str(row["n"]), str(row["failed"]), _percent(accuracy), interval or "–",
+            "–" if seconds["mean"] is None else f"{seconds['mean']:.1f}", _to_target(row.get("time_to_target")),
+            "–" if row["latency_ms"] is None else f"{row['latency_ms']:.2f} ms ({row['latency_form']})",
+            "–" if row["cost_train_usd"] is None else f"{row['cost_train_usd']:.4f}",
+        )  # fmt: skip
+    console.print(table)
+    console.print(f"record: {record['record']}", highlight=False, markup=False)
+
+
+def _percent(figure: dict[str, Any]) -> str:
+    if figure["mean"] is None:
+        return "–"
+    return f"{figure['mean']:.2%}" + ("" if figure["std"] is None else f" ± {figure['std']:.2%}")
+
+
+def _to_target(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return "–"
+    median = "never" if found["median"] is None else f"{found['median']:.1f} s"
+    return f"{median} ({found['reached']} of {found['n']} runs)"
+
+
+def data_set(facts: dict[str, Any], notes: tuple[str, ...]) -> None:
+    table = _table("class", *(f"{split}:" for split in facts["splits"]))
+    for name in facts["classes"]:
+        table.add_row(_name(name), *(str(split["per_class"][name]) for split in facts["splits"].values()))
+    table.add_row("all", *(str(split["images"]) for split in facts["splits"].values()), style="bold")
+    console.print(table)
+    shown = {
+        "data": facts["title"],
+        "fingerprint": facts["fingerprint"][:16],
+        "image side": f"{facts['image_size']} px",
+    }
+    shown |= {key: ", ".join(f"{v:.4f}" for v in facts[key]) for key in ("mean", "std")}
+    shown |= {"test images also in train": facts["duplicates"], "same pixels, two labels": facts["conflicts"]}
+    shown |= {"contact sheet": facts["sheet"]} if "sheet" in facts else {}
+    for key, value in shown.items():
+        console.print(f"{key}: {value}", highlight=False, markup=False)
+    for note in notes:
+        console.print(f"note: {one_line(note)}", highlight=False, markup=False)
+
+
+def _name(name: str) -> str:
+    """A class name from a file, as text of one line."""
+    return escape(one_line(name))
+
+
+def _table(*columns: str) -> Table:
+    """A plain table; a column whose name ends in a colon holds numbers."""
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1))
+    for name in columns:
+        table.add_column(name.removesuffix(":"), justify="right" if name.endswith(":") else "left", overflow="fold")
+    return table

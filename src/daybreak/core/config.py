@@ -1,0 +1,287 @@
+"""What a training run is made of: frozen, validated, JSON both ways.
+
+A recipe says *how* to train, and nothing about which data. Unknown keys raise and name the nearest known one.
+Lengths in pixels (`crop`, `cutout`) are given for a 32 px image and scale with the image.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+
+from daybreak.core.errors import UsageError, nearest
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Rate = Annotated[float, Field(ge=0)]
+Tta = Literal["none", "flip", "full"]
+Precision = Literal["auto", "float32", "bfloat16"]
+Device = Literal["auto", "cpu", "cuda", "mps"]
+OnNonfinite = Literal["stop", "skip"]
+
+
+class Section(BaseModel):
+    """A frozen part of a recipe; refuses unknown keys, NaN and infinity."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+S = TypeVar("S", bound=Section)
+
+
+class ModelConfig(Section):
+    """The net by its registered name; `width` multiplies its channel counts.
+
+    What stands behind the width are options; a net says which of them it has, and is not built with others.
+    `dropout` stands before the head. `channels` are those of the three groups of the sprint net. `residual_from`
+    and `dilation` are about the residual branches of the page net: whether they begin behind the pool or, with a
+    strided convolution, at the layer's input.
+    """
+
+    name: str
+    width: float = Field(default=1.0, gt=0)
+    activation: Literal["relu", "gelu", "silu"] = "relu"
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    channels: tuple[PositiveInt, PositiveInt, PositiveInt] = (64, 256, 256)
+    residual_from: Literal["pool", "input"] = "pool"
+    dilation: PositiveInt = 1
+
+    def options(self) -> set[str]:
+        """The options that are not at their defaults."""
+        fields = {name: field.default for name, field in type(self).model_fields.items()}
+        return {name for name, default in fields.items() if getattr(self, name) != default} - {"name", "width"}
+
+
+Positive = Annotated[float, Field(gt=0)]
+Momentum = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Adam(Section):
+    """Adam (Kingma & Ba 2015); beta1 follows the schedule's momentum where the schedule cycles it.
+
+    `weight_decay` is coupled (added to the gradient), as in torch.optim.Adam.
+    """
+
+    name: Literal["adam"] = "adam"
+    beta1: Momentum = 0.9
+    beta2: Momentum = 0.999
+    eps: Positive = 1e-8
+    weight_decay: Rate = 0.0
+
+
+class Sgd(Section):
+    """SGD with Nesterov momentum; the decay is coupled, as in torch.optim.SGD."""
+
+    name: Literal["sgd"] = "sgd"
+    momentum: Momentum = 0.9
+    weight_decay: Rate = 5e-4
+
+
+class Muon(Section):
+    """Muon (Jordan 2024) for convolution filters, Nesterov SGD for biases and the head.
+
+    `bias_lr` and `head_lr` are peak rates per example of a batch: the gradient is that of the *summed* loss, so
+    the effective rate grows with the batch (linear scaling). `weight_decay` is per example too, decoupled, and
+    applies to the SGD group only: Muon rescales each filter bank to a fixed norm instead.
+    """
+
+    name: Literal["muon"] = "muon"
+    momentum: Momentum = 0.6
+    newton_schulz_steps: int = Field(default=3, ge=1)
+    bias_lr: Positive = 0.053
+    head_lr: Positive = 0.67
+    sgd_momentum: Momentum = 0.85
+    weight_decay: Rate = 2e-6
+    whiten_bias_until: float = Field(default=0.375, gt=0, le=1)
+
+
+class OneCycle(Section):
+    """The one-cycle schedule (Smith 2018): values at the corners, and the shape of the lines between them.
+
+    `warmup` is the fraction of training at which the peak is reached. Two phases end at `final_lr`; three phases
+    mirror the warm-up back to `initial_lr` first and spend the rest annihilating to `final_lr`.
+    `momentum` is (lowest, highest): highest where the rate is lowest. None leaves the optimizer's own.
+
+    Two older schedules are corners of the same shape, to compare with. Flat, then cosine: `initial_lr` = `max_lr`,
+    `shape` cosine, and `warmup` is how long it stays flat. Step decay: `shape` steps comes down from the peak by a
+    factor of ten at half and again at three quarters of the way (He et al. 2016), whatever `final_lr` is.
+    """
+
+    max_lr: Positive
+    initial_lr: Rate
+    final_lr: Rate
+    warmup: Fraction
+    shape: Literal["linear", "cosine", "steps"] = "linear"
+    phases: Literal[2, 3] = 2
+    momentum: tuple[Momentum, Momentum] | None = None
+
+    @model_validator(mode="after")
+    def corners_in_order(self) -> Self:
+        if self.max_lr < max(self.initial_lr, self.final_lr):
+            raise ValueError(f"max_lr {self.max_lr} is below initial_lr {self.initial_lr} or final_lr {self.final_lr}")
+        if self.phases == 3 and self.warmup > 0.5:
+            raise ValueError(f"three phases need warmup <= 0.5, not {self.warmup}")
+        if self.shape == "steps" and (self.phases == 3 or self.momentum is not None):
+            raise ValueError("shape steps has two phases and cycles no momentum")
+        return self
+
+
+class Augment(Section):
+    """Random changes to a training image: pixels at 32 px, degrees, and relative brightness and contrast."""
+
+    crop: int = Field(default=0, ge=0, le=16)
+    flip: Literal["none", "random", "alternating"] = "none"
+    cutout: int = Field(default=0, ge=0, le=32)
+    rotation: float = Field(default=0.0, ge=0, le=180)
+    brightness: Fraction = 0.0
+    contrast: Fraction = 0.0
+
+
+class Stage(Section):
+    """Until this progress, train at this fraction of the image size."""
+
+    until: Fraction
+    scale: float = Field(gt=0, le=1)
+
+
+class Expected(Section):
+    """What this recipe reached when it was last measured, and the record that proves it.
+
+    One run alone, or one of fewer epochs than the recipe's own, says something but promises nothing.
+    """
+
+    accuracy: Fraction  # mean over seeds, with the recipe's test-time augmentation
+    std: Annotated[float, Field(ge=0)] | None = None  # of one run, where there were two or more
+    epochs: int | None = Field(default=None, gt=0)  # where they were fewer than the recipe's own
+    train_seconds: float = Field(gt=0)
+    dataset: str
+    hardware: str
+    record: str
+
+
+class Recipe(Section):
+    """Everything that decides how a net is trained.
+
+    `epochs` is raised where the data is so small that they would come to fewer than `min_steps` steps; `steps`, where
+    it is given, says how long in place of both. `loss` softmax-twice takes the cross-entropy of probabilities as if
+    they were logits: the mistake of the write-up this project starts from, kept to show what it costs.
+    """
+
+    name: str = Field(pattern=r"^\w[\w.+-]*$")  # a part of file names
+    summary: str
+    model: ModelConfig
+    optimizer: Annotated[Adam | Sgd | Muon, Field(discriminator="name")]
+    schedule: OneCycle
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=2)
+    min_steps: int = Field(default=0, ge=0)
+    steps: PositiveInt | None = None
+    augment: Augment = Augment()
+    resolution: tuple[Stage, ...] = (Stage(until=1.0, scale=1.0),)
+    loss: Literal["cross-entropy", "softmax-twice"] = "cross-entropy"
+    label_smoothing: Fraction = 0.0
+    ema: Fraction | None = None
+    precision: Precision = "auto"
+    tta: Tta = "flip"
+    expected: Expected | None = None
+
+    @model_validator(mode="after")
+    def stages_cover_training(self) -> Self:
+        ends = [stage.until for stage in self.resolution]
+        if not ends or ends[-1] != 1.0 or ends != sorted(set(ends)):
+            raise ValueError(f"resolution: `until` must rise and end at 1.0, not {ends}")
+        return self
+
+
+def validate(kind: type[S], values: Mapping[str, Any], source: str) -> S:
+    """Build a section from plain values.
+
+    Raises:
+        UsageError: a key is unknown (the nearest known one is named) or a value is out of range.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise _usage_error(kind, error, source) from None
+
+
+def override(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
+    """The recipe with dotted keys replaced, e.g. ``{"schedule.max_lr": 0.1}``.
+
+    Text values are read as JSON where they are JSON (``0.1``, ``true``, ``[1, 2]``), else taken as they are.
+    """
+    values = recipe.model_dump()
+    for key, value in sorted(settings.items(), key=lambda item: not item[0].endswith(".name")):
+        *parents, leaf = key.split(".")
+        section = values
+        for parent in parents:
+            if not isinstance(section.get(parent), dict):
+                raise UsageError(key, f"no section {parent!r} in a recipe", nearest(parent, section))
+            section = section[parent]
+        section[leaf] = _parse(value)
+        names = {"model.name": recipe.model.name, "optimizer.name": recipe.optimizer.name}
+        if key in names and section[leaf] != names[key]:
+            values[parents[0]] = {"name": section[leaf]}  # the keys of another optimizer or net mean nothing to it
+    changed = validate(Recipe, values, f"recipe {recipe.name}")
+    return changed if changed == recipe else changed.model_copy(update={"expected": None})
+
+
+def with_epochs(recipe: Recipe, epochs: int | None, settings: Mapping[str, Any] | None = None) -> Recipe:
+    """The recipe with so many epochs, whatever it says about its length, and with other keys replaced."""
+    length = {} if epochs is None else {"epochs": epochs, "min_steps": 0, "steps": None}
+    for key in length.keys() & (settings or {}).keys():
+        raise UsageError(f"--epochs and --set {key}", "both say how long to train", "one of them")
+    return override(recipe, dict(settings or {}) | length)
+
+
+def parse_settings(pairs: list[str]) -> dict[str, str]:
+    """`["a.b=1"]` as `{"a.b": "1"}`."""
+    for pair in pairs:
+        if "=" not in pair:
+            raise UsageError(pair, "not of the form key=value", "--set schedule.max_lr=0.1")
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def leaf_keys(kind: type[BaseModel], prefix: str = "") -> list[str]:
+    """All dotted keys below a section."""
+    keys: list[str] = []
+    for name, field in kind.model_fields.items():
+        sections = [t for t in (field.annotation, *get_args(field.annotation)) if _is_section(t)]
+        keys += [prefix + name] if not sections else []
+        for section in sections:
+            keys += leaf_keys(section, f"{prefix}{name}.")
+    return keys
+
+
+def _is_section(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Section) and kind is not Stage
+
+
+def _parse(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError:
+        return value
+
+
+def _usage_error(kind: type[Section], error: ValidationError, source: str) -> UsageError:
+    first = error.errors()[0]
+    tags = {"adam", "sgd", "muon"}  # pydantic puts the union's tag into the path; a user never wrote it
+    parts = [str(p) for p in first["loc"]]
+    key = ".".join(p for i, p in enumerate(parts) if i == 0 or p not in tags)
+    if first["type"] == "extra_forbidden":
+        mine = next((leaf_keys(o, "optimizer.") for o in (Adam, Sgd, Muon) if o().name in parts), leaf_keys(kind))
+        known = [k for k in leaf_keys(kind) if not k.startswith("optimizer.") or k in mine]
+        return UsageError(key, f"unknown key in {source}", nearest(key, known))
+    why = first["msg"].removeprefix("Value error, ")
+    return UsageError(key or source, f"{why} (got {first['input']!r})" if key else why, "daybreak recipes NAME")
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys joined by dots: `{"a": {"b": 1}}` as `{"a.b": 1}`."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return flat

@@ -1,0 +1,129 @@
+"""Runs side by side: what differs in their configuration, how they went, and which images one gets right and another
+wrong, with the test that says whether that is chance."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.stats import binomtest
+
+from daybreak.core.config import flatten
+from daybreak.core.errors import UsageError, one_line
+from daybreak.evaluation.evaluate import Evaluation, evaluate
+from daybreak.runs.directory import RunDirectory
+
+MISSING = "–"
+SUMMARY = ("dataset", "recipe", "seed", "test_acc", "test_acc_tta", "train_seconds", "epochs", "params")
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """Two classifiers on the same images: is one better, or is the difference chance?
+
+    Attributes:
+        only_first: images that the first alone gets right.
+        only_second: images that the second alone gets right.
+        p_value: two-sided and exact: the chance of a split at least this uneven if both were equally good.
+    """
+
+    only_first: int
+    only_second: int
+    p_value: float
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The first run against another, image by image; indices of test images."""
+
+    other: int
+    test: McNemar
+    only_first: tuple[int, ...]
+    only_other: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs, judged without test-time augmentation.
+
+    Attributes:
+        labels: short names that tell the runs apart.
+        differences: configuration keys that differ, with each run's value as text.
+        pairs: of the first run with each other one; none where their test images differ.
+    """
+
+    runs: tuple[RunDirectory, ...]
+    labels: tuple[str, ...]
+    judged: tuple[Evaluation, ...]
+    differences: tuple[tuple[str, tuple[str, ...]], ...]
+    pairs: tuple[Pair, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "runs": [
+                {"run": str(run.path), "label": label} | {key: run.summary[key] for key in SUMMARY}
+                for run, label in zip(self.runs, self.labels, strict=True)
+            ],
+            "differences": {key: list(values) for key, values in self.differences},
+            "pairs": [
+                {
+                    "runs": [self.labels[0], self.labels[pair.other]],
+                    "only_first_right": pair.test.only_first,
+                    "only_second_right": pair.test.only_second,
+                    "mcnemar_p": pair.test.p_value,
+                }
+                for pair in self.pairs
+            ],
+        }
+
+
+def compare(runs: Sequence[RunDirectory]) -> Comparison:
+    """Compare two runs or more.
+
+    Raises:
+        UsageError: there are fewer than two.
+        RunError: a run cannot be used.
+    """
+    if len(runs) < 2:
+        raise UsageError("compare", "one run has nothing to be compared with", "daybreak compare RUN RUN")
+    judged = tuple(evaluate(run, tta="none") for run in runs)
+    same = [number for number in range(1, len(runs)) if _same_images(judged[0], judged[number])]
+    return Comparison(
+        tuple(runs),
+        _labels(runs),
+        judged,
+        tuple(differences([run.config for run in runs])),
+        tuple(_pair(judged[0], judged[number], number) for number in same),
+    )
+
+
+def mcnemar(first_N: np.ndarray, second_N: np.ndarray) -> McNemar:
+    """McNemar's exact test on two boolean arrays (N,), true where a classifier is right (McNemar 1947)."""
+    a, b = int((first_N & ~second_N).sum()), int((second_N & ~first_N).sum())
+    return McNemar(a, b, float(binomtest(a, a + b).pvalue) if a + b else 1.0)
+
+
+def differences(configs: Sequence[Mapping[str, Any]]) -> list[tuple[str, tuple[str, ...]]]:
+    """The dotted keys whose values are not the same in all configurations, each with its values as text."""
+    flat = [{key: str(value) for key, value in flatten(config).items()} for config in configs]
+    keys = list(dict.fromkeys(key for values in flat for key in values))
+    rows = [(key, tuple(values.get(key, MISSING) for values in flat)) for key in keys if not key.startswith("command")]
+    return [(key, values) for key, values in rows if len(set(values)) > 1]
+
+
+def _pair(first: Evaluation, other: Evaluation, number: int) -> Pair:
+    a_N, b_N = (e.logits_NK.argmax(1) == e.labels_N for e in (first, other))
+    only = (tuple(np.flatnonzero(chosen).tolist()) for chosen in (a_N & ~b_N, b_N & ~a_N))
+    return Pair(number, mcnemar(a_N, b_N), *only)
+
+
+def _same_images(a: Evaluation, b: Evaluation) -> bool:
+    if a.classes != b.classes or len(a.labels_N) != len(b.labels_N):
+        return False
+    return bool(np.array_equal(a.labels_N, b.labels_N) and np.array_equal(a.predictions.names, b.predictions.names))
+
+
+def _labels(runs: Sequence[RunDirectory]) -> tuple[str, ...]:
+    """The directories' names, numbered where two are the same."""
+    names = [one_line(run.path.resolve().name) for run in runs]
+    return tuple(f"{name} ({n})" if names.count(name) > 1 else name for n, name in enumerate(names, 1))

@@ -1,0 +1,164 @@
+"""Judging a finished run: its test predictions, and the numbers drawn from them."""
+
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from daybreak.core import metrics
+from daybreak.core.config import Device, Tta
+from daybreak.core.errors import StorageError, UsageError
+from daybreak.runs.datasets import other_dataset, run_dataset
+from daybreak.runs.directory import RunDirectory
+from daybreak.runs.predictions import Predictions, predict_test
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A wrongly classified test image."""
+
+    index: int
+    file: str  # its name inside the data set
+    true: str
+    predicted: str
+    confidence: float  # probability given to the predicted class
+    true_probability: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Test predictions with the numbers that people ask of them.
+
+    Attributes:
+        tta: the test-time augmentation behind `logits_NK`.
+        dataset: title of what was judged.
+    """
+
+    predictions: Predictions
+    classes: tuple[str, ...]
+    tta: Tta
+    dataset: str
+    notes: tuple[str, ...]
+
+    @property
+    def logits_NK(self) -> np.ndarray:  # noqa: N802 - shape suffix
+        return self.predictions.logits if self.tta == "none" else self.predictions.logits_tta
+
+    @property
+    def labels_N(self) -> np.ndarray:  # noqa: N802
+        return self.predictions.labels
+
+    @property
+    def accuracy(self) -> float:
+        return metrics.accuracy(self.logits_NK, self.labels_N)
+
+    @property
+    def loss(self) -> float:
+        return metrics.cross_entropy(self.logits_NK, self.labels_N)
+
+    @property
+    def ece(self) -> float:
+        return metrics.expected_calibration_error(self.logits_NK, self.labels_N)
+
+    @property
+    def confusion(self) -> np.ndarray:
+        return metrics.confusion_matrix(self.logits_NK, self.labels_N)
+
+    @property
+    def per_class(self) -> list[metrics.ClassScore]:
+        return metrics.per_class(self.confusion, self.classes)
+
+    def most_confused(self, n: int = 10) -> list[tuple[str, str, int]]:
+        """The most frequent mistakes as (true, predicted, count)."""
+        return metrics.most_confused(self.confusion, self.classes, n)
+
+    def mistakes(self, n: int = 25) -> list[Mistake]:
+        """The wrongly classified test images, the most confident first."""
+        probability_NK = metrics.softmax(self.logits_NK)
+        return [self._mistake(int(i), probability_NK[i]) for i in metrics.mistakes(self.logits_NK, self.labels_N, n)]
+
+    def as_json(self) -> dict[str, Any]:
+        """What `evaluate --json` adds to the run's summary; `test_acc_tta` is the accuracy with `tta`."""
+        plain = replace(self, tta="none")
+        return {
+            "dataset": self.dataset,
+            "notes": list(self.notes),
+            "tta": self.tta,
+            "test_acc": plain.accuracy,
+            "test_acc_tta": self.accuracy,
+            "test_loss": plain.loss,
+            "ece": self.ece,
+            "classes": list(self.classes),
+            "per_class": [asdict(score) for score in self.per_class],
+            "confusion": self.confusion.tolist(),
+        }
+
+    def _mistake(self, index: int, probability_K: np.ndarray) -> Mistake:
+        true, predicted = int(self.labels_N[index]), int(probability_K.argmax())
+        return Mistake(
+            index=index,
+            file=str(self.predictions.names[index]),
+            true=self.classes[true],
+            predicted=self.classes[predicted],
+            confidence=float(probability_K[predicted]),
+            true_probability=float(probability_K[true]),
+        )
+
+
+def evaluate(
+    run: RunDirectory,
+    *,
+    data: str | Path | None = None,
+    tta: Tta | None = None,
+    device: Device = "auto",
+    moved_to: str | Path | None = None,
+) -> Evaluation:
+    """Judge a run on its own test images, or on those of other data with the same classes.
+
+    Args:
+        data: other data; by default what the run was trained on, and then the stored predictions serve.
+        tta: test-time augmentation; by default the recipe's.
+        moved_to: where the run's own data is now.
+
+    Raises:
+        DataError: the data is gone, has changed since the run, or has other classes.
+        RunError: the run cannot be used.
+    """
+    tta = tta or run.recipe.tta
+    if data is None and tta in ("none", run.recipe.tta):
+        predictions, title, notes = (
+            stored_predictions(run, device, moved_to),
+            run.summary["dataset"],
+            run.summary["notes"],
+        )
+    else:
+        dataset = run_dataset(run, moved_to) if data is None else other_dataset(run, data)
+        predictions, title, notes = (
+            predict_test(run.classifier(device), dataset.test, tta),
+            dataset.title,
+            dataset.notes,
+        )
+    return Evaluation(predictions, run.card.classes, tta, title, tuple(notes))
+
+
+def stored_predictions(run: RunDirectory, device: Device = "auto", data: str | Path | None = None) -> Predictions:
+    """The run's test predictions; made now, and stored if possible, where an interrupted run has none."""
+    predictions = run.predictions()
+    if predictions is None:
+        predictions = predict_test(run.classifier(device), run_dataset(run, data).test, run.recipe.tta)
+        with suppress(StorageError):  # storing is only a shortcut
+            run.write_predictions(predictions)
+    return predictions
+
+
+def image_index(index: int, count: int) -> int:
+    """A test image's number, checked.
+
+    Raises:
+        UsageError: there are not that many.
+    """
+    if not 0 <= index < count:
+        raise UsageError(f"image {index}", f"the test part has {count} images", f"0 to {count - 1}")
+    return index

@@ -1,0 +1,70 @@
+"""Class probabilities for image files."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from daybreak.core.config import Device, Tta
+from daybreak.core.errors import DataError
+from daybreak.core.metrics import softmax
+from daybreak.data import decode_image
+from daybreak.data.dataset import DecodeSpec
+from daybreak.data.layout import IMAGE_SUFFIXES
+from daybreak.runs.directory import RunDirectory
+
+STDIN = "-"
+
+
+def predict(
+    run: RunDirectory, images: Sequence[str | Path], *, top: int = 3, tta: Tta = "none", device: Device = "auto"
+) -> list[dict[str, Any]]:
+    """The `top` classes of every image with their probabilities.
+
+    Args:
+        images: files, folders (searched for images) or `-` for one image on standard input.
+
+    Raises:
+        DataError: a file is missing or not an image; nothing is predicted then.
+    """
+    files = find_images(images)
+    pixels = read_images(files, run.card.decode)
+    probability_NK = softmax(run.classifier(device).logits(pixels, tta))
+    classes = run.card.classes
+    return [
+        {"file": str(file), "top": likeliest(probability_K, classes, top)}
+        for file, probability_K in zip(files, probability_NK, strict=True)
+    ]
+
+
+def likeliest(probability_K: np.ndarray, classes: Sequence[str], top: int) -> list[dict[str, Any]]:
+    """The `top` classes of one image, the likeliest first."""
+    order = np.argsort(-probability_K, kind="stable")[:top]
+    return [{"class": classes[k], "probability": float(probability_K[k])} for k in order]
+
+
+def find_images(images: Sequence[str | Path]) -> list[str]:
+    """Image files, folders replaced by the images below them in order of name."""
+    files: list[str] = []
+    for image in images:
+        path = Path(image)
+        if str(image) != STDIN and path.is_dir():
+            files += [str(p) for p in sorted(path.rglob("*")) if _is_image(p)]
+        else:
+            files.append(str(image))
+    if not files:
+        raise DataError(
+            ", ".join(map(str, images)), "no image in there", f"files ending in {', '.join(sorted(IMAGE_SUFFIXES))}"
+        )
+    return files
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+def read_images(files: Sequence[str], decode: DecodeSpec) -> np.ndarray:
+    """uint8 (N, H, W, C), decoded as the training images were."""
+    return np.stack([decode_image(sys.stdin.buffer.read() if f == STDIN else Path(f), decode) for f in files])

@@ -1,0 +1,205 @@
+"""Class activation maps: the six ways to say where in the image a stage of the net saw what speaks for a class.
+
+A are the activations of a stage (K channels), G = d score / d A their gradients; the score is the class's logit, or
+the difference of two logits where a class is explained *against* another. Before the relu:
+
+    grad-cam     sum_k mean_ij(G_k) · A_k                       Selvaraju et al. 2017, eq. 1 and 2
+    grad-cam++   sum_k [sum_ij α_kij · relu(G_kij)] · A_k,      Chattopadhay et al. 2018, eq. 5 and 19
+                 α = G² / (2 G² + sum_ab(A_ab) · G³)
+    hires-cam    sum_k G_k · A_k                                Draelos & Carin 2020: what a cell adds to the score
+    layer-cam    sum_k relu(G_k) · A_k                          Jiang et al. 2021, eq. 3
+    score-cam    sum_k softmax_k(s) · A_k, s_k the score of     Wang et al. 2020, algorithm 1; no gradients, a forward
+                 the image seen through channel k alone         a channel
+    eigen-cam    A's first right singular vector's share        Muhammad & Yeasin 2020; knows no class
+
+All stages share one forward and one backward pass (`benchmarks/parts.py` compares that with a library that takes one of
+each a stage). Maps are at the stage's own resolution, in float32, and the net is left exactly as it was found.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from daybreak.core.errors import UsageError, nearest
+from daybreak.data.dataset import images_a_block
+from daybreak.models.registry import stages_of
+
+Method = Literal["grad-cam", "grad-cam++", "hires-cam", "layer-cam", "score-cam", "eigen-cam"]
+METHODS: tuple[Method, ...] = get_args(Method)
+MASKED_BATCH = 256  # masked images of 32 px a forward, for Score-CAM
+
+
+def class_maps(
+    net: nn.Module,
+    images_NCHW: Tensor,
+    target_N: Tensor,
+    layers: Sequence[str],
+    method: Method = "grad-cam",
+    against_N: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """Maps (N, h, w), float32 and not negative, of every named stage.
+
+    Args:
+        images_NCHW: prepared images, float32.
+        target_N: int64, the class to explain for each image.
+        against_N: int64, the class to explain it against: the score is then the difference of the two logits, and
+            the map shows what speaks for `target` and not for `against`.
+
+    Raises:
+        UsageError: a stage or the method has no such name.
+    """
+    check_method(method)
+    layers = check_layers(net, layers)
+
+    def score_of(logits_NK: Tensor) -> Tensor:
+        score_N = logits_NK.gather(1, target_N[:, None])[:, 0]
+        return score_N if against_N is None else score_N - logits_NK.gather(1, against_N[:, None])[:, 0]
+
+    with _untouched(net):
+        if method in _OF_GRADIENTS:
+            activations, gradients = activations_and_gradients(net, images_NCHW, score_of, layers)
+            return {name: _OF_GRADIENTS[method](activations[name], gradients[name]).relu() for name in layers}
+        activations = activations_of(net, images_NCHW, layers)
+        if method == "eigen-cam":
+            return {name: _eigen_cam(activations[name]) for name in layers}
+        score_against = partial(_scores_of_masked, net, images_NCHW, target_N, against_N)
+        return {name: _score_cam(activations[name], score_against) for name in layers}
+
+
+def check_method(method: str) -> None:
+    if method not in METHODS:
+        raise UsageError(f"method {method}", "no such map", nearest(method, METHODS))
+
+
+def check_layers(net: nn.Module, layers: Sequence[str] | None) -> tuple[str, ...]:
+    """The stages asked for in order of depth; all of them where none is named.
+
+    Raises:
+        UsageError: a name is not a stage; the stages are listed.
+    """
+    known = tuple(stages_of(net))
+    layers = [name.strip() for name in layers or known]
+    unknown = [name for name in layers if name not in known]
+    if unknown:
+        raise UsageError(f"layer {unknown[0]}", "this net has no such stage", f"one of {', '.join(known)}")
+    return tuple(name for name in known if name in layers)
+
+
+# -- what the stages put out -------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def activations_of(net: nn.Module, images_NCHW: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+    """What the named stages put out, (N, K, h, w) each; the net in evaluation mode, and left as it was found."""
+    with _untouched(net), _captured(net, layers) as activations:
+        net(images_NCHW)
+    return {name: value.detach() for name, value in activations.items()}
+
+
+def activations_and_gradients(
+    net: nn.Module, images_NCHW: Tensor, score_of: Callable[[Tensor], Tensor], layers: Sequence[str]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What the stages put out and the gradients of the images' scores (N,) by it, all from one pass each way."""
+    with _captured(net, layers) as activations, torch.enable_grad():
+        score = score_of(net(images_NCHW)).sum()
+        gradients = torch.autograd.grad(score, [activations[name] for name in layers])
+    return {name: activations[name].detach() for name in layers}, dict(zip(layers, gradients, strict=True))
+
+
+@contextmanager
+def _captured(net: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """Collects what the stages put out during the block."""
+    activations: dict[str, Tensor] = {}
+    stages = stages_of(net)
+
+    def keep(name: str, _module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+        # Parameters are frozen here, so autograd starts at the first stage asked for: what lies before is free.
+        activations[name] = output if output.requires_grad else output.detach().requires_grad_()
+        return activations[name].clone()  # what follows may work in place
+
+    handles = [stages[name].register_forward_hook(partial(keep, name)) for name in layers]
+    try:
+        yield activations
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _untouched(net: nn.Module) -> Iterator[None]:
+    """Evaluation mode and no parameter gradients during the block; both as they were afterwards."""
+    training = {module: module.training for module in net.modules()}
+    trainable = [p for p in net.parameters() if p.requires_grad]
+    net.eval()
+    for p in trainable:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in trainable:
+            p.requires_grad_(True)
+        for module, mode in training.items():
+            module.training = mode
+
+
+# -- the methods: activations and gradients (N, K, h, w) to maps (N, h, w) --------------------------------------------
+
+
+def _grad_cam(a_NKhw: Tensor, g_NKhw: Tensor) -> Tensor:
+    return torch.einsum("nk,nkhw->nhw", g_NKhw.mean((2, 3)), a_NKhw)
+
+
+def _grad_cam_pp(a_NKhw: Tensor, g_NKhw: Tensor) -> Tensor:
+    # Eq. 19 divided by G², so that small gradients keep their digits. It was made for activations that are not
+    # negative; where others bring the denominator to zero or below, alpha means nothing and weighs nothing.
+    below = 2 + a_NKhw.sum((2, 3), keepdim=True) * g_NKhw
+    alpha = torch.where(below > 1e-3, below.reciprocal(), 0)
+    return torch.einsum("nk,nkhw->nhw", (alpha * g_NKhw.relu()).sum((2, 3)), a_NKhw)
+
+
+def _hires_cam(a_NKhw: Tensor, g_NKhw: Tensor) -> Tensor:
+    return (g_NKhw * a_NKhw).sum(1)
+
+
+def _layer_cam(a_NKhw: Tensor, g_NKhw: Tensor) -> Tensor:
+    return (g_NKhw.relu() * a_NKhw).sum(1)
+
+
+_OF_GRADIENTS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "grad-cam": _grad_cam, "grad-cam++": _grad_cam_pp, "hires-cam": _hires_cam, "layer-cam": _layer_cam,
+}  # fmt: skip
+
+
+def _eigen_cam(a_NKhw: Tensor) -> Tensor:
+    """The part of the activations along their strongest direction in channel space; a direction has no sign, so it is
+    taken to point where most of the activation lies."""
+    a_NPK = a_NKhw.flatten(2).transpose(1, 2)
+    _, directions_NKK = torch.linalg.eigh(a_NPK.transpose(1, 2) @ a_NPK)
+    share_NP = torch.einsum("npk,nk->np", a_NPK, directions_NKK[:, :, -1])
+    share_NP = share_NP * share_NP.sum(1, keepdim=True).sign()
+    return share_NP.unflatten(1, a_NKhw.shape[2:]).relu()
+
+
+def _score_cam(a_NKhw: Tensor, score_of_masks: Callable[[int, Tensor], Tensor]) -> Tensor:
+    """Channel by channel: how well does the image do that is seen only where the channel is active?"""
+    weights_NK = torch.stack([score_of_masks(n, a_Khw) for n, a_Khw in enumerate(a_NKhw)]).softmax(1)
+    return torch.einsum("nk,nkhw->nhw", weights_NK, a_NKhw).relu()
+
+
+@torch.no_grad()
+def _scores_of_masked(
+    net: nn.Module, images_NCHW: Tensor, target_N: Tensor, against_N: Tensor | None, n: int, a_Khw: Tensor
+) -> Tensor:
+    """Scores (K,) of image n, multiplied by each channel of its activations as a mask of its size in [0, 1]."""
+    masks_K1HW = F.interpolate(a_Khw[:, None], size=images_NCHW.shape[2:], mode="bilinear", align_corners=False)
+    batch = images_a_block(images_NCHW.shape[2], MASKED_BATCH)
+    low, high = (f(masks_K1HW, (1, 2, 3), keepdim=True) for f in (torch.amin, torch.amax))
+    masks_K1HW = (masks_K1HW - low) / (high - low).clamp(min=1e-12)
+    logits_KL = torch.cat([net(images_NCHW[n] * part) for part in masks_K1HW.split(batch)])
+    scores_K = logits_KL[:, target_N[n]]
+    return scores_K if against_N is None else scores_K - logits_KL[:, against_N[n]]

@@ -1,0 +1,176 @@
+"""What a net sees: first filters, an image stage by stage, what excites a channel, how images lie together."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from daybreak.data.dataset import images_a_block
+from daybreak.data.picture import enlarged
+from daybreak.explain.cam import activations_of, check_layers
+from daybreak.models.anatomy.trace import stage_fields
+from daybreak.models.registry import stages_of
+from daybreak.runs.classifier import BATCH, Classifier
+
+GAP = 2  # px between the pictures of a grid
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What a net made of N images on its way.
+
+    Attributes:
+        embeddings_ND: float32, what the head was given.
+        peaks_NK: float32, the highest activation of each channel of the stage that was watched.
+        cells_NK: int64, in which cell of the stage (row · width + column) that was.
+        width: of the stage in cells.
+    """
+
+    embeddings_ND: np.ndarray
+    peaks_NK: np.ndarray
+    cells_NK: np.ndarray
+    width: int
+
+
+@dataclass(frozen=True)
+class Excited:
+    """A channel and the images that excite it most, the strongest first, each with the part of it that did."""
+
+    channel: int
+    images: tuple[int, ...]
+    boxes: tuple[tuple[int, int, int, int], ...]  # left, top, right, bottom in px at the net's size
+
+
+@torch.no_grad()
+def observe(classifier: Classifier, images_NHWC: np.ndarray, layer: str) -> Observed:
+    """One pass over uint8 images; the net is left in the mode it was found in.
+
+    Raises:
+        UsageError: a stage has no such name.
+    """
+    net, (layer,) = classifier.net, check_layers(classifier.net, [layer])
+    batch, training = images_a_block(classifier.size, BATCH), classifier.net.training
+    embeddings, peaks, cells, width = [], [], [], 1
+    net.eval()
+    try:
+        with _kept_inputs(net.get_submodule("head")) as inputs, _kept_outputs(stages_of(net)[layer]) as outputs:
+            for start in range(0, len(images_NHWC), batch):
+                classifier.forward(classifier.prepare(images_NHWC[start : start + batch]))
+                embeddings.append(inputs.pop().float().flatten(1).cpu())
+                stage = outputs.pop().float()
+                peak, cell = stage.flatten(2).max(2)
+                peaks.append(peak.cpu())
+                cells.append(cell.cpu())
+                width = stage.shape[3]
+    finally:
+        net.train(training)
+    return Observed(torch.cat(embeddings).numpy(), torch.cat(peaks).numpy(), torch.cat(cells).numpy(), width)
+
+
+def most_exciting(
+    classifier: Classifier, seen: Observed, layer: str, channels: int = 8, images: int = 6
+) -> list[Excited]:
+    """The channels that tell images apart most (the largest deviation of their peaks), each with the images that excite
+    it most and what the strongest cell saw of them."""
+    field = stage_fields(classifier.net, classifier.size, len(classifier.normalize.mean))[layer]
+    found = []
+    for channel in np.argsort(-seen.peaks_NK.std(0), kind="stable")[:channels]:
+        top = np.argsort(-seen.peaks_NK[:, channel], kind="stable")[:images]
+        boxes = []
+        for i in top:
+            row, column = divmod(int(seen.cells_NK[i, channel]), seen.width)
+            (upper, lower), (left, right) = (field.span(unit, classifier.size) for unit in (row, column))
+            boxes.append((int(left), int(upper), int(np.ceil(right)), int(np.ceil(lower))))
+        found.append(Excited(int(channel), tuple(int(i) for i in top), tuple(boxes)))
+    return found
+
+
+def principal_plane(embeddings_ND: np.ndarray) -> np.ndarray:
+    """The embeddings (N, 2) on their two principal axes; the axes' signs are those that make the largest entry of each
+    direction positive, so that the same run gives the same picture."""
+    centred_ND = embeddings_ND.astype(np.float64) - embeddings_ND.mean(0, dtype=np.float64)
+    _, directions_DD = np.linalg.eigh(centred_ND.T @ centred_ND)
+    plane_D2 = directions_DD[:, :-3:-1]
+    plane_D2 = plane_D2 * np.sign(plane_D2[np.abs(plane_D2).argmax(0), range(plane_D2.shape[1])])
+    return np.asarray(centred_ND @ plane_D2)
+
+
+def first_filters(net: nn.Module) -> np.ndarray | None:
+    """The filters of the first convolution as pictures, (F, k, k, C) in [0, 1] with 0.5 for a weight of zero; each
+    relative to its own largest weight. None where it does not look at one or three channels."""
+    first = next(module for module in net.modules() if isinstance(module, nn.Conv2d))
+    weights_FkkC = first.weight.detach().float().cpu().permute(0, 2, 3, 1).numpy()
+    if weights_FkkC.shape[3] not in (1, 3):
+        return None
+    largest = np.abs(weights_FkkC).max((1, 2, 3), keepdims=True)
+    return np.asarray(0.5 + 0.5 * weights_FkkC / np.maximum(largest, 1e-12))
+
+
+def filter_sheet(net: nn.Module, columns: int = 12, size: int = 32) -> Image.Image | None:
+    """The first filters side by side."""
+    filters = first_filters(net)
+    if filters is None:
+        return None
+    pictures = [enlarged((255 * f).round().astype(np.uint8), size) for f in filters]
+    return grid(pictures, columns)
+
+
+def activation_sheets(
+    classifier: Classifier, image_HWC: np.ndarray, channels: int = 8, size: int = 64
+) -> dict[str, Image.Image]:
+    """What each stage makes of one image: its `channels` strongest channels, grey from zero (black) to the stage's
+    highest activation (white)."""
+    names = tuple(stages_of(classifier.net))
+    found = activations_of(classifier.net, classifier.prepare(image_HWC[None]), names)
+    sheets = {}
+    for name in names:
+        a_Khw = found[name][0].float().cpu()
+        strongest = a_Khw.amax((1, 2)).argsort(descending=True)[:channels]
+        levels = (255 * a_Khw[strongest].clamp(min=0) / a_Khw.max().clamp(min=1e-12)).round().to(torch.uint8)
+        sheets[name] = grid([enlarged(level.numpy()[..., None], size) for level in levels], channels)
+    return sheets
+
+
+def grid(pictures: list[Image.Image], columns: int) -> Image.Image:
+    """Pictures of one size in rows, on transparent ground."""
+    width, height = pictures[0].size
+    rows = -(-len(pictures) // columns)
+    columns = min(columns, len(pictures))
+    sheet = Image.new("RGBA", (columns * (width + GAP) - GAP, rows * (height + GAP) - GAP))
+    for n, picture in enumerate(pictures):
+        row, column = divmod(n, columns)
+        sheet.paste(picture, (column * (width + GAP), row * (height + GAP)))
+    return sheet
+
+
+@contextmanager
+def _kept_inputs(module: nn.Module) -> Iterator[list[Tensor]]:
+    kept: list[Tensor] = []
+
+    def keep(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        kept.append(inputs[0])
+
+    handle = module.register_forward_pre_hook(keep)
+    try:
+        yield kept
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _kept_outputs(module: nn.Module) -> Iterator[list[Tensor]]:
+    kept: list[Tensor] = []
+
+    def keep(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        kept.append(output)
+
+    handle = module.register_forward_hook(keep)
+    try:
+        yield kept
+    finally:
+        handle.remove()

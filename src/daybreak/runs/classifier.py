@@ -1,0 +1,84 @@
+"""A net together with all that is needed to use it, and the one place where logits are computed."""
+
+from dataclasses import dataclass
+from typing import get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from daybreak.core.config import Tta
+from daybreak.core.errors import UsageError
+from daybreak.data.dataset import images_a_block
+from daybreak.runs.transforms import Normalizer, pad_reflect, resize, scale_pixels
+
+BATCH = 250  # images of 32 px a forward: what fits the caches of a small CPU best, and enough for a GPU
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """Images in, logits out. The net is left in the mode it was found in.
+
+    Attributes:
+        size: side in px at which the net sees an image.
+        dtype: of the convolutions; logits are always float32.
+    """
+
+    net: nn.Module
+    classes: tuple[str, ...]
+    size: int
+    normalize: Normalizer
+    device: torch.device
+    dtype: torch.dtype
+
+    def prepare(self, images_NHWC: np.ndarray) -> Tensor:
+        """uint8 images of any size as the net's input (N, C, size, size), float32, on the device."""
+        images = torch.from_numpy(np.array(images_NHWC))  # a copy: torch wants memory it may write to
+        return self.normalize(resize(images.to(self.device), self.size))
+
+    @torch.no_grad()
+    def logits(self, images_NHWC: np.ndarray, tta: Tta = "none") -> np.ndarray:
+        """Logits (N, K), float32, of uint8 images (N, H, W, C)."""
+        training, batch = self.net.training, images_a_block(self.size, BATCH)
+        self.net.eval()
+        try:
+            parts = [
+                self._weighted_views(self.prepare(images_NHWC[start : start + batch]), tta)
+                for start in range(0, len(images_NHWC), batch)
+            ]
+        finally:
+            self.net.train(training)
+        return torch.cat(parts).cpu().numpy() if parts else np.zeros((0, len(self.classes)), np.float32)
+
+    def forward(self, images_NCHW: Tensor) -> Tensor:
+        """Logits (N, K), float32, of prepared images."""
+        with autocast(self.device, self.dtype):
+            logits: Tensor = self.net(images_NCHW)
+        return logits.float()
+
+    def _weighted_views(self, images_NCHW: Tensor, tta: Tta) -> Tensor:
+        return torch.stack([w * self.forward(view) for w, view in tta_views(images_NCHW, tta)]).sum(0)
+
+
+def tta_views(images_NCHW: Tensor, tta: Tta) -> list[tuple[float, Tensor]]:
+    """The views over which logits are averaged, with their weights.
+
+    `flip`: the image and its mirror. `full`: those with weight 1/2 in all, and both shifted by one pixel (of 32)
+    up-left and down-right with 1/4 each; six forwards (Jordan 2024).
+    """
+    if tta not in get_args(Tta):
+        raise UsageError(f"tta {tta}", "no such test-time augmentation", f"one of {', '.join(get_args(Tta))}")
+    if tta == "none":
+        return [(1.0, images_NCHW)]
+    if tta == "flip":
+        return [(0.5, images_NCHW), (0.5, images_NCHW.flip(3))]
+    size, shift = images_NCHW.shape[2], scale_pixels(1, images_NCHW.shape[2])
+    padded = pad_reflect(images_NCHW.permute(0, 2, 3, 1), shift).permute(0, 3, 1, 2)
+    corners = [padded[:, :, at : at + size, at : at + size] for at in (0, 2 * shift)]
+    weighted = [(0.5, images_NCHW), *((0.25, corner) for corner in corners)]
+    return [(w / 2, view) for w, image in weighted for view in (image, image.flip(3))]
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """Compute in `dtype` with float32 weights; does nothing for float32."""
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)

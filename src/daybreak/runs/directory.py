@@ -1,0 +1,331 @@
+"""The run directory: written and read here only. Its files: docs/run-directory.md."""
+
+import csv
+import io
+import json
+import time
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import nn
+
+from daybreak.core.config import Device, ModelConfig, Precision, Recipe, validate
+from daybreak.core.device import compute_dtype, pick_device
+from daybreak.core.errors import RunError, UsageError
+from daybreak.core.files import (
+    LOCK,
+    append_line,
+    cut,
+    flush,
+    guarded,
+    is_leftover,
+    make_folder,
+    sole_writer,
+    sweep,
+    to_json,
+    whole_file,
+)
+from daybreak.data.dataset import DecodeSpec
+from daybreak.models.registry import build_net, place
+from daybreak.runs.classifier import Classifier
+from daybreak.runs.predictions import Predictions
+from daybreak.runs.transforms import Normalizer
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """model.json: how to rebuild the net and how to feed it."""
+
+    net: ModelConfig
+    classes: tuple[str, ...]
+    size: int
+    decode: DecodeSpec
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    precision: Precision
+
+
+class RunDirectory:
+    """A run on disk. Everything after training sees training only through this class."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    @classmethod
+    @contextmanager
+    def create(cls, out: "Path | Iterable[Path]") -> "Iterator[RunDirectory]":
+        """Make a directory and hold it against other writers while the block runs.
+
+        Args:
+            out: the directory, which must not be there or be empty; or names, of which the first that is free is taken.
+
+        Raises:
+            UsageError: it exists and has something in it.
+            BusyError: another process is about to write to it.
+            StorageError: it cannot be made.
+        """
+        path = out if isinstance(out, Path) else _first_free(out)
+        with guarded(path):
+            if path.exists() and not path.is_dir():
+                raise UsageError(f"--out {path}", "is a file", "another directory")
+            make_folder(path)
+        with sole_writer(path):
+            with guarded(path):
+                leftovers = [file for file in path.iterdir() if file.name != LOCK]
+            if not all(is_leftover(file, "config.json") for file in leftovers):
+                raise UsageError(f"--out {path}", "exists and is not empty", "another directory, or remove it first")
+            sweep(path)  # one that was killed before it had written anything
+            yield cls(path)
+
+    @classmethod
+    @contextmanager
+    def reopen(cls, path: Path | str) -> "Iterator[RunDirectory]":
+        """A run made earlier, to go on with, held against other writers; rid of what a killed one left half written.
+
+        Raises:
+            RunError: there is no run at this path.
+            BusyError: another process writes to it.
+        """
+        run = cls.open(path)
+        with sole_writer(run.path):
+            sweep(run.path)
+            yield run
+
+    @classmethod
+    def open(cls, path: Path | str) -> "RunDirectory":
+        """A run made earlier.
+
+        Raises:
+            RunError: there is no run at this path.
+        """
+        run = cls(path)
+        if not (run.path / "config.json").is_file():
+            raise RunError(
+                run.path, "not a run directory (no config.json)", "the directory that daybreak train printed"
+            )
+        return run
+
+    # Reading
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        return self._read_json("config.json")
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        return self._read_json("summary.json")
+
+    @property
+    def has_result(self) -> bool:
+        """Whether training came to an end, of itself or by a signal, and not by an error."""
+        return (self.path / "summary.json").exists() and self.summary["error"] is None
+
+    @property
+    def is_deterministic(self) -> bool:
+        return bool(self.config.get("deterministic"))
+
+    def is_finished(self, step: int) -> bool:
+        """Whether the run came to its end, with this step as its last."""
+        return self.has_result and self.summary["interrupted"] is None and self.summary["steps"] == step
+
+    @property
+    def recipe(self) -> Recipe:
+        try:
+            values = {
+                k: v for k, v in self.config.get("recipe", {}).items() if k != "expected"
+            }  # a claim, not a setting
+            return validate(Recipe, values, "config.json")
+        except UsageError as error:
+            raise RunError(self.path / "config.json", f"{error.what}: {error.why}", "upgrade daybreak") from None
+
+    def metrics(self, event: str) -> list[dict[str, Any]]:
+        """The rows of metrics.jsonl of one kind of event."""
+        *lines, unfinished = self._read_text("metrics.jsonl").split("\n")
+        lines += [unfinished] if unfinished.endswith("}") else []  # a killed run may have left half a row
+        rows = [self._parse("metrics.jsonl", line) for line in lines]
+        return [row for row in rows if row["event"] == event]
+
+    @cached_property
+    def card(self) -> ModelCard:
+        values = self._read_json("model.json")
+        if values.get("format") != FORMAT:
+            raise RunError(self.path / "model.json", "written by another version of daybreak", "upgrade daybreak")
+        try:
+            return ModelCard(
+                net=ModelConfig(**values["net"]),
+                classes=tuple(values["classes"]),
+                size=values["size"],
+                decode=DecodeSpec(**values["decode"]),
+                mean=tuple(values["mean"]),
+                std=tuple(values["std"]),
+                precision=values["precision"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunError(self.path / "model.json", f"cannot be read ({error})", "a whole copy of the run") from None
+
+    def classifier(self, device: Device = "auto") -> Classifier:
+        """The trained net, ready to use, in evaluation mode.
+
+        Raises:
+            RunError: the weights are missing, damaged, or of another net.
+        """
+        card, where = self.card, pick_device(device)
+        net = build_net(card.net, len(card.classes), card.decode.channels)
+        self._load_weights(net)
+        place(net, where).eval()
+        dtype = compute_dtype(card.precision, where)
+        return Classifier(net, card.classes, card.size, Normalizer(card.mean, card.std), where, dtype)
+
+    def predictions(self) -> Predictions | None:
+        """The test predictions, or None where the run ended before it made any."""
+        path = self.path / "predictions.npz"
+        if not path.exists():
+            return None
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return Predictions(arrays["logits"], arrays["logits_tta"], arrays["labels"], arrays["names"])
+        except (OSError, EOFError, ValueError, KeyError, BadZipFile, zlib.error) as error:
+            raise RunError(path, f"cannot be read ({error})", "remove it; daybreak evaluate makes it again") from None
+
+    def suspects(self) -> dict[str, Any] | None:
+        """What `daybreak suspects` found, or None where nobody has asked."""
+        return self._read_json("suspects.json") if (self.path / "suspects.json").exists() else None
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the resumable states (`daybreak.training.checkpoint`)."""
+        return self.path / "checkpoints"
+
+    # Writing
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        self._write("config.json", to_json(config))
+        self.__dict__.pop("config", None)  # read before, and cached
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        self._write("summary.json", to_json(summary))
+
+    def append_metrics(self, row: Mapping[str, Any]) -> None:
+        append_line(self.path / "metrics.jsonl", json.dumps(row, allow_nan=False))
+        if row["event"] == "epoch":
+            self._write_csv()
+
+    def flush_metrics(self) -> int:
+        """Make the rows durable; returns how many bytes they are."""
+        return flush(self.path / "metrics.jsonl")
+
+    def cut_metrics(self, size: int) -> None:
+        """Take back the rows after the first `size` bytes: their steps are about to be taken again."""
+        cut(self.path / "metrics.jsonl", size)
+        self._write_csv()
+
+    def write_model(self, net: nn.Module, card: ModelCard) -> None:
+        values = asdict(card) | {"net": card.net.model_dump(), "format": FORMAT}
+        self._write("model.json", to_json(values))
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
+        with whole_file(self.path / "model.safetensors") as temporary:
+            temporary.write_bytes(save(weights))
+
+    def write_predictions(self, predictions: Predictions) -> None:
+        with whole_file(self.path / "predictions.npz") as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, **asdict(predictions), indices=np.arange(len(predictions.labels)))
+
+    def remove_judgement(self) -> None:
+        """Take back what was said about weights that are about to be replaced."""
+        for name in ("summary.json", "predictions.npz", "report.html"):
+            with guarded(self.path / name):
+                (self.path / name).unlink(missing_ok=True)
+        found = self.suspects() or {}
+        if "test" in found:  # those of the training part are other nets' findings
+            self.write_suspects({key: value for key, value in found.items() if key != "test"})
+
+    def write_suspects(self, found: Mapping[str, Any]) -> None:
+        self._write("suspects.json", to_json(found))
+
+    def write_text(self, name: str, text: str) -> Path:
+        """A text file of the run, such as report.html or figures/curves.svg."""
+        return self._write(name, text)
+
+    def write_picture(self, name: str, picture: Image.Image) -> Path:
+        """A picture of the run, as PNG."""
+        with whole_file(self.path / name) as temporary:
+            picture.save(temporary, "PNG")
+        return self.path / name
+
+    # How
+
+    def _read_text(self, name: str) -> str:
+        try:
+            return (self.path / name).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise RunError(self.path / name, "missing", "a run that daybreak train finished") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise RunError(self.path / name, f"cannot be read ({error})", "a whole copy of the run") from None
+
+    def _read_json(self, name: str) -> dict[str, Any]:
+        return self._parse(name, self._read_text(name))
+
+    def _parse(self, name: str, text: str) -> dict[str, Any]:
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise RunError(self.path / name, f"not JSON ({error})", "a whole copy of the run") from None
+        if not isinstance(values, dict):
+            raise RunError(self.path / name, "not a JSON object", "a whole copy of the run")
+        return values
+
+    def _load_weights(self, net: nn.Module) -> None:
+        path = self.path / "model.safetensors"
+        try:
+            net.load_state_dict(load_file(path))
+        except FileNotFoundError:
+            raise RunError(path, "missing", "a run that daybreak train finished") from None
+        except (SafetensorError, RuntimeError, OSError) as error:
+            raise RunError(path, f"does not fit model.json ({str(error)[:200]})", "a whole copy of the run") from None
+
+    def _write_csv(self) -> None:
+        """metrics.csv: the epochs as a table, made anew from metrics.jsonl."""
+        rows = self.metrics("epoch") if (self.path / "metrics.jsonl").exists() else []
+        table = io.StringIO(newline="")
+        writer = csv.DictWriter(
+            table,
+            [key for key in (rows[-1] if rows else {}) if key != "event"],
+            restval="",
+            extrasaction="ignore",
+            lineterminator="\n",
+        )
+        writer.writeheader()
+        writer.writerows(rows)
+        self._write("metrics.csv", table.getvalue())
+
+    def _write(self, name: str, text: str) -> Path:
+        with whole_file(self.path / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+        return self.path / name
+
+
+def default_paths(dataset: str, recipe: str, seed: int) -> Iterator[Path]:
+    """runs/DATE-TIME-DATA-RECIPE-sSEED, then the same with a number behind it."""
+    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{dataset}-{recipe}-s{seed}"
+    return (Path("runs") / (stem if n == 1 else f"{stem}-{n}") for n in range(1, 1000))
+
+
+def _first_free(paths: Iterable[Path]) -> Path:
+    """The first path that nobody has; made at once, so that two processes never take the same."""
+    for path in paths:
+        with guarded(path), suppress(FileExistsError):
+            path.mkdir(parents=True)
+            return path
+    raise UsageError("--out", "all default names of this second are taken", "--out DIR")

@@ -1,0 +1,239 @@
+"""A local web page over a run: drop an image, see its classes and the maps that explain them; browse the run's files.
+
+Only this machine reaches it, under its own name, and no other site may ask it. An image is decoded as the training
+images were, and forgotten. Bodies are bounded in bytes and seconds; the net works on one image at a time, beside the
+event loop, for those who still wait for the answer.
+"""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import uvicorn
+from anyio import CapacityLimiter, to_thread
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from daybreak.core.config import Device
+from daybreak.core.errors import DataError, DaybreakError, UsageError, one_line
+from daybreak.core.files import is_leftover
+from daybreak.core.metrics import softmax
+from daybreak.data import decode_image
+from daybreak.data.picture import to_picture
+from daybreak.evaluation.predict import likeliest
+from daybreak.explain.gallery import answers, remark
+from daybreak.explain.maps import ClassMap, Question
+from daybreak.explain.overlay import overlay
+from daybreak.report.html import render
+from daybreak.report.items import data_uri
+from daybreak.runs.directory import RunDirectory
+
+HOST = "127.0.0.1"
+MOST_BYTES = 16 * 2**20  # of an image
+MOST_SECONDS = 20.0  # in which it must have come
+MOST_REQUESTS, MOST_WAITING = 32, 8  # at once, and for the net; the next ones get 503
+TOP = 5  # classes
+MAP_SIZE = 192  # px
+# The same address may show another run tomorrow, and what a run brings along runs apart from the page.
+FRESH = {"Cache-Control": "no-store"}
+APART = FRESH | {"Content-Security-Policy": "sandbox allow-scripts", "X-Content-Type-Options": "nosniff"}
+
+logger = logging.getLogger(__name__)
+
+
+def serve(run: RunDirectory, port: int, device: Device = "auto", on_ready: Callable[[str], None] = print) -> None:
+    """Answer at http://127.0.0.1:PORT/ until a signal comes, which then goes its way.
+
+    Args:
+        port: 0 for any that is free.
+        on_ready: called with the address once it can be visited.
+
+    Raises:
+        UsageError: the port cannot be had, or this thread has an event loop already, as in a notebook.
+        RunError: the run cannot be used.
+    """
+    _check_no_loop(run)
+    application = application_of(run, device)
+    with _listen(port) as listening:
+        on_ready(f"http://{HOST}:{listening.getsockname()[1]}/")
+        server_of(application).run(sockets=[listening])
+
+
+def server_of(application: Starlette) -> uvicorn.Server:
+    quiet: dict[str, Any] = {"log_level": "critical", "access_log": False, "server_header": False}
+    return uvicorn.Server(
+        uvicorn.Config(application, limit_concurrency=MOST_REQUESTS, timeout_graceful_shutdown=2, **quiet)
+    )
+
+
+def application_of(run: RunDirectory, device: Device = "auto") -> Starlette:
+    """The page's three addresses: `/`, `/predict` for the bytes of an image, and `/run/NAME` for the run's files."""
+    page = _Page(run, device)
+    return Starlette(
+        routes=[
+            Route("/", page.show),
+            Route("/predict", page.predict, methods=["POST"]),
+            Route("/run/{name:path}", page.file),
+        ],
+        # A page elsewhere could point a name of its own at this machine; it would still say that name.
+        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])],
+        exception_handlers={DaybreakError: _refusal, ClientDisconnect: _nobody, Exception: _unexpected},
+    )
+
+
+class RefusedError(DaybreakError):
+    """A request is not answered, for a reason that HTTP has a number for."""
+
+    code = "request"
+
+    def __init__(self, status: int, what: object, why: str, remedy: str) -> None:
+        super().__init__(what, why, remedy)
+        self.status = status
+
+
+class _Page:
+    """What the addresses answer. Names of classes go out as one line of text, and come back as such."""
+
+    def __init__(self, run: RunDirectory, device: Device) -> None:
+        self.run, self.classifier = run, run.classifier(device)
+        self.names = [one_line(name) for name in self.classifier.classes]
+        self.title = f"{run.summary['recipe']} on {run.summary['dataset']}"
+        self.net = CapacityLimiter(1)
+
+    def show(self, _request: Request) -> Response:
+        page = render(
+            "serve.html", "serve.js", title=self.title, subtitle=one_line(self.run.path.resolve().name),
+            classes=self.names, files=files_of_run(self.run.path), most_bytes=MOST_BYTES,
+        )  # fmt: skip
+        return HTMLResponse(page, headers=FRESH)
+
+    async def predict(self, request: Request) -> Response:
+        if request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
+            raise RefusedError(403, "image", "sent by the page of another site", f"this page, at http://{HOST}")
+        asked, data = request.query_params, await _body(request)
+        question = Question(
+            target=self._class(asked.get("class") or "predicted"), against=self._class(asked.get("against"))
+        )
+        if self.net.statistics().tasks_waiting >= MOST_WAITING:
+            raise RefusedError(503, "image", f"{MOST_WAITING} others are waiting", "again in a moment")
+        async with self.net:
+            if await request.is_disconnected():
+                raise ClientDisconnect
+            return JSONResponse(await to_thread.run_sync(self.answer, data, question), headers=FRESH)
+
+    def _class(self, name: str | None) -> str | None:
+        return self.classifier.classes[self.names.index(name)] if name in self.names else name or None
+
+    def answer(self, data: bytes, question: Question) -> dict[str, Any]:
+        """The image as the net sees it, its likeliest classes, and a map a stage."""
+        image_HWC = decode_image(data, self.run.card.decode)
+        probability_NK = softmax(self.classifier.logits(image_HWC[None]))
+        maps = answers(
+            self.classifier, image_HWC[None], question, [question.target or "predicted"],
+            predicted_N=probability_NK.argmax(1),
+        )  # fmt: skip
+        return {
+            "image": data_uri(to_picture(image_HWC)),
+            "top": likeliest(probability_NK[0], self.names, TOP),
+            "maps": [self._drawn(m, image_HWC) for m in maps],
+        }
+
+    def _drawn(self, m: ClassMap, image_HWC: np.ndarray) -> dict[str, Any]:
+        picture = data_uri(overlay(image_HWC, m.values_HW, MAP_SIZE)) if m.shows_a_place else None
+        return {"layer": m.layer, "class": self.names[m.target], "picture": picture, "note": remark(m)}
+
+    def file(self, request: Request) -> Response:
+        return FileResponse(file_of_run(self.run.path, request.path_params["name"]), headers=APART)
+
+
+async def _body(request: Request) -> bytes:
+    """A request's body, unless it is too large or takes too long."""
+    too_large = RefusedError(413, "image", f"more than {MOST_BYTES // 2**20} MiB", "a smaller copy of it")
+    if int(request.headers.get("content-length", 0)) > MOST_BYTES:
+        raise too_large
+    data = bytearray()
+    try:
+        async with asyncio.timeout(MOST_SECONDS):
+            async for chunk in request.stream():
+                data += chunk
+                if len(data) > MOST_BYTES:
+                    raise too_large
+    except TimeoutError:
+        raise RefusedError(408, "image", f"had not come after {MOST_SECONDS:g} s", "again") from None
+    return bytes(data)
+
+
+def file_of_run(folder: Path, name: str) -> Path:
+    """A file of a run by its name below it.
+
+    Raises:
+        RefusedError: the name leads out, is no name of a file, or there is no such file.
+    """
+    parts = PurePosixPath(name).parts
+    if not parts or name.startswith("/") or ".." in parts or any(c in name for c in "\0\\:"):
+        raise RefusedError(400, f"/run/{name}", "not the name of a file of the run", "a link of the page")
+    path = folder / name
+    try:
+        inside, there = path.resolve().is_relative_to(folder.resolve()), path.is_file()
+    except (OSError, RuntimeError):  # too long a name, a loop of links, a folder that may not be read
+        inside, there = True, False
+    if not inside:
+        raise RefusedError(403, f"/run/{name}", "leads out of the run", "a link of the page")
+    if not there:
+        raise RefusedError(404, f"/run/{name}", "not there", "a link of the page")
+    return path
+
+
+def files_of_run(folder: Path) -> list[str]:
+    """All files of a run that a person may want to look at and that can be had, the report first."""
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if not is_leftover(path)]
+    shown = [name for name in names if not name.startswith((".", "checkpoints/")) and not name.endswith(".safetensors")]
+    return sorted(filter(lambda n: _can_be_had(folder, n), shown), key=lambda n: (n != "report.html", n.count("/"), n))
+
+
+def _can_be_had(folder: Path, name: str) -> bool:
+    try:
+        return one_line(name) == name and file_of_run(folder, name).is_file()
+    except RefusedError:
+        return False
+
+
+def _refusal(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, DaybreakError)
+    usual = 400 if isinstance(error, DataError | UsageError) else 500
+    status = error.status if isinstance(error, RefusedError) else usual
+    unread = {"Connection": "close"} if status in (408, 413) else {}  # or the rest of a body would hold the connection
+    return JSONResponse(error.as_json() | {"message": str(error)}, status, FRESH | unread)
+
+
+def _nobody(_request: Request, _error: Exception) -> Response:
+    return Response(status_code=400)  # who asked is gone
+
+
+def _unexpected(request: Request, error: Exception) -> Response:
+    logger.warning("error: %s: %s", type(error).__name__, one_line(error))
+    return _refusal(request, DaybreakError(type(error).__name__, str(error) or "unexpected", "another image"))
+
+
+def _check_no_loop(run: RunDirectory) -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise UsageError("serve", "a notebook's event loop is running here", f"daybreak serve {run.path}, in a terminal")
+
+
+def _listen(port: int) -> socket.socket:
+    try:
+        return socket.create_server((HOST, port))
+    except (OSError, OverflowError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise UsageError(f"--port {port}", why, "another port, or 0 for any that is free") from None

@@ -1,0 +1,121 @@
+"""Checkpoints on disk: written whole or not at all, and believed only after their bytes have been checked.
+
+A checkpoint is a folder `checkpoints/step-00000120` with `state.safetensors` (weights, buffers, moving average,
+optimizer, random states), `state.json` (step, clock, how far metrics.jsonl had come) and `manifest.json`, the SHA-256
+of both, which is checked before either is parsed. Nothing is pickled. What the state is made of: `training.state`.
+"""
+
+import json
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load, save
+from torch import Tensor
+
+from daybreak.core.errors import RunError
+from daybreak.core.files import guarded, remove_folder, to_json, whole_folder
+
+FORMAT = 1
+TENSORS, FACTS, MANIFEST = "state.safetensors", "state.json", "manifest.json"
+KEPT = 2  # besides the best
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A run's state after a whole step.
+
+    Attributes:
+        facts: `step`, `skipped`, `sizes` (steps at each image size), `spent` (seconds of each phase), `metrics_bytes`,
+            `test_acc` (of the last epoch, or None) and `circumstances`, on which exact bits depend.
+    """
+
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any]
+
+
+def write(folder: Path, checkpoint: Checkpoint) -> Path:
+    """Store a checkpoint and remove old ones: the newest two stay, and the one with the best test accuracy.
+
+    Raises:
+        StorageError: the file system refused; what was there is still there.
+    """
+    path = folder / f"step-{checkpoint.facts['step']:08d}"
+    if not path.exists():
+        files = {TENSORS: save(checkpoint.tensors), FACTS: to_json(checkpoint.facts | {"format": FORMAT}).encode()}
+        files[MANIFEST] = to_json({name: sha256(content).hexdigest() for name, content in files.items()}).encode()
+        with whole_folder(path, sum(map(len, files.values()))) as unfinished:
+            for name, content in files.items():
+                (unfinished / name).write_bytes(content)
+    _remove_old(folder)
+    return path
+
+
+def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint that is whole, and what was wrong with newer ones; those are set aside as `damaged-…`.
+
+    Returns:
+        None where there never was a checkpoint.
+
+    Raises:
+        RunError: there are checkpoints, but all are damaged, or one is of a newer daybreak.
+    """
+    damaged: list[str] = []
+    for path in sorted(folder.glob("step-*"), reverse=True):
+        try:
+            return read(path), damaged
+        except _DamagedError as error:
+            aside = _aside(path)
+            with guarded(path):
+                path.rename(aside)
+            damaged.append(f"{path.name} is damaged ({error}), kept as {aside.name}")
+    if any(folder.glob("damaged-*")):
+        why = "; ".join(damaged) or "there are only damaged ones"
+        raise RunError(folder, f"no checkpoint can be used: {why}", "a copy of one, or train again with another --out")
+    return None, []
+
+
+def read(path: Path) -> Checkpoint:
+    """A stored checkpoint, its content checked before it is parsed."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_bytes())
+        content = {name: (path / name).read_bytes() for name in (TENSORS, FACTS)}
+    except FileNotFoundError as error:
+        raise _DamagedError(f"{Path(error.filename).name} is missing") from None
+    except OSError as error:
+        raise _DamagedError(f"cannot be read, {error.strerror}") from None
+    except ValueError:
+        raise _DamagedError(f"{MANIFEST} cannot be read") from None
+    for name, found in content.items():
+        if not isinstance(manifest, dict) or manifest.get(name) != sha256(found).hexdigest():
+            raise _DamagedError(f"{name} is not what {MANIFEST} says")
+    facts = json.loads(content[FACTS])
+    if facts["format"] > FORMAT:
+        raise RunError(path, "written by a newer version of daybreak", "upgrade daybreak")
+    return Checkpoint(load(content[TENSORS]), facts)
+
+
+class _DamagedError(Exception):
+    """A checkpoint is not what was written."""
+
+
+def _remove_old(folder: Path) -> None:
+    paths = sorted(folder.glob("step-*"))
+    best = max(paths, key=lambda path: (_test_acc(path), path))
+    for path in paths[:-KEPT]:
+        if path != best:
+            remove_folder(path)
+
+
+def _test_acc(path: Path) -> float:
+    """Only for choosing what to keep: a file that cannot be read is as bad as one can be."""
+    try:
+        return float(json.loads((path / FACTS).read_bytes())["test_acc"] or 0.0)
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0.0
+
+
+def _aside(path: Path) -> Path:
+    names = [path.with_name(f"damaged-{path.name}{suffix}") for suffix in ("", *(f"-{n}" for n in range(2, 1000)))]
+    return next(name for name in names if not name.exists())

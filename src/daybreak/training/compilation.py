@@ -1,0 +1,72 @@
+"""The compiled net on CUDA, compiled before the clock on made-up images.
+
+On CPUs a compiled step is slower than an eager one: the gradient of max-pooling becomes a scatter (benchmarks/LOG.md).
+"""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from daybreak.core.errors import one_line
+from daybreak.runs.classifier import autocast
+from daybreak.runs.transforms import scale_pixels
+from daybreak.training.augment import augment_batch, draw_epoch
+from daybreak.training.session import Session
+
+
+def is_worth_compiling(session: Session) -> bool:
+    return session.device.type == "cuda"
+
+
+def compile_net(session: Session, backend: str = "inductor") -> dict[str, str]:
+    """Put the compiled net in the place of `session.forward`, ready for every phase of the run.
+
+    A phase is what the compiler sees as a program of its own: an image size, and which parameters still learn. The
+    session is left as it was found, but for the compiled form. Where compiling fails (there may be no C compiler), the
+    net stays eager.
+
+    Returns:
+        What to tell: "why" it stayed eager, or nothing.
+    """
+    with session.watch.timed("compile"):
+        learning = [p for p in session.net.parameters() if p.requires_grad]
+        buffers = {name: buffer.clone() for name, buffer in session.net.named_buffers()}
+        torch._dynamo.reset()  # programs of earlier runs count against a limit
+        session.forward = torch.compile(session.net, backend=backend, dynamic=False)
+        told = {}
+        try:
+            for progress in phases(session):
+                _run_phase(session, progress)
+        except Exception as error:  # whatever a compiler of any make may raise
+            session.forward = session.net
+            told = {"why": f"training without a compiler ({type(error).__name__}: {one_line(str(error))[:120]})"}
+        for p in learning:
+            p.requires_grad_(True)
+            p.grad = None
+        for name, buffer in session.net.named_buffers():
+            buffer.copy_(buffers[name])
+    return told
+
+
+def _run_phase(session: Session, progress: float) -> None:
+    session.optimizer.set_progress(progress)
+    with autocast(session.device, session.dtype):
+        session.forward(made_up_images(session, progress)).float().sum().backward()
+
+
+def phases(session: Session) -> list[float]:
+    """A progress within every phase of the run."""
+    ends = {stage.until for stage in session.recipe.resolution} | session.optimizer.ends()
+    return [(start + end) / 2 for start, end in pairwise([0.0, *sorted(ends)])]
+
+
+def made_up_images(session: Session, progress: float) -> Tensor:
+    """A batch that shows nothing and went the way of every batch, so that shape, format and layout are theirs."""
+    loader, config, device = session.loader, session.recipe.augment, session.device
+    size, images = loader.size_at(progress), loader.batch_size
+    padded = size + 2 * scale_pixels(config.crop, size)
+    blank_NHWC = torch.zeros((images, padded, padded, loader.images_NHWC.shape[3]), dtype=torch.uint8, device=device)
+    draws = draw_epoch(config, images, seed=0, epoch=0, device=device)
+    index_B = torch.arange(images, device=device)
+    return augment_batch(config, blank_NHWC, index_B, draws, size, loader.normalize, loader.dtype)

@@ -1,0 +1,102 @@
+"""The learning-rate range test (Smith 2017, section 3.3): the rate climbs from far too low to far too high in one short
+run. Where the loss falls fastest a rate learns; where it rises again it has become too high.
+
+What a curve suggests is computed on a smoothed loss and its slope over the logarithm of the rate. Smoothing is centred,
+so it shifts nothing towards higher rates, as a running mean would.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+
+from daybreak.core.config import Adam, Muon, Recipe, Sgd, override
+from daybreak.core.device import kept_memory, pick_device
+from daybreak.core.errors import BadStepError, UsageError
+from daybreak.core.lr_curve import FoundRate, RangeTest
+from daybreak.data.dataset import Dataset
+from daybreak.training import state
+from daybreak.training.session import Session, prepare
+from daybreak.training.step import train_step
+
+STEPS = 100
+DIVERGED = 4.0  # times the lowest loss so far: the test ends
+RANGES = {Adam: (1e-6, 1.0), Sgd: (1e-5, 10.0), Muon: (1e-4, 10.0)}
+
+
+def find_rate(
+    recipe: Recipe,
+    dataset: Dataset,
+    *,
+    seeds: Sequence[int] = (0, 1, 2),
+    steps: int = STEPS,
+    lowest: float | None = None,
+    highest: float | None = None,
+    device: str = "auto",
+) -> FoundRate:
+    """Range tests of a recipe on a data set, with nets of their own; nothing is left behind.
+
+    Args:
+        seeds: one test each.
+        steps: of a test, at most.
+        lowest, highest: rates of the first parameter group; the others climb in proportion. By default four to six
+            powers of ten, after the kind of optimizer.
+
+    Raises:
+        UsageError: the range is empty, or there are too few steps to smooth.
+    """
+    low, high = RANGES[type(recipe.optimizer)]
+    low, high = low if lowest is None else lowest, high if highest is None else highest
+    if not 0 < low < high:
+        raise UsageError(f"rates {low:g} to {high:g}", "no range", "a lowest rate above zero and below the highest")
+    if steps < 10:
+        raise UsageError(f"--steps {steps}", "too few to smooth", "10 or more; 100 is usual")
+    where = pick_device(device)  # type: ignore[arg-type]
+    with kept_memory():
+        tests = [range_test(prepare(recipe, dataset, seed, where), low, high, steps) for seed in seeds]
+    return FoundRate(recipe.name, dataset.title, tuple(tests))
+
+
+def with_rate(recipe: Recipe, rate: float) -> Recipe:
+    """The recipe with another peak; its cycle keeps its shape."""
+    cycle = recipe.schedule
+    corners = {name: getattr(cycle, name) / cycle.max_lr for name in ("max_lr", "initial_lr", "final_lr")}
+    return override(recipe, {f"schedule.{name}": rate * share for name, share in corners.items()})
+
+
+def range_test(session: Session, low: float, high: float, steps: int) -> RangeTest:
+    """One test with a session's own net, at the image size with which its cycle begins and the momentum with which it
+    passes its peak: a rate that holds there need not hold with the higher momentum of the beginning.
+
+    Weights, buffers, moving average, optimizer, rates, random state and step are afterwards what they were before.
+    """
+    rates = np.geomspace(low, high, steps)
+    losses: list[float] = []
+    with _as_it_was(session):
+        for step, rate in enumerate(rates):
+            session.optimizer.set_rate(float(rate))
+            try:
+                loss = train_step(session, *session.loader.batch(session.step + step, 0.0)).item()
+            except BadStepError:
+                break
+            if not np.isfinite(loss) or loss > DIVERGED * min([loss, *losses]):
+                break
+            losses.append(loss)
+    if len(losses) < 10:
+        raise UsageError(f"rates {low:g} to {high:g}", "the loss diverges at the first of them", "a lower range")
+    return RangeTest(rates[: len(losses)], np.array(losses), diverged=len(losses) < steps)
+
+
+@contextmanager
+def _as_it_was(session: Session) -> Iterator[None]:
+    """Whatever the block does to the session is undone."""
+    saved = state.capture(session, 0, None)
+    groups = [group for optimizer in session.optimizer.optimizers for group in optimizer.param_groups]
+    before = [dict(group) for group in groups]
+    try:
+        yield
+    finally:
+        state.restore(session, saved)
+        session.optimizer.zero_grad()
+        for group, values in zip(groups, before, strict=True):
+            group.update(values)

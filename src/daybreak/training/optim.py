@@ -1,0 +1,180 @@
+"""Optimizers and how the schedule drives them.
+
+Parameter groups carry their own peak rate; the schedule gives every group the same fraction of its peak.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from daybreak.core.config import Adam, Muon, OneCycle, Recipe, Sgd
+from daybreak.training import schedule
+
+# Quintic coefficients with the steepest slope at zero; they do not converge to exactly one, which does no harm
+# (Jordan 2024, "Muon: an optimizer for hidden layers in neural networks").
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+
+
+@torch.no_grad()
+def orthogonalize(matrices: Tensor, steps: int, dtype: torch.dtype) -> Tensor:
+    """The nearest semi-orthogonal matrices, roughly: singular values are pushed towards one by Newton-Schulz steps.
+
+    Args:
+        matrices: (..., rows, columns); each on its own.
+        dtype: of the products; bfloat16 is precise enough.
+    """
+    a, b, c = NEWTON_SCHULZ
+    x = matrices.to(dtype)
+    x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
+    tall = x.shape[-2] > x.shape[-1]
+    x = x.mT if tall else x
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return (x.mT if tall else x).to(matrices.dtype)
+
+
+class MuonOptimizer(torch.optim.Optimizer):
+    """Muon for convolution filters: Nesterov momentum, made orthogonal, applied to filters of fixed norm.
+
+    Every step first rescales the filter bank (out, in, k, k) to the norm sqrt(out), so the rate is an angle and
+    no decay is needed. Banks of one shape are made orthogonal together, which a GPU does in the time of one.
+    """
+
+    def __init__(self, params: Iterable[Tensor], momentum: float, steps: int, dtype: torch.dtype) -> None:
+        super().__init__(params, {"lr": 0.0, "momentum": momentum, "steps": steps, "dtype": dtype})
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]
+        """Change the parameters by their gradients once."""
+        for group in self.param_groups:
+            by_shape: dict[torch.Size, list[Tensor]] = {}
+            for p in group["params"]:
+                if p.grad is not None:
+                    by_shape.setdefault(p.shape, []).append(p)
+            for banks in by_shape.values():
+                ahead = torch.stack([self._ahead(p, group["momentum"]).flatten(1) for p in banks])
+                updates = orthogonalize(ahead, group["steps"], group["dtype"])
+                for p, update in zip(banks, updates, strict=True):
+                    p.mul_(len(p) ** 0.5 / p.norm()).sub_(update.view_as(p), alpha=group["lr"])
+
+    def _ahead(self, p: Tensor, momentum: float) -> Tensor:
+        """The gradient with Nesterov momentum."""
+        assert p.grad is not None
+        state = self.state[p]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(p)
+        average = state["momentum_buffer"].mul_(momentum).add_(p.grad)
+        return p.grad.add(average, alpha=momentum)
+
+
+class ScheduledOptimizer:
+    """One or two torch optimizers driven by a one-cycle schedule.
+
+    Each parameter group holds `peak` (its rate at the top of the cycle) and `until` (its cycle ends at this
+    progress; where that is before the end, the group is frozen from then on).
+    """
+
+    def __init__(self, optimizers: list[torch.optim.Optimizer], cycle: OneCycle) -> None:
+        self.optimizers, self.cycle = optimizers, cycle
+
+    def set_progress(self, progress: float) -> tuple[float, float]:
+        """Put every group where the cycle is at this progress; returns (lr, momentum) of the first group."""
+        momentum = schedule.momentum(self.cycle, progress)
+        for group in (g for optimizer in self.optimizers for g in optimizer.param_groups):
+            mine = progress / group["until"]
+            group["lr"] = group["peak"] * schedule.learning_rate(self.cycle, mine) / self.cycle.max_lr
+            # (At the very end there is still a step to take, where time runs out within it.)
+            if mine >= 1 > group["until"]:
+                _freeze(group["params"])
+            if momentum is not None:
+                _set_momentum(group, momentum)
+        first = self.optimizers[0].param_groups[0]
+        return first["lr"], first["betas"][0] if "betas" in first else first["momentum"]
+
+    def set_rate(self, rate: float) -> None:
+        """As if this were the peak of the cycle: the first kind of group gets the rate, the others theirs in
+        proportion, and all the momentum that goes with the peak."""
+        momentum = schedule.momentum(self.cycle, self.cycle.warmup)
+        for group in (g for optimizer in self.optimizers for g in optimizer.param_groups):
+            group["lr"] = group["peak"] * rate / self.cycle.max_lr
+            if momentum is not None:
+                _set_momentum(group, momentum)
+
+    def ends(self) -> set[float]:
+        """The progress at which each group's cycle ends."""
+        return {group["until"] for optimizer in self.optimizers for group in optimizer.param_groups}
+
+    def step(self) -> None:
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+    def zero_grad(self) -> None:
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+
+
+def build_optimizer(net: nn.Module, recipe: Recipe, batch_size: int, compute_dtype: torch.dtype) -> ScheduledOptimizer:
+    """The recipe's optimizer over the trainable parameters of the net.
+
+    Args:
+        batch_size: the one in use; smaller than the recipe's where there are fewer images.
+    """
+    config, peak = recipe.optimizer, recipe.schedule.max_lr
+    trainable = [p for p in net.parameters() if p.requires_grad]
+    optimizers: list[torch.optim.Optimizer]
+    if isinstance(config, Adam):
+        betas = (config.beta1, config.beta2)
+        groups = [_group(trainable, peak)]
+        optimizers = [torch.optim.Adam(groups, betas=betas, eps=config.eps, weight_decay=config.weight_decay)]
+    elif isinstance(config, Sgd):
+        groups = [_group(trainable, peak)]
+        optimizers = [_sgd(groups, config.momentum, weight_decay=config.weight_decay)]
+    else:
+        optimizers = _muon_and_sgd(net, config, batch_size, peak, compute_dtype)
+    return ScheduledOptimizer(optimizers, recipe.schedule)
+
+
+def _muon_and_sgd(
+    net: nn.Module, config: Muon, batch_size: int, peak: float, dtype: torch.dtype
+) -> list[torch.optim.Optimizer]:
+    named = [(name, p) for name, p in net.named_parameters() if p.requires_grad]
+    filters = [p for _, p in named if p.ndim == 4]
+    whiten = [p for name, p in named if name == "whiten.bias"]
+    head = [p for _, p in named if p.ndim == 2]
+    biases = [p for name, p in named if p.ndim not in (2, 4) and name != "whiten.bias"]
+    muon = MuonOptimizer(filters, config.momentum, config.newton_schulz_steps, dtype)
+    muon.param_groups[0] |= {"peak": peak, "until": 1.0}
+    groups = [
+        _group(whiten, config.bias_lr * batch_size, config.weight_decay / config.bias_lr, config.whiten_bias_until),
+        _group(biases, config.bias_lr * batch_size, config.weight_decay / config.bias_lr),
+        _group(head, config.head_lr * batch_size, config.weight_decay / config.head_lr),
+    ]
+    return [muon, _sgd([g for g in groups if g["params"]], config.sgd_momentum)]
+
+
+def _sgd(groups: list[dict[str, Any]], momentum: float, weight_decay: float = 0.0) -> torch.optim.SGD:
+    return torch.optim.SGD(groups, momentum=momentum, nesterov=momentum > 0, weight_decay=weight_decay)
+
+
+def _group(
+    params: list[nn.Parameter], peak: float, weight_decay: float | None = None, until: float = 1.0
+) -> dict[str, Any]:
+    decay = {} if weight_decay is None else {"weight_decay": weight_decay}
+    return {"params": params, "peak": peak, "until": until, "lr": peak, **decay}
+
+
+def _freeze(params: list[nn.Parameter]) -> None:
+    """Without a gradient the optimizers pass a parameter over, and autograd need not go back that far."""
+    for p in params:
+        p.requires_grad_(False)
+        p.grad = None
+
+
+def _set_momentum(group: dict[str, Any], momentum: float) -> None:
+    if "betas" in group:
+        group["betas"] = (momentum, group["betas"][1])
+    else:
+        group["momentum"] = momentum

@@ -1,0 +1,177 @@
+"""Which recipe a call means: the one it names, what fits a budget here, or what promises a target."""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+
+from daybreak.core.clock import Stopwatch
+from daybreak.core.config import Device, Expected, ModelConfig, Recipe, override, with_epochs
+from daybreak.core.device import kept_memory, pick_device, repeatable, synchronizer
+from daybreak.core.errors import UsageError, nearest
+from daybreak.core.events import OnEvent
+from daybreak.data.dataset import Dataset
+from daybreak.models.registry import NETS, SMALLEST_SIZE, is_foreign
+from daybreak.recipes import LADDER, RECIPES, SMALL_DATA, get_recipe
+from daybreak.training.loader import side_at
+from daybreak.training.lr_finder import find_rate, with_rate
+from daybreak.training.session import prepare
+from daybreak.training.step import train_step
+
+STEPS_TIMED = 1  # at each of two image sizes, after one step that is not
+# What is reached on compressed images is promised for the same images before they were compressed.
+HARDER = {"CIFAR-10": "CIFAR-10 (JPEG q75)"}
+
+
+def recipe_for(
+    dataset: Dataset,
+    recipe: str | Recipe | None,
+    *,
+    epochs: int | None,
+    budget: float | None,
+    target: float | None,
+    lr: float | Literal["auto"] | None,
+    seed: int,
+    settings: Mapping[str, Any] | None,
+    device: Device,
+    deterministic: bool,
+    watch: Stopwatch,
+    on_event: OnEvent,
+) -> Recipe:
+    """The recipe that a training means; see `daybreak.train`. What is timed or tested for it runs on `watch`."""
+    with repeatable(deterministic):
+        if recipe is None and epochs is None and (budget or target):
+            if budget:
+                recipe, why = for_budget(budget, dataset, seed, pick_device(device), watch)
+            else:
+                recipe, why = for_target(target or 0.0, dataset)
+            on_event({"event": "choice", "recipe": recipe.name, "why": why})
+        chosen = named_or_default(recipe, dataset, epochs, settings)
+        if lr is None:
+            return chosen
+        if lr != "auto":
+            return with_rate(chosen, lr)
+        with watch.timed("train"):
+            found = find_rate(chosen, dataset, seeds=[seed], device=device)
+    kept = f"range test: no clear answer ({found.doubt}); keeping {chosen.schedule.max_lr:g}"
+    why = kept if found.doubt else f"range test: one cycle up to {found.lr_max:.3g}"
+    on_event({"event": "choice", "recipe": chosen.name, "why": why})
+    return chosen if found.doubt else with_rate(chosen, found.lr_max)
+
+
+def named_or_default(
+    recipe: str | Recipe | None, dataset: Dataset, epochs: int | None, settings: Mapping[str, Any] | None
+) -> Recipe:
+    """The recipe that is named, or the default for this much data, with its overrides."""
+    if recipe is None:
+        chosen = RECIPES["small" if is_small(dataset) else "sprint"]
+    else:
+        chosen = get_recipe(recipe) if isinstance(recipe, str) else recipe
+    return with_epochs(chosen, epochs, settings)
+
+
+def net_named(name: str, settings: Mapping[str, Any] | None) -> ModelConfig:
+    """The net of a recipe, or a net by its own name, with its overrides."""
+    if name in RECIPES or name.endswith(".toml"):
+        return override(get_recipe(name), settings or {}).model
+    if name not in NETS and not is_foreign(name):
+        raise UsageError(name, "no such recipe, net or run", nearest(name, {**RECIPES, **NETS}))
+    return override(RECIPES["page"], {"model.name": name} | dict(settings or {})).model
+
+
+def is_small(dataset: Dataset) -> bool:
+    """Below this many images the sprint recipes' few, large steps do not add up to a trained net."""
+    return len(dataset.train.labels_N) < SMALL_DATA
+
+
+def for_target(target: float, dataset: Dataset) -> tuple[Recipe, str]:
+    """The cheapest recipe whose record promises the target on this data, and a note on why it was taken."""
+    cheapest = _cheapest(target, dataset.title)
+    if cheapest:
+        recipe, expected = cheapest
+        promised = promise(recipe, dataset.title)
+        return recipe, f"recipe {recipe.name}: its record on {expected.dataset} promises {promised:.2%}"
+    chosen = RECIPES["small"] if is_small(dataset) else LADDER[-1]
+    return chosen, f"no recipe has a record of {target:.2%} on {dataset.title}; taking {chosen.name}, the most thorough"
+
+
+def what_it_takes(target: float, dataset_title: str) -> str:
+    """A remedy for a missed target: the cheapest recipe that promises it, or more epochs."""
+    cheapest = _cheapest(target, dataset_title)
+    if not cheapest:
+        return f"no recipe has a record of {target:.2%} on {dataset_title}; more --epochs or a longer --budget may do"
+    recipe, e = cheapest
+    return f"--recipe {recipe.name} reached {e.accuracy:.2%} ± {e.std:.2%} in {e.train_seconds:.0f} s on {e.hardware}"
+
+
+def _cheapest(target: float, dataset_title: str) -> tuple[Recipe, Expected] | None:
+    """The recipe that promises the target in the least time, with its record."""
+    found = [(r, r.expected) for r in RECIPES.values() if r.expected and promise(r, dataset_title) >= target]
+    return min(found, key=lambda pair: pair[1].train_seconds, default=None)
+
+
+def promise(recipe: Recipe, dataset_title: str) -> float:
+    """The accuracy that 19 of 20 runs exceed by the recipe's record: mean - 1.64 deviations; -inf without a record of
+    several runs at its own length."""
+    expected = recipe.expected
+    if expected is None or expected.std is None or expected.epochs is not None:
+        return -math.inf
+    if expected.dataset not in (dataset_title, HARDER.get(dataset_title)):
+        return -math.inf
+    return expected.accuracy - 1.64 * expected.std
+
+
+def for_budget(
+    budget: float, dataset: Dataset, seed: int, device: torch.device, watch: Stopwatch
+) -> tuple[Recipe, str]:
+    """The rung of the ladder that takes about this long on this machine; its cycle is then stretched to fit exactly.
+
+    Args:
+        budget: seconds of training. The steps that are timed here run on `watch` and are spent from it.
+    """
+    if is_small(dataset):
+        return RECIPES["small"], "recipe small, for little data"
+    with watch.timed("train"):
+        seconds_at = step_seconds(LADDER[-1], dataset, seed, device)
+    foretold = {recipe.name: predicted_seconds(recipe, dataset, seconds_at) for recipe in LADDER}
+    chosen = min(LADDER, key=lambda recipe: abs(math.log(foretold[recipe.name] / budget)))
+    return (
+        chosen,
+        f"recipe {chosen.name}: its {chosen.epochs} epochs would take about {foretold[chosen.name]:.0f} s here",
+    )
+
+
+def step_seconds(recipe: Recipe, dataset: Dataset, seed: int, device: torch.device) -> Callable[[int], float]:
+    """Seconds a step as a function of the image side: linear in the pixels, from a few steps of a net thrown away."""
+    wait = synchronizer(device)
+    with kept_memory():
+        session = prepare(recipe, dataset, seed, device)
+        points = []
+        for progress in (0.0, 1.0):
+            session.optimizer.set_progress(0.0)
+            batch, begun = session.loader.batch(0, progress), 0.0
+            for step in range(1 + STEPS_TIMED):
+                begun = time.perf_counter() if step == 1 else begun
+                train_step(session, *batch)
+                wait()
+            points.append((session.loader.size_at(progress) ** 2, (time.perf_counter() - begun) / STEPS_TIMED))
+    return _line(points)
+
+
+def predicted_seconds(recipe: Recipe, dataset: Dataset, seconds_at: Callable[[int], float]) -> float:
+    """How long a recipe's own epochs would take."""
+    steps = recipe.epochs * (len(dataset.train.labels_N) // recipe.batch_size)
+    starts = [0.0, *(stage.until for stage in recipe.resolution)]
+    shares = [stage.until - start for start, stage in zip(starts, recipe.resolution, strict=False)]
+    full = max(SMALLEST_SIZE, dataset.decode.size)
+    sides = [side_at(recipe.resolution, start, full) for start in starts[:-1]]
+    return steps * sum(share * seconds_at(side) for share, side in zip(shares, sides, strict=True))
+
+
+def _line(points: Sequence[tuple[float, float]]) -> Callable[[int], float]:
+    """Seconds by side through two (pixels, seconds) points; through the origin where they are at one size."""
+    (x0, y0), (x1, y1) = points
+    slope = (y1 - y0) / (x1 - x0) if x1 != x0 else y1 / x1
+    return lambda side: max(y1 + slope * (side**2 - x1), 1e-9)

@@ -1,0 +1,175 @@
+"""What a run's state is made of: all that decides how it goes on, so that a resumed run ends where one that was never
+stopped does.
+
+Weights, buffers, moving average, optimizer, random states, step and clock. Batches are not part of it: they are a pure
+function of seed and step (`data.loader`), and so are learning rate and momentum (`schedule`).
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import inf
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from daybreak.core.clock import parse_seconds
+from daybreak.core.device import describe_hardware, versions
+from daybreak.core.errors import NonFiniteError, RunError, UsageError
+from daybreak.runs.directory import RunDirectory
+from daybreak.training import checkpoint
+from daybreak.training.checkpoint import Checkpoint
+from daybreak.training.session import Session
+from daybreak.training.step_log import StepLog
+
+EXACT_ON = ("device", "gpu", "cpu", "cpu_capability", "threads", "torch", "numpy", "compute_dtype")
+
+
+@dataclass(frozen=True)
+class Every:
+    """How often to save: after so many seconds of training, or steps."""
+
+    seconds: float = inf
+    steps: float = inf
+
+    @classmethod
+    def parse(cls, text: str) -> "Every":
+        """`90s`, `1m`, `40 steps` or `never`.
+
+        Raises:
+            UsageError: it is none of them, or not above zero.
+        """
+        if text == "never":
+            return cls()
+        steps = re.fullmatch(r"(\d+) ?steps?", text)
+        found = cls(steps=int(steps[1])) if steps else cls(seconds=parse_seconds(text, "--checkpoint-every"))
+        if min(found.seconds, found.steps) <= 0:
+            raise UsageError(f"--checkpoint-every {text}", "not above zero", "1m, 40steps or never")
+        return found
+
+
+NEVER = Every()
+
+
+class Saver:
+    """Saves a session when it is time to.
+
+    Args:
+        test_acc: of the last epoch, where there has been one.
+    """
+
+    def __init__(
+        self, session: Session, run: RunDirectory, log: StepLog, every: Every, test_acc: float | None = None
+    ) -> None:
+        self.session, self.run, self.log, self.every, self.test_acc = session, run, log, every, test_acc
+        self._step, self._seconds = session.step, session.watch.seconds("train")
+
+    def save_if_due(self) -> None:
+        """Save if enough steps or seconds have passed since the last time."""
+        seconds = self.session.watch.seconds("train") - self._seconds
+        if self.session.step - self._step >= self.every.steps or seconds >= self.every.seconds:
+            self.save()
+
+    def save(self) -> None:
+        """Store the session as it is, after a whole step.
+
+        Raises:
+            NonFiniteError: the state is not worth keeping (on CUDA a bad step is seen only later).
+            StorageError: the file system refused; earlier checkpoints are as they were.
+        """
+        self.log.flush()
+        state = capture(self.session, self.run.flush_metrics(), self.test_acc)
+        if not all(value.isfinite().all() for value in state.tensors.values() if value.is_floating_point()):
+            raise NonFiniteError(f"step {self.session.step}", "the weights are not finite", "a lower schedule.max_lr")
+        checkpoint.write(self.run.checkpoints, state)
+        self._step, self._seconds = self.session.step, self.session.watch.seconds("train")
+
+
+def capture(session: Session, metrics_bytes: int, test_acc: float | None) -> Checkpoint:
+    """The session's state as copies on the CPU."""
+    tensors = {f"net.{name}": value for name, value in session.net.state_dict().items()}
+    if session.ema:
+        tensors |= {f"ema.{name}": value for name, value in session.ema.state_dict().items()}
+    for prefix, parameter, optimizer in _optimized(session):
+        tensors |= {prefix + name: value for name, value in optimizer.state.get(parameter, {}).items()}
+    tensors["random.cpu"] = torch.get_rng_state()
+    if session.device.type == "cuda":
+        tensors["random.cuda"] = torch.cuda.get_rng_state(session.device)
+    facts = {
+        "step": session.step,
+        "skipped": session.skipped,
+        "sizes": {str(size): steps for size, steps in session.sizes.items()},
+        "spent": session.watch.spent(),
+        "metrics_bytes": metrics_bytes,
+        "test_acc": test_acc,
+        "circumstances": circumstances(session),
+    }
+    copies = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
+    return Checkpoint(copies, facts)
+
+
+def bytes_to_keep(session: Session) -> int:
+    """What the checkpoints of a run take on disk at most, about: the ones that are kept and one being written, each
+    with weights, moving average and two moments."""
+    weights = sum(value.numel() * value.element_size() for value in session.net.state_dict().values())
+    return weights * 4 * (checkpoint.KEPT + 2)
+
+
+def restore(session: Session, saved: Checkpoint) -> None:
+    """Put a session, fresh from `prepare` for the same recipe and data, where the checkpoint was taken. (Its clock goes
+    on from `facts["spent"]` where it was made with it.)
+
+    Raises:
+        RunError: the state is of another net or optimizer.
+    """
+    try:
+        session.net.load_state_dict(_part(saved.tensors, "net."))
+        if session.ema:
+            session.ema.load_state_dict(_part(saved.tensors, "ema."))
+        for prefix, parameter, optimizer in _optimized(session):
+            state = _part(saved.tensors, prefix)
+            optimizer.state[parameter] = {name: _placed(value, parameter) for name, value in state.items()}
+        torch.set_rng_state(saved.tensors["random.cpu"])
+        if session.device.type == "cuda" and "random.cuda" in saved.tensors:
+            torch.cuda.set_rng_state(saved.tensors["random.cuda"], session.device)
+    except (KeyError, RuntimeError) as error:
+        what = f"checkpoint of step {saved.facts['step']}"
+        raise RunError(
+            what, f"does not fit the recipe's net ({str(error)[:200]})", "the run's own config.json"
+        ) from None
+    session.step, session.skipped = saved.facts["step"], saved.facts["skipped"]
+    session.sizes.clear()
+    session.sizes.update({int(size): steps for size, steps in saved.facts["sizes"].items()})
+
+
+def circumstances(session: Session) -> dict[str, Any]:
+    """What the bits of a result depend on besides recipe, data and seed."""
+    here = describe_hardware(session.device) | versions()
+    here["compute_dtype"] = str(session.dtype).removeprefix("torch.")
+    return {name: here[name] for name in EXACT_ON if name in here}
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """In what two circumstances differ, as text."""
+    names = [name for name in EXACT_ON if then.get(name) != now.get(name)]
+    return [f"{name} {then.get(name, 'none')} then, {now.get(name, 'none')} now" for name in names]
+
+
+def _optimized(session: Session) -> list[tuple[str, Tensor, torch.optim.Optimizer]]:
+    """Every parameter under an optimizer, with the prefix of its state's names."""
+    return [
+        (f"optimizer.{i}.{j}.", parameter, optimizer)
+        for i, optimizer in enumerate(session.optimizer.optimizers)
+        for j, parameter in enumerate(p for group in optimizer.param_groups for p in group["params"])
+    ]
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _placed(value: Tensor, parameter: Tensor) -> Tensor:
+    """A state tensor on its parameter's device and in its layout in memory, on which the bits of sums depend; counters
+    as they are."""
+    return torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value.clone()

@@ -1,0 +1,103 @@
+"""A step that would spoil the net is found before it changes anything.
+
+On CUDA this would make the host wait for the device at every step; there the losses are looked at about once a second
+(`steplog`), and the last checkpoint is what is left.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from daybreak.core.config import Recipe
+from daybreak.core.errors import BadStepError
+from daybreak.runs.classifier import autocast
+from daybreak.training.session import Session
+
+NAMED = 3  # images of a batch that are named
+
+
+def is_guarded(session: Session) -> bool:
+    return session.device.type != "cuda"
+
+
+@dataclass(frozen=True)
+class Before:
+    """What a forward pass changes, as it was: buffers (batch norm's running statistics) and random state (dropout).
+
+    (On MPS the device's own random numbers go on.)"""
+
+    buffers: list[Tensor]
+    random: Tensor
+
+    @classmethod
+    def of(cls, session: Session) -> "Before | None":
+        """None where steps are not guarded."""
+        if not is_guarded(session):
+            return None
+        return cls([buffer.clone() for buffer in session.net.buffers()], torch.get_rng_state())
+
+    def restore(self, session: Session) -> None:
+        for buffer, before in zip(session.net.buffers(), self.buffers, strict=True):
+            buffer.copy_(before)
+        torch.set_rng_state(self.random)
+
+
+@torch.no_grad()
+def check_step(session: Session, logits_BK: Tensor, loss: Tensor, before: Before | None) -> None:
+    """To be called with the gradients there and the update still to come.
+
+    Args:
+        before: what there was before the forward pass; None where steps are not guarded.
+
+    Raises:
+        BadStepError: the loss or a gradient is not finite; the net is as it was before the step.
+    """
+    if before is None:
+        return
+    gradients = [p.grad for p in session.net.parameters() if p.grad is not None]
+    sums = torch.stack([g.sum() for g in gradients]) if gradients else loss  # a sum keeps what is not finite
+    if loss.isfinite() and sums.isfinite().all():
+        return
+    before.restore(session)
+    session.optimizer.zero_grad()
+    what = "a gradient is not finite" if loss.isfinite() else f"the loss is {loss.item()}"
+    rate = session.optimizer.optimizers[0].param_groups[0]["lr"]
+    why = f"{what} at learning rate {rate:g}, on {_names(session, logits_BK)}"
+    raise BadStepError(f"step {session.step + 1}", why, "a lower schedule.max_lr, or --on-nonfinite skip")
+
+
+def _names(session: Session, logits_BK: Tensor) -> str:
+    """The images whose own logits are not finite, or of all the batch where that does not single any out."""
+    index_B = session.loader.indices(session.step).cpu()
+    spoilt_B = ~logits_BK.isfinite().all(1).cpu()
+    chosen = index_B[spoilt_B] if spoilt_B.any() else index_B
+    names = [session.dataset.train.names[int(i)] for i in chosen[:NAMED]]
+    return ", ".join(names) + (f" and {len(chosen) - NAMED} more" if len(chosen) > NAMED else "")
+
+
+def train_step(session: Session, images_BCHW: Tensor, labels_B: Tensor) -> Tensor:
+    """Forward, backward, update; returns the mean loss over the batch.
+
+    Raises:
+        BadStepError: see `finite.check_step`.
+    """
+    before = Before.of(session)
+    with autocast(session.device, session.dtype):
+        logits = session.forward(images_BCHW)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # bfloat16 is too coarse for a loss
+    loss = batch_loss(session.recipe, logits, labels_B)
+    session.optimizer.zero_grad()
+    loss.backward()
+    check_step(session, logits, loss, before)
+    session.optimizer.step()
+    if session.ema:
+        session.ema.update_parameters(session.net)
+    return loss.detach()
+
+
+def batch_loss(recipe: Recipe, logits_BK: Tensor, labels_B: Tensor) -> Tensor:
+    """The recipe's loss, in nats, as a mean over the batch."""
+    scores_BK = logits_BK.softmax(1) if recipe.loss == "softmax-twice" else logits_BK
+    return F.cross_entropy(scores_BK, labels_B, label_smoothing=recipe.label_smoothing)
