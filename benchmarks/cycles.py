@@ -26,6 +26,7 @@ from tune import without_test
 from daybreak.bench.record import spread
 from daybreak.core.config import Recipe, override
 from daybreak.core.errors import NonFiniteError, StoppedError
+from daybreak.core.options import TrainOptions
 from daybreak.data import Dataset, open_dataset
 from daybreak.recipes import get_recipe
 from daybreak.report.figures import STYLE, svg
@@ -129,7 +130,7 @@ def run_once(folder: Path, name: str, recipe: Recipe, dataset: Dataset, seed: in
     row: Row = {"name": name, "seed": seed, "recipe": recipe.model_dump(mode="json", exclude={"expected"})}
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            run = train(recipe, dataset, Path(scratch) / "run", seed=seed)
+            run = train(recipe, dataset, Path(scratch) / "run", TrainOptions(seed=seed))
         except NonFiniteError as error:
             row["failed"] = str(error)
         else:

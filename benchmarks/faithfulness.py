@@ -23,6 +23,7 @@ from readme import between
 from daybreak.bench.record import spread
 from daybreak.core.config import Recipe, override
 from daybreak.core.device import describe_hardware, versions
+from daybreak.core.options import TrainOptions
 from daybreak.data import open_dataset
 from daybreak.explain.cam import METHODS
 from daybreak.explain.faithfulness import pointing_game, random_maps, scores
@@ -116,7 +117,9 @@ def net_of_shapes(recipe: Recipe, seed: int) -> Classifier:
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "shapes.npz"
         np.savez(data, x_train=known.images_NHWC, y_train=known.labels_N, x_test=test.images_NHWC, y_test=test.labels_N)
-        run = train(override(recipe, SHAPES), open_dataset(data), Path(folder) / "run", seed=seed, device="cpu")
+        run = train(
+            override(recipe, SHAPES), open_dataset(data), Path(folder) / "run", TrainOptions(seed=seed, device="cpu")
+        )
         return run.classifier("cpu")
 
 

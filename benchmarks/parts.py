@@ -25,8 +25,10 @@ from rich.console import Console
 
 from daybreak.bench.latency import latencies
 from daybreak.cli.progress_bar import TrainingProgress
-from daybreak.core.config import ModelConfig, override
+from daybreak.core.config import override
 from daybreak.core.device import describe_hardware, kept_memory, versions
+from daybreak.core.nets import net_config
+from daybreak.core.options import TrainOptions
 from daybreak.core.signals import StopRequest
 from daybreak.data import Dataset, open_dataset
 from daybreak.explain.cam import class_maps
@@ -34,14 +36,15 @@ from daybreak.models.anatomy.trace import trace
 from daybreak.models.registry import build_net, stages_of
 from daybreak.recipes import get_recipe
 from daybreak.runs.directory import RunDirectory
-from daybreak.training.loop import Loop, Terms, train_epoch
+from daybreak.training.loop import Loop, train_epoch
 from daybreak.training.session import Session, prepare
-from daybreak.training.state import Every, Saver
+from daybreak.training.state import Saver
 from daybreak.training.step import train_step
 from daybreak.training.step_log import StepLog
 
 RECORDS = Path(__file__).parent / "records"
 CPU = torch.device("cpu")
+NEVER = TrainOptions(checkpoint_every="never")
 OPEN = "import json, sys; from daybreak.data import open_dataset; print(json.dumps(open_dataset(sys.argv[1]).seconds))"
 
 
@@ -160,7 +163,7 @@ def whole_run(dataset: Dataset) -> dict[str, float]:
         log = TimedLog(session, run, on_event)
         before = session.watch.seconds("train")
         with session.watch.timed("train"):
-            train_epoch(Loop(session, run, StopRequest(), Terms(), log, Saver(session, run, log, Every())))
+            train_epoch(Loop(session, run, StopRequest(), NEVER, log, Saver(session, run, log, NEVER)))
     epoch = session.watch.seconds("train") - before - seconds["prepare"]
     whole = epochs * epoch + seconds["prepare"]
     return {
@@ -178,7 +181,7 @@ def saving(dataset: Dataset, repeats: int = 9) -> dict[str, float]:
     session.optimizer.set_progress(0.0)
     train_step(session, *session.loader.batch(0, 0.0))
     with tempfile.TemporaryDirectory(dir=RECORDS) as folder, RunDirectory.create(Path(folder) / "run") as run:
-        saver, taken = Saver(session, run, StepLog(session, run, lambda event: None), Every()), []
+        saver, taken = Saver(session, run, StepLog(session, run, lambda event: None), NEVER), []
         for _ in range(repeats):
             session.step += 1
             taken.append(timed(saver.save)[0])
@@ -228,7 +231,7 @@ def copy_rate(mebibytes: int = 512) -> float:
 def maps(name: str, repeats: int = 5) -> dict[str, Any]:
     """Grad-CAM of 25 images at all stages, ours and Captum's in turn; and ours of 1,000 images at the last stage."""
     torch.manual_seed(0)
-    net = build_net(ModelConfig(name=name), 10, 3).eval()
+    net = build_net(net_config(name=name), 10, 3).eval()
     images, targets = torch.randn(25, 3, 32, 32), torch.arange(25) % 10
     many, last = torch.randn(1000, 3, 32, 32), list(stages_of(net))[-1]
 

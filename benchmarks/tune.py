@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from daybreak.core.config import override, parse_settings
+from daybreak.core.options import TrainOptions
 from daybreak.data import Dataset, Split, open_dataset
 from daybreak.recipes import get_recipe
 from daybreak.training.train import train
@@ -34,7 +35,7 @@ def main() -> None:
     for line in arguments.settings.read_text().splitlines():
         recipe = override(get_recipe(arguments.recipe), parse_settings(line.split()))
         with tempfile.TemporaryDirectory() as folder:
-            run = train(recipe, dataset, Path(folder) / "run", seed=arguments.seed)
+            run = train(recipe, dataset, Path(folder) / "run", TrainOptions(seed=arguments.seed))
             keys = ("test_acc", "test_acc_tta", "test_loss", "train_seconds")
             found = {k.replace("test_", "held_out_"): round(run.summary[k], 4) for k in keys}
         print(json.dumps({"settings": line, "seed": arguments.seed} | found), flush=True)

@@ -1,16 +1,17 @@
 """Runs for the tests of resuming: forty steps, with all that could be forgotten in a checkpoint."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from daybreak.core.config import Recipe, override
 from daybreak.core.files import LOCK
+from daybreak.core.options import TrainOptions
 from daybreak.data import open_dataset
 from daybreak.recipes import RECIPES
 from daybreak.runs.directory import RunDirectory
 from daybreak.training.checkpoint import MANIFEST, TENSORS
-from daybreak.training.state import Every
 from daybreak.training.train import resume, train
 
 STEPS = 40
@@ -25,11 +26,17 @@ def recipe(name: str = "sprint", precision: str = "float32") -> Recipe:
 
 
 def begin(out: str, name: str = "sprint", precision: str = "float32", every: int = 5) -> None:
-    train(recipe(name, precision), open_dataset("digits"), Path(out), device="cpu", every=Every(steps=every))
+    train(
+        recipe(name, precision),
+        open_dataset("digits"),
+        Path(out),
+        TrainOptions(device="cpu", checkpoint_every=f"{every}steps"),
+    )
 
 
 def go_on(out: str, every: int = 5, **options: Any) -> None:
-    resume(out, open_dataset("digits"), device="cpu", every=Every(steps=every), **options)
+    data, own = open_dataset("digits"), RunDirectory.open(out).options
+    resume(out, data, replace(own, checkpoint_every=f"{every}steps"), **options)
 
 
 def begin_or_go_on(out: str) -> None:

@@ -19,8 +19,10 @@ from daybreak.bench import dawnbench
 from daybreak.bench.latency import fastest, form_of, latencies
 from daybreak.bench.record import _time_to, keep_evidence, make_record, spread, time_to_target
 from daybreak.core.clock import Stopwatch
-from daybreak.core.config import Expected, ModelConfig, Recipe, Stage, override
+from daybreak.core.config import Expected, Recipe, Stage, override
 from daybreak.core.errors import NonFiniteError, RunError, StoppedError, UsageError
+from daybreak.core.nets import net_config
+from daybreak.core.options import TrainOptions
 from daybreak.data import Dataset, open_dataset
 from daybreak.models.anatomy.folding import fold_batch_norms
 from daybreak.models.registry import build_net
@@ -247,7 +249,7 @@ def test_evidence_is_whole_or_not_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["sprint", "page"])
 def test_folding_keeps_the_function_and_removes_every_norm(name: str) -> None:
     torch.manual_seed(0)
-    net = build_net(ModelConfig(name=name, width=0.25), 10, 3).double()
+    net = build_net(net_config(name=name, width=0.25), 10, 3).double()
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.running_var, 0.5, 2)  # type: ignore[arg-type]
@@ -265,7 +267,7 @@ def test_folding_keeps_the_function_and_removes_every_norm(name: str) -> None:
 def test_a_norm_that_turns_signs_stays_behind_its_pool() -> None:
     """max(-x) is not -max(x)."""
     torch.manual_seed(0)
-    net = build_net(ModelConfig(name="sprint", width=0.25), 10, 3).eval()
+    net = build_net(net_config(name="sprint", width=0.25), 10, 3).eval()
     norm = net.get_submodule("layer1.norm")
     nn.init.constant_(norm.weight, -1.0)  # type: ignore[arg-type]
     images = torch.randn(4, 3, 32, 32)
@@ -277,7 +279,7 @@ def test_a_norm_that_turns_signs_stays_behind_its_pool() -> None:
 
 def test_every_form_gives_the_same_answers() -> None:
     torch.manual_seed(0)
-    net = build_net(ModelConfig(name="sprint", width=0.1), 10, 3).eval()
+    net = build_net(net_config(name="sprint", width=0.1), 10, 3).eval()
     classes = tuple("abcdefghij")
     classifier = Classifier(net, classes, 32, Normalizer((0.5,) * 3, (0.25,) * 3), CPU, torch.float32)
     images = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
@@ -289,7 +291,7 @@ def test_every_form_gives_the_same_answers() -> None:
 def test_a_form_that_does_not_work_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     from daybreak.bench import latency as module
 
-    net = build_net(ModelConfig(name="sprint", width=0.1), 10, 3).eval()
+    net = build_net(net_config(name="sprint", width=0.1), 10, 3).eval()
     classifier = Classifier(net, ("a",) * 10, 32, Normalizer((0.5,) * 3, (0.25,) * 3), CPU, torch.float32)
     images = np.zeros((3, 32, 32, 3), np.uint8)
 
@@ -388,7 +390,7 @@ def test_a_failed_loss_says_where(digits: Dataset, tmp_path: Path) -> None:
 
     broken = override(RECIPES["small"], QUICK | {"schedule.max_lr": 1e30, "schedule.initial_lr": 1e30})
     with pytest.raises(NonFiniteError, match=r"step \d+: the loss is (nan|inf)"):
-        train(broken, replace(digits), tmp_path / "run", device="cpu")
+        train(broken, replace(digits), tmp_path / "run", TrainOptions(device="cpu"))
 
 
 def test_an_epoch_counts_for_dawnbench_only_at_the_size_of_the_finished_net() -> None:

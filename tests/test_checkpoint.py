@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from daybreak.core import files
+from daybreak.core.clock import Every
 from daybreak.core.errors import BusyError, RunError, StorageError, UsageError
 from daybreak.core.files import sole_writer, sweep, whole_file
 from daybreak.training import checkpoint
 from daybreak.training.checkpoint import FACTS, MANIFEST, TENSORS, Checkpoint, newest, read, write
-from daybreak.training.state import Every
 
 SOAK = bool(os.environ.get("DAYBREAK_SOAK"))
 

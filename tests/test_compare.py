@@ -11,6 +11,7 @@ import daybreak as db
 from daybreak import cli
 from daybreak.core.config import override
 from daybreak.core.errors import UsageError
+from daybreak.core.options import TrainOptions
 from daybreak.data import open_dataset
 from daybreak.evaluation.compare import compare, differences, mcnemar
 from daybreak.recipes import RECIPES
@@ -52,7 +53,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunDirectory, RunDir
     folder, digits = tmp_path_factory.mktemp("runs"), open_dataset("digits")
     quick = override(RECIPES["small"], {"model.width": 0.1, "epochs": 1, "min_steps": 0})
     longer = override(quick, {"epochs": 4})
-    return train(quick, digits, folder / "quick"), train(longer, digits, folder / "longer", seed=1)
+    return train(quick, digits, folder / "quick"), train(longer, digits, folder / "longer", TrainOptions(seed=1))
 
 
 def test_two_runs(runs: tuple[RunDirectory, RunDirectory]) -> None:

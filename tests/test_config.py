@@ -8,7 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 import daybreak
-from daybreak.core.config import OneCycle, Recipe, Sgd, leaf_keys, override, parse_settings, validate, with_epochs
+from daybreak.core.config import OneCycle, Recipe, Sgd, override, parse_settings, with_epochs
+from daybreak.core.sections import leaf_keys, validate
 from daybreak.core.errors import UsageError
 from daybreak.recipes import RECIPES, get_recipe, to_toml
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from daybreak.core.config import ModelConfig
 from daybreak.core.errors import UsageError
+from daybreak.core.nets import net_config
 from daybreak.data import DecodeSpec
 from daybreak.data.picture import to_picture
 from daybreak.explain.gallery import draw
@@ -23,7 +23,7 @@ from daybreak.runs.transforms import Normalizer
 
 def classifier() -> Classifier:
     torch.manual_seed(0)
-    net = build_net(ModelConfig(name="page", width=0.1), 3, 3).eval()
+    net = build_net(net_config(name="page", width=0.1), 3, 3).eval()
     cpu = torch.device("cpu")
     return Classifier(net, ("a", "b", "c"), 32, Normalizer((0.5,) * 3, (0.25,) * 3), cpu, torch.float32)
 
@@ -62,7 +62,7 @@ def test_pictures_keep_their_pixels() -> None:
 
 def test_hostile_names_stay_in_the_folder_and_apart(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
-    card = ModelCard(ModelConfig(name="page"), ("C+", "C#", "<b>\n/.."), 32, DecodeSpec(4, 3), (0.0,), (1.0,), "auto")
+    card = ModelCard(net_config(name="page"), ("C+", "C#", "<b>\n/.."), 32, DecodeSpec(4, 3), (0.0,), (1.0,), "auto")
     run.write_model(nn.Linear(1, 1), card)
     maps = [ClassMap(0, "prep", target, np.ones((2, 2), np.float32), Field()) for target in range(3)]
     question = Question(against="../<i>")
@@ -75,7 +75,7 @@ def test_hostile_names_stay_in_the_folder_and_apart(tmp_path: Path) -> None:
 def test_a_map_of_one_cell_is_a_remark_and_no_picture(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     run.write_model(
-        nn.Linear(1, 1), ModelCard(ModelConfig(name="page"), ("a",), 32, DecodeSpec(4, 3), (0,), (1,), "auto")
+        nn.Linear(1, 1), ModelCard(net_config(name="page"), ("a",), 32, DecodeSpec(4, 3), (0,), (1,), "auto")
     )
     one, none = (ClassMap(0, "layer3", 0, values, Field()) for values in (np.ones((1, 1)), np.zeros((2, 2))))
     rows = draw(run, [one, none], np.zeros((1, 4, 4, 3), np.uint8), [{"index": 7}], ["x"])

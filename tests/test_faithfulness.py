@@ -10,6 +10,7 @@ from shapes import CLASSES, OBJECT, SIDE, Shapes, shapes
 from torch import Tensor, nn
 
 from daybreak.core.config import override
+from daybreak.core.options import TrainOptions
 from daybreak.data import open_dataset
 from daybreak.explain import faithfulness
 from daybreak.explain.faithfulness import filled, importance_order, pointing_game, random_maps, scores
@@ -125,7 +126,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
         y_test=test.labels_N,
     )  # fmt: skip
     recipe = override(RECIPES["sprint"], {"epochs": 6, "batch_size": 100, "model.width": 0.5, "precision": "float32"})
-    run = train(recipe, open_dataset(folder / "shapes.npz"), folder / "run", device="cpu")
+    run = train(recipe, open_dataset(folder / "shapes.npz"), folder / "run", TrainOptions(device="cpu"))
     assert run.summary["test_acc"] > 0.97
     return run.classifier("cpu")
 

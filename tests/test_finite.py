@@ -1,6 +1,7 @@
 """A loss or a gradient that is not finite ends or skips a step before it has changed anything."""
 
 import html
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,13 @@ from daybreak.api import load
 from daybreak.core import metrics
 from daybreak.core.config import Recipe, override
 from daybreak.core.errors import BadStepError
+from daybreak.core.options import TrainOptions
 from daybreak.data import open_dataset
 from daybreak.evaluation.evaluate import evaluate
 from daybreak.report import write_report
 from daybreak.runs.directory import RunDirectory
 from daybreak.training import checkpoint, loop
 from daybreak.training.session import Session, prepare
-from daybreak.training.state import Every
 from daybreak.training.train import resume, train
 
 
@@ -49,10 +50,10 @@ def test_a_step_that_is_not_finite_changes_nothing(tmp_path: Path, monkeypatch: 
     data = open_dataset("digits")
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "KEPT", STEPS)
-        train(page(), data, tmp_path / "whole", device="cpu", every=Every(steps=1))
+        train(page(), data, tmp_path / "whole", TrainOptions(device="cpu", checkpoint_every="1steps"))
     spoil(monkeypatch, 8)
     with pytest.raises(BadStepError, match=r"step 8: the loss is nan at learning rate 0\.\d+, on ") as caught:
-        train(page(), data, tmp_path / "run", device="cpu", every=Every())
+        train(page(), data, tmp_path / "run", TrainOptions(device="cpu", checkpoint_every="never"))
     assert caught.value.exit_code == 6
     left, before = (checkpoint.read(tmp_path / name / "checkpoints" / "step-00000007") for name in ("run", "whole"))
     assert left.tensors.keys() == before.tensors.keys()
@@ -66,14 +67,14 @@ def test_what_is_left_of_a_run_can_be_used_and_gone_on_with(tmp_path: Path, monk
     data = open_dataset("digits")
     spoil(monkeypatch, 8)
     with pytest.raises(BadStepError) as caught:
-        train(page(), data, tmp_path / "run", device="cpu")
+        train(page(), data, tmp_path / "run", TrainOptions(device="cpu"))
     run = RunDirectory.open(tmp_path / "run")
     assert (run.summary["error"], run.summary["steps"]) == (str(caught.value), 7)
     assert "digits, not finite," in repr(load(run.path))
     logits = run.classifier("cpu").logits(data.test.images_NHWC)
     assert evaluate(run, tta="none", device="cpu").accuracy == metrics.accuracy(logits, data.test.labels_N)
     assert str(caught.value) in html.unescape(write_report(run).read_text())
-    finished = resume(run.path, data, device="cpu", on_nonfinite="skip")
+    finished = resume(run.path, data, replace(run.options, on_nonfinite="skip"))
     assert (finished.summary["error"], finished.summary["steps"], finished.summary["skipped_steps"]) == (None, STEPS, 1)
 
 
@@ -94,14 +95,14 @@ def test_the_images_that_did_it_are_named() -> None:
 def test_two_bad_steps_are_skipped_the_third_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = open_dataset("digits")
     spoil(monkeypatch, 8, 20)
-    run = train(page(), data, tmp_path / "run", device="cpu", on_nonfinite="skip")
+    run = train(page(), data, tmp_path / "run", TrainOptions(device="cpu", on_nonfinite="skip"))
     skipped = {row["step"]: row["batch_loss"] for row in run.metrics("step") if "skipped" in row}
     assert skipped == {8: None, 20: None}
     assert (run.summary["skipped_steps"], run.summary["steps"]) == (2, STEPS)
     assert len(run.metrics("epoch")) == 2
     spoil(monkeypatch, 30)
     with pytest.raises(BadStepError, match="step 30"):
-        train(page(), data, tmp_path / "again", device="cpu", on_nonfinite="skip")
+        train(page(), data, tmp_path / "again", TrainOptions(device="cpu", on_nonfinite="skip"))
 
 
 def test_a_gradient_that_is_not_finite() -> None:

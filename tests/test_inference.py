@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from daybreak.core.config import ModelConfig
 from daybreak.core.errors import UsageError
+from daybreak.core.nets import net_config
 from daybreak.data.dataset import images_a_block
 from daybreak.models.registry import build_net
 from daybreak.runs.classifier import Classifier, tta_views
@@ -16,7 +16,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (7, 32, 32, 3), dtype=np.uint
 
 def classifier(size: int = 32, dtype: torch.dtype = torch.float32) -> Classifier:
     torch.manual_seed(0)
-    net = build_net(ModelConfig(name="page", width=0.1), 4, 3)
+    net = build_net(net_config(name="page", width=0.1), 4, 3)
     return Classifier(net, tuple("abcd"), size, Normalizer((0.5,) * 3, (0.25,) * 3), torch.device("cpu"), dtype)
 
 

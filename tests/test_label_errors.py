@@ -8,6 +8,7 @@ import pytest
 
 from daybreak.core.config import override
 from daybreak.core.errors import UsageError
+from daybreak.core.options import TrainOptions
 from daybreak.data import Dataset, open_dataset
 from daybreak.data.dataset import Split
 from daybreak.evaluation.label_errors import suspects
@@ -99,7 +100,7 @@ def test_a_run_keeps_its_suspects(tmp_path: Path, digits: Dataset) -> None:
         archive, x_train=digits.train.images_NHWC, y_train=digits.train.labels_N, x_test=part.images_NHWC,
         y_test=part.labels_N,
     )  # fmt: skip
-    run = train(QUICK, open_dataset(archive), tmp_path / "run", device="cpu")
+    run = train(QUICK, open_dataset(archive), tmp_path / "run", TrainOptions(device="cpu"))
     found = find_suspects(run)
     assert len({s["index"] for s in found["test"]} & wrong) >= 0.7 * len(wrong)
     assert "train" not in found
@@ -108,6 +109,6 @@ def test_a_run_keeps_its_suspects(tmp_path: Path, digits: Dataset) -> None:
 
 @pytest.mark.parametrize("budget", [0.0, -1.0, float("inf")])
 def test_folds_need_a_length_of_time(budget: float, tmp_path: Path, digits: Dataset) -> None:
-    run = train(QUICK, digits, tmp_path / "run", device="cpu")
+    run = train(QUICK, digits, tmp_path / "run", TrainOptions(device="cpu"))
     with pytest.raises(UsageError, match="--budget"):
         find_suspects(run, 2, budget)

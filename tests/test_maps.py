@@ -8,8 +8,8 @@ from captum.attr import LayerGradCam, LayerGradientXActivation
 from torch import nn
 from torchcam.methods import GradCAM, LayerCAM
 
-from daybreak.core.config import ModelConfig
 from daybreak.core.errors import UsageError
+from daybreak.core.nets import net_config
 from daybreak.explain.cam import METHODS, class_maps
 from daybreak.models.registry import build_net, stages_of
 
@@ -87,7 +87,7 @@ def test_eigen_cam_finds_the_direction_that_was_planted() -> None:
 @pytest.fixture(params=["page", "sprint"])
 def net(request: pytest.FixtureRequest) -> nn.Module:
     torch.manual_seed(0)
-    net = build_net(ModelConfig(name=request.param, width=0.25, activation="relu"), 10, 3).eval()
+    net = build_net(net_config(name=request.param, width=0.25, activation="relu"), 10, 3).eval()
     for p in net.parameters():
         p.requires_grad_(True)  # the libraries need a gradient at the first layer
     return net
@@ -163,7 +163,7 @@ def net_until(net: nn.Module, stage: str) -> nn.Module:
 @pytest.mark.parametrize("method", METHODS)
 def test_images_do_not_mix(method: str) -> None:
     torch.manual_seed(0)
-    net = build_net(ModelConfig(name="sprint", width=0.1, activation="silu"), 10, 3).eval()
+    net = build_net(net_config(name="sprint", width=0.1, activation="silu"), 10, 3).eval()
     together = class_maps(net, IMAGES, TARGETS, STAGES, method)
     alone = class_maps(net, IMAGES[3:4], TARGETS[3:4], STAGES, method)
     for stage in STAGES:
@@ -174,7 +174,7 @@ def test_images_do_not_mix(method: str) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_net_is_left_as_it_was_found(method: str) -> None:
-    net = build_net(ModelConfig(name="sprint", width=0.1), 10, 3)
+    net = build_net(net_config(name="sprint", width=0.1), 10, 3)
     net.layer2.eval()  # a mixed state must come back too
     modes = [m.training for m in net.modules()]
     trainable = [p.requires_grad for p in net.parameters()]
@@ -192,7 +192,7 @@ def test_the_net_is_left_as_it_was_found(method: str) -> None:
 
 
 def test_a_thousand_calls_keep_nothing() -> None:
-    net = build_net(ModelConfig(name="sprint", width=0.05), 10, 3)
+    net = build_net(net_config(name="sprint", width=0.05), 10, 3)
 
     def alive() -> int:
         gc.collect()
@@ -206,13 +206,13 @@ def test_a_thousand_calls_keep_nothing() -> None:
 
 
 def test_maps_work_inside_no_grad() -> None:
-    net = build_net(ModelConfig(name="sprint", width=0.25), 10, 3)
+    net = build_net(net_config(name="sprint", width=0.25), 10, 3)
     with torch.no_grad():
         assert class_maps(net, IMAGES[:1], TARGETS[:1], ["layer2"])["layer2"].shape == (1, 7, 7)
 
 
 def test_a_wrong_stage_or_method_lists_the_right_ones() -> None:
-    net = build_net(ModelConfig(name="page", width=0.1), 10, 3)
+    net = build_net(net_config(name="page", width=0.1), 10, 3)
     with pytest.raises(UsageError, match="prep, layer1, layer2, layer3"):
         class_maps(net, IMAGES, TARGETS, ["x"])
     with pytest.raises(UsageError, match="try: 'grad-cam'"):

@@ -10,8 +10,9 @@ from image_sets import write_npz
 from torch import nn
 
 import daybreak as db
-from daybreak.core.config import ModelConfig, override
+from daybreak.core.config import override
 from daybreak.core.errors import UsageError
+from daybreak.core.nets import net_config
 from daybreak.explain.inspection import inspect_net
 from daybreak.models.anatomy.trace import count_macs, count_params, stage_fields, trace
 from daybreak.models.layers import GlobalMaxPool, conv3x3
@@ -23,7 +24,7 @@ from daybreak.recipes import RECIPES
 
 def net_of(name: str, classes: int = 10, channels: int = 3, width: float = 1.0) -> nn.Module:
     torch.manual_seed(0)
-    return build_net(ModelConfig(name=name, width=width), classes, channels)
+    return build_net(net_config(name=name, width=width), classes, channels)
 
 
 def stage_shapes(name: str, size: int = 32) -> dict[str, tuple[int, ...]]:
@@ -102,7 +103,7 @@ def test_a_block_of_each_generation_is_its_formula() -> None:
 
 
 def test_the_write_ups_variant_has_its_branch_from_the_layers_input() -> None:
-    config = ModelConfig(name="page", width=0.1, residual_from="input")
+    config = net_config(name="page", width=0.1, residual_from="input")
     layer = build_net(config, 10, 3).layer1.eval()
     x = torch.randn(2, 6, 12, 12)
     assert torch.allclose(layer(x), layer.main(x) + layer.branch(x), atol=1e-6)
@@ -110,7 +111,7 @@ def test_the_write_ups_variant_has_its_branch_from_the_layers_input() -> None:
 
 
 def test_dropout_is_before_the_head_and_only_while_training() -> None:
-    net, images = build_net(ModelConfig(name="vgg", width=0.1, dropout=0.5), 10, 3), torch.randn(4, 3, 32, 32)
+    net, images = build_net(net_config(name="vgg", width=0.1, dropout=0.5), 10, 3), torch.randn(4, 3, 32, 32)
     net.eval()
     assert torch.equal(net(images), net(images))
     net.pool.train()
@@ -120,13 +121,13 @@ def test_dropout_is_before_the_head_and_only_while_training() -> None:
 @pytest.mark.parametrize(("name", "option", "value"), [("vgg", "dilation", 2), ("page", "channels", (1, 2, 3))])
 def test_an_option_that_a_net_does_not_have_is_refused(name: str, option: str, value: object) -> None:
     with pytest.raises(UsageError, match=rf"model\.{option}: {name} has no such option"):
-        build_net(ModelConfig.model_validate({"name": name, option: value}), 10, 3)
+        build_net(net_config(name, **{option: value}), 10, 3)
 
 
 def test_another_net_begins_with_its_own_options() -> None:
     """The channels of the sprint net mean nothing to another."""
     changed = override(RECIPES["sprint"], {"model.name": "vgg", "model.width": 0.5})
-    assert changed.model == ModelConfig(name="vgg", width=0.5)
+    assert changed.model == net_config(name="vgg", width=0.5)
 
 
 @pytest.mark.parametrize("name", ["timm:resnet18", "torchvision:resnet18"])
@@ -176,7 +177,7 @@ def test_a_foreign_net_that_cannot_see_the_images_is_refused_before_training(tmp
 
 @pytest.mark.parametrize("size", [20, 28, 30, 32])
 def test_the_write_ups_variant_takes_odd_sizes(size: int) -> None:
-    net = build_net(ModelConfig(name="page", width=0.1, residual_from="input"), 10, 3)
+    net = build_net(net_config(name="page", width=0.1, residual_from="input"), 10, 3)
     assert net(torch.randn(2, 3, size, size)).shape == (2, 10)
 
 
@@ -196,7 +197,7 @@ def test_logits_are_not_probabilities(name: str) -> None:
 
 def test_unknown_net_names_the_nearest() -> None:
     with pytest.raises(UsageError, match="try: 'page'"):
-        build_net(ModelConfig(name="pgae"), 10, 3)
+        build_net(net_config(name="pgae"), 10, 3)
 
 
 def test_global_max_pool_is_max_pool_four_at_four() -> None:
@@ -205,7 +206,7 @@ def test_global_max_pool_is_max_pool_four_at_four() -> None:
 
 
 def test_the_channels_of_the_sprint_net_can_be_chosen() -> None:
-    net = build_net(ModelConfig(name="sprint", channels=(48, 32, 16)), 10, 3)
+    net = build_net(net_config(name="sprint", channels=(48, 32, 16)), 10, 3)
     assert [net.get_submodule(f"layer{i}.residual.conv").out_channels for i in (1, 2, 3)] == [48, 32, 16]
     with pytest.raises(UsageError, match="channels"):
         override(RECIPES["sprint"], {"model.channels": [48, 0, 16]})
@@ -281,7 +282,7 @@ def test_receptive_field_is_what_a_gradient_reaches(name: str, stage: str, expec
     size = 320  # large enough that no border cuts the field of the centre
     options = {"page strided": {"residual_from": "input"}, "page dilated": {"dilation": 2}}.get(name, {})
     torch.manual_seed(0)
-    plain = build_net(ModelConfig(name=name.split()[0], width=0.05, **options), 10, 3)
+    plain = build_net(net_config(name=name.split()[0], width=0.05, **options), 10, 3)
     net = smooth_copy(copy.deepcopy(plain))
     image = torch.ones(1, 3, size, size, dtype=torch.float64, requires_grad=True)
     kept = {}

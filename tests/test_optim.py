@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from daybreak.core.config import ModelConfig, OneCycle, Recipe, override
+from daybreak.core.config import OneCycle, Recipe, override
+from daybreak.core.nets import net_config
 from daybreak.models.registry import build_net
 from daybreak.recipes import RECIPES
 from daybreak.training.optim import MuonOptimizer, ScheduledOptimizer, build_optimizer, orthogonalize
@@ -81,7 +82,7 @@ def test_every_group_gets_the_same_share_of_its_peak_and_the_whitening_bias_free
 
 def test_adam_follows_rate_and_momentum() -> None:
     recipe = RECIPES["page"]
-    net = build_net(ModelConfig(name="page", width=0.1), 10, 3)
+    net = build_net(net_config(name="page", width=0.1), 10, 3)
     optimizer = build_optimizer(net, recipe, recipe.batch_size, torch.float32)
     assert isinstance(optimizer.optimizers[0], torch.optim.Adam)
     optimizer.set_progress(5 / 24)

@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from daybreak.core.config import ModelConfig, override
+from daybreak.core.config import override
+from daybreak.core.nets import net_config
 from daybreak.models.layers import Residual
 from daybreak.models.page import PageNet
 from daybreak.models.sprint import SprintNet, whitening_filters
@@ -82,7 +83,7 @@ def params(net: nn.Module) -> int:
 
 def airbench_and_sprint(seed: int = 0) -> tuple[Any, SprintNet]:
     torch.manual_seed(seed)
-    theirs, ours = airbench94_muon.Net(), SprintNet(ModelConfig(name="sprint", activation="gelu"), 10, 3)
+    theirs, ours = airbench94_muon.Net(), SprintNet(net_config(name="sprint", activation="gelu"), 10, 3)
     for module in ours.modules():
         if isinstance(module, Residual):
             module.__class__ = nn.Sequential  # airbench's groups have no residual
@@ -113,7 +114,7 @@ def test_airbench_is_the_function_of_the_sprint_net_with_gelu() -> None:
 def test_airbench_starts_as_the_sprint_net_does() -> None:
     theirs = airbench94_muon.Net()
     trained = [p.numel() for p in theirs.parameters() if p.requires_grad]
-    ours = SprintNet(ModelConfig(name="sprint", activation="gelu"), 10, 3)
+    ours = SprintNet(net_config(name="sprint", activation="gelu"), 10, 3)
     assert trained == [p.numel() for p in ours.parameters() if p.requires_grad]
     assert theirs.head.weight.std().item() == pytest.approx(1)
     assert ours.head.linear.weight.std().item() == pytest.approx(1, abs=0.02)
@@ -200,7 +201,7 @@ def test_normalize_gives_zero_mean_and_unit_deviation() -> None:
 
 def test_seed_page_is_the_function_of_the_page_net() -> None:
     torch.manual_seed(0)
-    theirs, ours = seed_page.Net(), PageNet(ModelConfig(name="page"), 10, 3)
+    theirs, ours = seed_page.Net(), PageNet(net_config(name="page"), 10, 3)
     copy_weights(theirs, ours)
     assert params(theirs) == 6_573_120
     for training in (True, False):

@@ -50,7 +50,7 @@ class Page(HTMLParser):
 def bare(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     """A net that errs often, so that there is something to show."""
     recipe = override(RECIPES["small"], {"model.width": 0.1, "epochs": 1, "min_steps": 0})
-    return train(recipe, open_dataset("digits", size=24), tmp_path_factory.mktemp("runs") / "run", command=["daybreak"])
+    return train(recipe, open_dataset("digits", size=24), tmp_path_factory.mktemp("runs") / "run")
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +213,7 @@ def test_forty_hostile_names_inject_no_node(tmp_path: Path, monkeypatch: pytest.
         classes = tuple(f"{k}{name or HOSTILE[k]}" for k in range(10))
         names = tuple(f"{i}{name or HOSTILE[i % 40]}" for i in range(len(digits.test.labels_N)))
         data = replace(digits, classes=classes, test=replace(digits.test, names=names))
-        run = train(recipe, data, tmp_path / kind, command=["daybreak", name or HOSTILE[0]])
+        run = train(recipe, data, tmp_path / kind)
         monkeypatch.setattr("daybreak.report.report.run_dataset", lambda run, where, data=data: data)
         pages[kind] = Page(write_report(run).read_text())
     assert [tag for tag, _ in pages["hostile"].tags] == [tag for tag, _ in pages["plain"].tags]

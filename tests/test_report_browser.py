@@ -14,6 +14,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page
 
 from daybreak.core.config import override
+from daybreak.core.options import TrainOptions
 from daybreak.data import Dataset
 from daybreak.evaluation.evaluate import evaluate
 from daybreak.recipes import RECIPES
@@ -39,7 +40,7 @@ def run(cifar: Dataset, tmp_path_factory: pytest.TempPathFactory) -> RunDirector
     """All 10,000 test images, judged by a narrow net after one small epoch."""
     stages = [{"until": 1.0, "scale": 0.625}]
     recipe = override(RECIPES["sprint"], {"model.width": 0.25, "epochs": 1, "resolution": stages})
-    run = train(recipe, cifar, tmp_path_factory.mktemp("runs") / "run", device="cpu", command=["daybreak", "train"])
+    run = train(recipe, cifar, tmp_path_factory.mktemp("runs") / "run", TrainOptions(device="cpu"))
     write_report(run)
     return run
 

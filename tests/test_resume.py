@@ -20,13 +20,13 @@ from resuming import STEPS, begin, begin_or_go_on, files, final_state, go_on, re
 from daybreak import api
 from daybreak.core.config import override
 from daybreak.core.errors import RunError, StorageError, UsageError
+from daybreak.core.options import TrainOptions
 from daybreak.data import open_dataset
 from daybreak.runs.directory import RunDirectory
 from daybreak.training import checkpoint, loop
 from daybreak.training import train as training
 from daybreak.training.checkpoint import TENSORS
 from daybreak.training.schedule import learning_rate
-from daybreak.training.state import Every
 from daybreak.training.train import resume, train
 
 Count = Callable[[str, object], None]
@@ -260,10 +260,10 @@ def test_a_budget_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(loop, "train_step", interrupted)
     data = open_dataset("digits")
-    run = train(recipe(), data, tmp_path / "run", device="cpu", budget=2.0)
+    run = train(recipe(), data, tmp_path / "run", TrainOptions(device="cpu", budget=2.0))
     before = run.metrics("step")[-1]
     assert run.summary["interrupted"] == signal.SIGINT
-    run = resume(tmp_path / "run", data, device="cpu")
+    run = resume(tmp_path / "run", data)
     after = [row for row in run.metrics("step") if row["step"] > before["step"]]
     assert all(row["progress"] > before["progress"] for row in after)
     assert after[0]["progress"] == pytest.approx(after[0]["train_seconds"] / 2.0, abs=0.01)
@@ -328,7 +328,7 @@ def test_two_runs_in_one_directory(tmp_path: Path) -> None:
 
 
 def test_never_means_at_the_end_only(tmp_path: Path) -> None:
-    train(recipe(), open_dataset("digits"), tmp_path / "run", device="cpu", every=Every())
+    train(recipe(), open_dataset("digits"), tmp_path / "run", TrainOptions(device="cpu", checkpoint_every="never"))
     assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == [f"step-{STEPS:08d}"]
 
 
@@ -337,7 +337,7 @@ def test_five_runs_are_one(tmp_path: Path) -> None:
     data, states = open_dataset("digits"), []
     for number, seed in enumerate([0, 0, 0, 0, 0, 1]):
         torch.manual_seed(number)
-        run = train(recipe(), data, tmp_path / str(number), device="cpu", seed=seed, deterministic=True)
+        run = train(recipe(), data, tmp_path / str(number), TrainOptions(device="cpu", seed=seed, deterministic=True))
         states.append(final_state(run.path))
     assert len(set(states[:5])) == 1
     assert states[5] != states[0]
@@ -348,7 +348,7 @@ def test_a_disk_that_is_too_full_is_found_before_training(tmp_path: Path, monkey
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
     with pytest.raises(StorageError, match=r"[\d,]+ bytes needed, 1,000 are free"):
-        train(recipe(), open_dataset("digits"), tmp_path / "run", device="cpu")
+        train(recipe(), open_dataset("digits"), tmp_path / "run", TrainOptions(device="cpu"))
     assert files(tmp_path / "run") == set()
 
 
@@ -365,20 +365,20 @@ def test_a_run_that_the_rule_has_ended_stays_ended(tmp_path: Path) -> None:
     """Finished by DAWNBench's rule after its first epoch; killed just before it had written its summary, too."""
     data = open_dataset("digits")
     options: dict[str, Any] = {"target": 0.01, "dawn_rule": True}
-    run = train(recipe(), data, tmp_path / "run", device="cpu", **options)
+    run = train(recipe(), data, tmp_path / "run", TrainOptions(device="cpu", **options))
     assert (run.summary["steps"], run.summary["target_met"]) == (20, True)
     with pytest.raises(UsageError, match="is finished already"):
-        resume(run.path, data, device="cpu")
+        resume(run.path, data)
     (run.path / "summary.json").unlink()
-    again = resume(run.path, data, device="cpu")
+    again = resume(run.path, data)
     assert (again.summary["steps"], again.summary["target_met"]) == (20, True)
 
 
 def test_a_finished_budget_is_finished(tmp_path: Path) -> None:
     data = open_dataset("digits")
-    train(recipe(), data, tmp_path / "run", device="cpu", budget=1.0)
+    train(recipe(), data, tmp_path / "run", TrainOptions(device="cpu", budget=1.0))
     with pytest.raises(UsageError, match="is finished already"):
-        resume(tmp_path / "run", data, device="cpu")
+        resume(tmp_path / "run", data)
 
 
 def test_a_run_that_is_stopped_before_its_first_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -393,19 +393,21 @@ def test_a_run_that_is_stopped_before_its_first_row(tmp_path: Path, monkeypatch:
         return original(*args)
 
     data = open_dataset("digits")
-    whole = train(long, data, tmp_path / "whole", device="cpu")
+    whole = train(long, data, tmp_path / "whole", TrainOptions(device="cpu"))
     monkeypatch.setattr(loop, "train_step", interrupted)
-    run = train(long, data, tmp_path / "run", device="cpu")
+    run = train(long, data, tmp_path / "run", TrainOptions(device="cpu"))
     assert (run.summary["steps"], run.metrics("step")) == (2, [])
-    resume(run.path, data, device="cpu")
+    resume(run.path, data)
     assert rows(run.path) == rows(whole.path)
 
 
 def test_a_longer_run_says_how_to_repeat_it(tmp_path: Path) -> None:
     data = open_dataset("digits")
-    train(recipe(), data, tmp_path / "run", device="cpu", command=["daybreak", "train", "digits", "--epochs", "2"])
-    run = resume(tmp_path / "run", data, device="cpu", epochs=3)
-    assert run.config["command"] == ["daybreak", "train", "digits", "--epochs", "3"]
+    options = TrainOptions(data="digits", device="cpu", epochs=2, settings={"min_steps": "0", "ema": "0.9"})
+    train(recipe(), data, tmp_path / "run", options)
+    run = resume(tmp_path / "run", data, epochs=3)
+    words = ["daybreak", "train", "digits", "--epochs", "3", "--device", "cpu", "--set", "ema=0.9"]
+    assert run.config["command"] == words
 
 
 def test_a_run_is_not_made_longer_to_less_than_it_has(tmp_path: Path) -> None:
@@ -424,8 +426,8 @@ def test_a_run_of_the_cpu_goes_on_there(tmp_path: Path, monkeypatch: pytest.Monk
     begin(str(tmp_path / "run"))
     asked: list[str] = []
 
-    def resume_run(path: Path, *_: Any, device: str, **__: Any) -> RunDirectory:
-        asked.append(device)
+    def resume_run(path: Path, _: Any, options: TrainOptions, **__: Any) -> RunDirectory:
+        asked.append(options.device)
         return RunDirectory.open(path)
 
     monkeypatch.setattr(api, "resume_run", resume_run)

@@ -29,6 +29,7 @@ from playwright.sync_api import Browser
 from daybreak import cli
 from daybreak.core.config import override
 from daybreak.core.errors import UsageError
+from daybreak.core.options import TrainOptions
 from daybreak.data import open_dataset
 from daybreak.data.picture import to_picture
 from daybreak.evaluation.predict import predict
@@ -75,7 +76,7 @@ class Served:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     recipe = override(RECIPES["small"], {"model.width": 0.25, "epochs": 1})
-    run = train(recipe, open_dataset("digits"), tmp_path_factory.mktemp("runs") / "run", device="cpu")
+    run = train(recipe, open_dataset("digits"), tmp_path_factory.mktemp("runs") / "run", TrainOptions(device="cpu"))
     write_report(run)
     return run
 

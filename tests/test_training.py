@@ -16,6 +16,7 @@ import torch
 from daybreak.core.clock import Stopwatch
 from daybreak.core.config import Recipe, override
 from daybreak.core.errors import NonFiniteError, RunError, UsageError
+from daybreak.core.options import TrainOptions
 from daybreak.data import Dataset, open_dataset
 from daybreak.evaluation.evaluate import evaluate
 from daybreak.recipes import RECIPES
@@ -129,7 +130,12 @@ def test_building_a_net_leaves_the_global_random_state(digits: Dataset) -> None:
 
 
 def test_training_learns_real_digits(digits: Dataset, tmp_path: Path) -> None:
-    run = train(override(RECIPES["small"], {"model.width": 0.2, "epochs": 6}), digits, tmp_path / "run", target=0.9)
+    run = train(
+        override(RECIPES["small"], {"model.width": 0.2, "epochs": 6}),
+        digits,
+        tmp_path / "run",
+        TrainOptions(target=0.9),
+    )
     summary = run.summary
     assert summary["test_acc"] > 0.93
     assert summary["target_met"] is True
@@ -139,9 +145,7 @@ def test_training_learns_real_digits(digits: Dataset, tmp_path: Path) -> None:
 def test_a_run_directory_is_whole(digits: Dataset, tmp_path: Path) -> None:
     events: list[dict] = []
     recipe = tiny(**{"tta": "flip", "ema": 0.9, "augment.cutout": 4})
-    run = train(
-        recipe, digits, tmp_path / "run", seed=3, device="cpu", command=["daybreak", "x"], on_event=events.append
-    )
+    run = train(recipe, digits, tmp_path / "run", TrainOptions(seed=3, device="cpu"), on_event=events.append)
     files = {p.name for p in run.path.iterdir()}
     wanted = {"config.json", "metrics.jsonl", "summary.json", "model.safetensors", "model.json", "predictions.npz"}
     wanted |= {"metrics.csv"}
@@ -167,7 +171,7 @@ def test_a_run_directory_is_whole(digits: Dataset, tmp_path: Path) -> None:
 
 
 def test_summary_numbers_agree(digits: Dataset, tmp_path: Path) -> None:
-    s = train(tiny(), digits, tmp_path / "run", device="cpu").summary
+    s = train(tiny(), digits, tmp_path / "run", TrainOptions(device="cpu")).summary
     assert (s["steps"], s["epochs"], s["dataset"], s["device"]) == (44, 2.0, "digits", "cpu")
     assert s["images_per_second"] == pytest.approx(44 * 64 / s["train_seconds"])
     assert s["wall_seconds"] > s["train_seconds"] + s["evaluate_seconds"]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from daybreak.core.config import ModelConfig
+from daybreak.core.nets import net_config
 from daybreak.explain.features import (
     activation_sheets,
     filter_sheet,
@@ -71,7 +71,7 @@ def test_the_most_exciting_images_and_what_was_seen_of_them(spots: np.ndarray) -
 
 
 def test_the_net_is_left_as_it_was_found(spots: np.ndarray) -> None:
-    net = build_net(ModelConfig(name="sprint", width=0.1), 10, 3)
+    net = build_net(net_config(name="sprint", width=0.1), 10, 3)
     classifier = replace(means(), net=net)
     observe(classifier, spots, "layer2")
     activation_sheets(classifier, spots[0])
@@ -92,7 +92,7 @@ def test_the_principal_plane_is_pcas() -> None:
 
 
 def test_filters_are_grey_where_they_are_zero() -> None:
-    net = build_net(ModelConfig(name="page", width=0.1), 10, 3)
+    net = build_net(net_config(name="page", width=0.1), 10, 3)
     conv = net.get_submodule("prep.conv")
     weight = torch.zeros_like(conv.weight)  # type: ignore[arg-type]
     weight[0, 2, 1, 1], weight[1, 0, 0, 2] = 0.5, -7.0

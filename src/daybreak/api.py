@@ -3,15 +3,20 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
+
+from torch import nn
 
 from daybreak import notebook
-from daybreak.core.clock import Stopwatch, check_budget
-from daybreak.core.config import Device, OnNonfinite, Recipe
+from daybreak.core.clock import Stopwatch
+from daybreak.core.config import Device, Recipe
 from daybreak.core.device import pick_device, synchronizer
 from daybreak.core.errors import StoppedError, UsageError
 from daybreak.core.events import OnEvent
 from daybreak.core.lr_curve import FoundRate
+from daybreak.core.nets import is_from_library
+from daybreak.core.options import TrainOptions, resumed_options, takes_options, train_options
+from daybreak.core.plugins import Factory, imported, is_path
 from daybreak.core.signals import StopRequest
 from daybreak.data import Dataset, check_strictly, open_dataset
 from daybreak.evaluation.compare import Comparison
@@ -25,187 +30,119 @@ from daybreak.run import Run
 from daybreak.runs.datasets import run_dataset
 from daybreak.runs.directory import RunDirectory, default_paths
 from daybreak.training import recipe_choice
+from daybreak.training.callbacks import Callback
+from daybreak.training.extensions import BatchAugment, Given, Loss, check_given
 from daybreak.training.lr_finder import find_rate
-from daybreak.training.state import Every
 from daybreak.training.tracking import tracked
 from daybreak.training.train import resume as resume_run
 from daybreak.training.train import train as train_run
 
 __all__ = ["Run", "compare", "find_lr", "inspect", "load", "open_dataset", "resume", "samples", "train"]
 
-USUAL = {"device": "auto", "checkpoint_every": "1m"}  # what a command line need not say
 
-
+@takes_options
 def train(
     data: str | Path,
     *,
-    recipe: str | Recipe | None = None,
-    epochs: int | None = None,
-    budget: float | None = None,
-    target: float | None = None,
-    dawn_rule: bool = False,
-    lr: float | Literal["auto"] | None = None,
-    seed: int = 0,
-    device: Device = "auto",
-    size: int | None = None,
-    settings: Mapping[str, Any] | None = None,
-    out: str | Path | None = None,
-    split_seed: int = 0,
-    skip_bad: bool = False,
-    strict: bool = False,
-    on_nonfinite: OnNonfinite = "stop",
-    deterministic: bool = False,
-    checkpoint_every: str = "1m",
-    track: Sequence[str] = (),
-    report: bool = True,
+    recipe: str | Path | Recipe | None = None,
+    net: str | nn.Module | Factory | None = None,
+    loss: str | Loss | None = None,
+    augment: str | BatchAugment | None = None,
+    callbacks: Sequence[str | Callback] = (),
     on_event: OnEvent = lambda event: None,
+    **options: Any,
 ) -> Run:
     """Train a classifier and write its run directory, report included.
 
     Args:
         data: a name (`cifar10`, `digits`, …) or a path: folder of class folders, archive, .npz.
-        recipe: name or object. By default what fits the budget or promises the target; with neither `sprint`, or
-            `small` below 10,000 training images.
-        epochs: instead of the recipe's.
-        budget: seconds of training, instead of epochs: one cycle over wall-clock time.
-        target: test accuracy in [0, 1] that the run should reach; the summary says whether it did.
-        dawn_rule: stop at the first epoch whose test accuracy reaches the target: DAWNBench's rule, under which the
-            test images choose when to stop.
-        lr: the peak of the cycle instead of the recipe's; `auto` finds it by a range test, on the run's clock.
-        size: side in px at which images are decoded and seen by the net; see `open_dataset`.
-        settings: dotted recipe keys to override, e.g. `{"schedule.max_lr": 0.1}`.
-        out: the run directory; by default a new one below `runs/`.
-        split_seed: of the stratified split, for data without a test part.
-        skip_bad: leave out images that cannot be used, and count them; by default they are an error.
-        strict: refuse data with the same pixels in both parts or under two labels.
-        on_nonfinite: what a loss or gradient that is not finite does: `stop` the run with the weights before that
-            step, or `skip` the step; the third stops.
-        deterministic: the same bits each time on the same machine, at a price on CUDA.
-        checkpoint_every: seconds or steps between checkpoints, such as `1m` or `40steps`, or `never`.
-        track: `tensorboard` and `mlflow` get the metrics too, where they are installed.
+        recipe: a name, a file or an object.
+        net: a name, `package.module:factory`, a class or function of (num_classes, in_channels), or a module. A module
+            is copied: training leaves yours as it is.
+        loss: (logits_BK, labels_B) to the mean over the batch, instead of the recipe's loss.
+        augment: (images_BCHW, labels_B, generator) to images and labels, after the recipe's augmentation.
+        callbacks: see `daybreak.training.callbacks`.
         on_event: called with progress; see docs/run-directory.md for the rows.
+        options: see `TrainOptions`.
 
     Raises:
         DaybreakError: with the exit code the command line would return; nothing that existed is changed.
     """
-    check_options(epochs, budget, target, dawn_rule, min(seed, split_seed))
-    every = Every.parse(checkpoint_every)
-    dataset = open_dataset(data, size=size, split_seed=split_seed, skip_bad=skip_bad)
-    if strict:
-        check_strictly(dataset)
+    given = Given(net, loss, augment, callbacks)
     name = recipe.name if isinstance(recipe, Recipe) else recipe
-    options = {"recipe": name, "epochs": epochs, "budget": budget, "target": target, "dawn_rule": dawn_rule}
-    options |= {"lr": lr, "size": size, "device": device, "split_seed": split_seed or None, "seed": seed}
-    options |= {"skip_bad": skip_bad, "strict": strict, "deterministic": deterministic}
-    options |= {"checkpoint_every": checkpoint_every, "on_nonfinite": None if on_nonfinite == "stop" else on_nonfinite}
-    with tracked(track, on_event) as send:
-        watch = Stopwatch(synchronizer(pick_device(device)))
-        chosen = recipe_choice.recipe_for(
-            dataset, recipe, epochs=epochs, budget=budget, target=target, lr=lr, seed=seed, settings=settings,
-            device=device, deterministic=deterministic, watch=watch, on_event=send,
-        )  # fmt: skip
-        directory = train_run(
-            chosen,
-            dataset,
-            Path(out) if out else default_paths(dataset.name, chosen.name, seed),
-            seed=seed,
-            device=device,
-            budget=budget,
-            target=target,
-            dawn_rule=dawn_rule,
-            on_nonfinite=on_nonfinite,
-            deterministic=deterministic,
-            every=every,
-            watch=watch,
-            command=command_line(data, options, settings),
-            on_event=send,
-        )
-    return _reported(directory, report, device)
+    chosen = train_options(data=data, recipe=name, **given.names(), **options)
+    extensions = given.extensions()
+    dataset = open_dataset(
+        data, size=chosen.size, split_seed=chosen.split_seed, skip_bad=chosen.skip_bad, validate=chosen.validate
+    )
+    if chosen.strict:
+        check_strictly(dataset)
+    with tracked(chosen.track, on_event) as send:
+        watch = Stopwatch(synchronizer(pick_device(chosen.device)))
+        named = recipe if isinstance(recipe, Recipe) else chosen.recipe
+        meant = recipe_choice.recipe_for(dataset, named, chosen, extensions, watch, send)
+        out = Path(chosen.out) if chosen.out else default_paths(dataset.name, meant.name, chosen.seed)
+        directory = train_run(meant, dataset, out, chosen, extensions=extensions, watch=watch, on_event=send)
+    return _reported(directory, chosen)
 
 
+@takes_options
 def resume(
     run: str | Path | Run,
     *,
-    epochs: int | None = None,
-    budget: float | None = None,
-    data: str | Path | None = None,
-    device: Device = "auto",
-    on_nonfinite: OnNonfinite | None = None,
-    checkpoint_every: str = "1m",
-    track: Sequence[str] = (),
-    report: bool = True,
+    net: str | nn.Module | Factory | None = None,
+    loss: str | Loss | None = None,
+    augment: str | BatchAugment | None = None,
+    callbacks: Sequence[str | Callback] = (),
     on_event: OnEvent = lambda event: None,
+    **options: Any,
 ) -> Run:
     """Go on with a run that was stopped, or make a finished one longer.
 
+    A longer `epochs` or `budget` is that of the whole run: its cycle is then that of so many epochs, entered where the
+    steps so far put it. A net, loss, augmentation or callbacks of your own have to be given again.
+
     Args:
-        epochs: of the whole run, above what it had: its cycle is then that of so many epochs, entered where the steps
-            so far put it. `budget` does the same for a run over wall-clock time.
-        data: where the run's data is now, if it has moved.
-        on_nonfinite: instead of what the run had.
-        checkpoint_every: as for `train`.
-        track: as for `train`.
-        report: as for `train`.
-        on_event: as for `train`.
+        options: those that may be given anew; for the others the run has its own.
 
     Raises:
         DaybreakError: with the exit code the command line would return; nothing that existed is changed.
     """
-    directory = RunDirectory.open(run.path if isinstance(run, Run) else run)
-    if device == "auto" and directory.config["hardware"].get("device") == "cpu":
-        device = "cpu"  # it was trained there by choice or for want of another; on another its bits would differ
-    check_options(None, budget, None, False, 0)
-    every = Every.parse(checkpoint_every)
-    options: dict[str, Any] = {"resume": directory.path, "epochs": epochs, "budget": budget, "device": device}
-    options |= {"on_nonfinite": on_nonfinite, "checkpoint_every": checkpoint_every}
-    with tracked(track, on_event) as send:
+    given = Given(net, loss, augment, callbacks)
+    path = run.path if isinstance(run, Run) else run
+    extensions = given.extensions()
+    directory = RunDirectory.open(path, extensions.net)
+    own, changed = directory.options, options | given.names()
+    check_given(own, given, directory.path)
+    length = train_options(**{name: options[name] for name in ("epochs", "budget") if options.get(name) is not None})
+    kept = {name: value for name, value in changed.items() if name not in ("epochs", "budget") and value is not None}
+    if kept.get("device", "auto") == "auto" and directory.config["hardware"].get("device") == "cpu":
+        # It was trained there by choice or for want of another; on another device its bits would differ.
+        kept["device"] = "cpu"
+    chosen = resumed_options(own, **kept)
+    data = kept.get("data")
+    with tracked(chosen.track, on_event) as send:
         directory = resume_run(
             directory.path,
             run_dataset(directory, data),
-            epochs=epochs,
-            budget=budget,
-            device=device,
-            on_nonfinite=on_nonfinite,
-            every=every,
-            command=command_line(data, options, None),
+            chosen,
+            epochs=length.epochs,
+            budget=length.budget,
+            extensions=extensions,
+            command=[*train_options(**changed).command(), "--resume", str(directory.path)],
             on_event=send,
         )
-    return _reported(directory, report, device, data)
+    return _reported(directory, chosen, data)
 
 
-def _reported(directory: RunDirectory, report: bool, device: Device, data: str | Path | None = None) -> Run:
+def _reported(directory: RunDirectory, options: TrainOptions, data: str | Path | None = None) -> Run:
     """The run, with its report where it is finished. A signal meanwhile leaves a finished run without a report."""
-    if report and not directory.summary["interrupted"]:
+    if options.report and not directory.summary["interrupted"]:
         with StopRequest() as stop:
-            stop.unless_stopped(lambda: write_report(directory, data=data, device=device))
+            stop.unless_stopped(lambda: write_report(directory, data=data, device=options.device))
         if stop.signal:
             raise StoppedError(stop.signal, f"trained, without a report; daybreak report {directory.path} writes it")
     return Run(directory)
-
-
-def command_line(data: str | Path | None, options: Mapping[str, Any], settings: Mapping[str, Any] | None) -> list[str]:
-    """The command that repeats a training, with what differs from the defaults. (A recipe of one's own has only its
-    name in it; config.json holds it whole.)"""
-    words = ["daybreak", "train", *([] if data is None else [str(data)])]
-    for option, value in options.items():
-        if value is not None and value is not False and value != USUAL.get(option):
-            words += [f"--{option.replace('_', '-')}", *([] if value is True else [str(value)])]
-    pairs = [f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in (settings or {}).items()]
-    return [*words, *(text for pair in pairs for text in ("--set", pair))]
-
-
-def check_options(epochs: int | None, budget: float | None, target: float | None, dawn_rule: bool, seed: int) -> None:
-    """Refuse what cannot be meant before anything is opened."""
-    if budget is not None:
-        check_budget(budget)
-    if budget is not None and epochs is not None:
-        raise UsageError("--budget and --epochs", "both say how long to train", "one of them")
-    if target is not None and not 0 < target <= 1:
-        raise UsageError(f"--target {target}", "not an accuracy", "a number such as 0.94")
-    if dawn_rule and target is None:
-        raise UsageError("--dawn-rule", "there is no target to stop at", "--target 0.94 with it")
-    if seed < 0:
-        raise UsageError(f"seed {seed}", "negative", "0 or more")
 
 
 def find_lr(
@@ -241,9 +178,14 @@ def find_lr(
     return found
 
 
-def load(path: str | Path) -> Run:
-    """A run made earlier, here or on another machine."""
-    return Run(RunDirectory.open(path))
+def load(path: str | Path, net: str | nn.Module | Factory | None = None) -> Run:
+    """A run made earlier, here or on another machine.
+
+    Args:
+        net: what made the run's net, where that is neither daybreak's nor an installed package's: nothing that a run
+            directory names is imported unless you name it too.
+    """
+    return Run(RunDirectory.open(path, Given(net).extensions().net))
 
 
 def samples(data: str | Path | Dataset, recipe: str | Recipe | None = None, n: int = 12, seed: int = 0) -> Gallery:
@@ -289,7 +231,8 @@ def inspect(
         found = inspect_net(card.net.name, net, card.decode.channels, image_size or card.size)
     else:
         config = recipe_choice.net_named(str(what), settings)
-        found = inspect_net(str(what), build_net(config, 10, 3), 3, image_size or 32)
+        factory = imported(str(what), "inspect") if is_path(str(what)) and not is_from_library(str(what)) else None
+        found = inspect_net(str(what), build_net(config, 10, 3, factory), 3, image_size or 32)
     if picture is not None:
         RunDirectory(Path(picture).parent).write_picture(Path(picture).name, figures.png(anatomy.draw(found), 130))
     return found

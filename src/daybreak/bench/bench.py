@@ -20,6 +20,7 @@ from daybreak.core.config import Device, with_epochs
 from daybreak.core.device import describe_hardware, pick_device, versions
 from daybreak.core.errors import NonFiniteError, StoppedError, UsageError
 from daybreak.core.events import OnEvent
+from daybreak.core.options import train_options
 from daybreak.data import Dataset, open_dataset
 from daybreak.recipes import get_recipe
 from daybreak.runs.directory import RunDirectory, default_paths
@@ -83,7 +84,7 @@ def bench(
         RunError: the record is there already and has other data, another machine, other versions or recipes.
         StorageError: the record cannot be written.
     """
-    api.check_options(epochs, min(budgets, default=None), target, dawn_rule, seed)
+    train_options(epochs=epochs, budget=min(budgets, default=None), target=target, dawn_rule=dawn_rule, seed=seed)
     chosen = {name: with_epochs(get_recipe(name), epochs) for name in recipes}
     labels = [recipe.name for recipe in chosen.values()]
     for name in {label for label in labels if labels.count(label) > 1}:
@@ -153,7 +154,7 @@ def _train_once(series: Series, candidate: Candidate, seed: int, out: Path, on_e
     try:
         return api.train(
             series.data, recipe=candidate.recipe, epochs=candidate.epochs, budget=candidate.budget, seed=seed,
-            device=series.device, out=out, report=False, on_event=on_event,
+            device=series.device, out=out, report=False, validate=0.0, on_event=on_event,
         ).directory  # fmt: skip
     except NonFiniteError:
         return RunDirectory.open(out)

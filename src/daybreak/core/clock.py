@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from math import inf
 from types import MappingProxyType
 
@@ -78,3 +79,26 @@ class Stopwatch:
         """Seconds spent in `phase` so far, the block that is running included."""
         running = time.perf_counter() - self._running[phase] if phase in self._running else 0.0
         return self._seconds.get(phase, 0.0) + running
+
+
+@dataclass(frozen=True)
+class Every:
+    """How often to save: after so many seconds of training, or steps."""
+
+    seconds: float = inf
+    steps: float = inf
+
+    @classmethod
+    def parse(cls, text: str) -> "Every":
+        """`90s`, `1m`, `40 steps` or `never`.
+
+        Raises:
+            UsageError: it is none of them, or not above zero.
+        """
+        if text == "never":
+            return cls()
+        steps = re.fullmatch(r"(\d+) ?steps?", text)
+        found = cls(steps=int(steps[1])) if steps else cls(seconds=parse_seconds(text, "--checkpoint-every"))
+        if min(found.seconds, found.steps) <= 0:
+            raise UsageError(f"--checkpoint-every {text}", "not above zero", "1m, 40steps or never")
+        return found

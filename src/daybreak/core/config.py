@@ -4,56 +4,19 @@ A recipe says *how* to train, and nothing about which data. Unknown keys raise a
 Lengths in pixels (`crop`, `cutout`) are given for a 32 px image and scale with the image.
 """
 
-import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from daybreak.core.errors import UsageError, nearest
+from daybreak.core.nets import AnyNet
+from daybreak.core.sections import Fraction, Momentum, Positive, Rate, Section, parse_value, validate
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Rate = Annotated[float, Field(ge=0)]
 Tta = Literal["none", "flip", "full"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 OnNonfinite = Literal["stop", "skip"]
-
-
-class Section(BaseModel):
-    """A frozen part of a recipe; refuses unknown keys, NaN and infinity."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-S = TypeVar("S", bound=Section)
-
-
-class ModelConfig(Section):
-    """The net by its registered name; `width` multiplies its channel counts.
-
-    What stands behind the width are options; a net says which of them it has, and is not built with others.
-    `dropout` stands before the head. `channels` are those of the three groups of the sprint net. `residual_from`
-    and `dilation` are about the residual branches of the page net: whether they begin behind the pool or, with a
-    strided convolution, at the layer's input.
-    """
-
-    name: str
-    width: float = Field(default=1.0, gt=0)
-    activation: Literal["relu", "gelu", "silu"] = "relu"
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    channels: tuple[PositiveInt, PositiveInt, PositiveInt] = (64, 256, 256)
-    residual_from: Literal["pool", "input"] = "pool"
-    dilation: PositiveInt = 1
-
-    def options(self) -> set[str]:
-        """The options that are not at their defaults."""
-        fields = {name: field.default for name, field in type(self).model_fields.items()}
-        return {name for name, default in fields.items() if getattr(self, name) != default} - {"name", "width"}
-
-
-Positive = Annotated[float, Field(gt=0)]
-Momentum = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Adam(Section):
@@ -78,11 +41,13 @@ class Sgd(Section):
 
 
 class Muon(Section):
-    """Muon (Jordan 2024) for convolution filters, Nesterov SGD for biases and the head.
+    """Muon (Jordan 2024) for hidden convolution filters; what the net itself says for the rest.
 
-    `bias_lr` and `head_lr` are peak rates per example of a batch: the gradient is that of the *summed* loss, so
-    the effective rate grows with the batch (linear scaling). `weight_decay` is per example too, decoupled, and
-    applies to the SGD group only: Muon rescales each filter bank to a fixed norm instead.
+    The sprint net has its biases and its head trained by Nesterov SGD. `bias_lr` and `head_lr` are peak rates per
+    example of a batch: the gradient is that of the *summed* loss, so the effective rate grows with the batch (linear
+    scaling). `weight_decay` is per example too, decoupled, and applies to the SGD groups only: Muon rescales each
+    filter bank to a fixed norm instead. Those rates suit a head that is divided by its width. On every other net, what
+    is no hidden filter is trained by Adam, with `other_lr` as its peak.
     """
 
     name: Literal["muon"] = "muon"
@@ -93,6 +58,7 @@ class Muon(Section):
     sgd_momentum: Momentum = 0.85
     weight_decay: Rate = 2e-6
     whiten_bias_until: float = Field(default=0.375, gt=0, le=1)
+    other_lr: Positive = 0.003
 
 
 class OneCycle(Section):
@@ -169,7 +135,7 @@ class Recipe(Section):
 
     name: str = Field(pattern=r"^\w[\w.+-]*$")  # a part of file names
     summary: str
-    model: ModelConfig
+    model: AnyNet
     optimizer: Annotated[Adam | Sgd | Muon, Field(discriminator="name")]
     schedule: OneCycle
     epochs: int = Field(ge=1)
@@ -193,18 +159,6 @@ class Recipe(Section):
         return self
 
 
-def validate(kind: type[S], values: Mapping[str, Any], source: str) -> S:
-    """Build a section from plain values.
-
-    Raises:
-        UsageError: a key is unknown (the nearest known one is named) or a value is out of range.
-    """
-    try:
-        return kind.model_validate(values)
-    except ValidationError as error:
-        raise _usage_error(kind, error, source) from None
-
-
 def override(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
     """The recipe with dotted keys replaced, e.g. ``{"schedule.max_lr": 0.1}``.
 
@@ -218,7 +172,7 @@ def override(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
             if not isinstance(section.get(parent), dict):
                 raise UsageError(key, f"no section {parent!r} in a recipe", nearest(parent, section))
             section = section[parent]
-        section[leaf] = _parse(value)
+        section[leaf] = parse_value(value)
         names = {"model.name": recipe.model.name, "optimizer.name": recipe.optimizer.name}
         if key in names and section[leaf] != names[key]:
             values[parents[0]] = {"name": section[leaf]}  # the keys of another optimizer or net mean nothing to it
@@ -240,48 +194,3 @@ def parse_settings(pairs: list[str]) -> dict[str, str]:
         if "=" not in pair:
             raise UsageError(pair, "not of the form key=value", "--set schedule.max_lr=0.1")
     return dict(pair.split("=", 1) for pair in pairs)
-
-
-def leaf_keys(kind: type[BaseModel], prefix: str = "") -> list[str]:
-    """All dotted keys below a section."""
-    keys: list[str] = []
-    for name, field in kind.model_fields.items():
-        sections = [t for t in (field.annotation, *get_args(field.annotation)) if _is_section(t)]
-        keys += [prefix + name] if not sections else []
-        for section in sections:
-            keys += leaf_keys(section, f"{prefix}{name}.")
-    return keys
-
-
-def _is_section(kind: object) -> bool:
-    return isinstance(kind, type) and issubclass(kind, Section) and kind is not Stage
-
-
-def _parse(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except json.JSONDecodeError:
-        return value
-
-
-def _usage_error(kind: type[Section], error: ValidationError, source: str) -> UsageError:
-    first = error.errors()[0]
-    tags = {"adam", "sgd", "muon"}  # pydantic puts the union's tag into the path; a user never wrote it
-    parts = [str(p) for p in first["loc"]]
-    key = ".".join(p for i, p in enumerate(parts) if i == 0 or p not in tags)
-    if first["type"] == "extra_forbidden":
-        mine = next((leaf_keys(o, "optimizer.") for o in (Adam, Sgd, Muon) if o().name in parts), leaf_keys(kind))
-        known = [k for k in leaf_keys(kind) if not k.startswith("optimizer.") or k in mine]
-        return UsageError(key, f"unknown key in {source}", nearest(key, known))
-    why = first["msg"].removeprefix("Value error, ")
-    return UsageError(key or source, f"{why} (got {first['input']!r})" if key else why, "daybreak recipes NAME")
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested keys joined by dots: `{"a": {"b": 1}}` as `{"a.b": 1}`."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-    return flat

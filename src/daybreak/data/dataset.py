@@ -72,6 +72,7 @@ class Dataset:
     notes: tuple[str, ...]
     seconds: Mapping[str, float]
     request: Request
+    validation: Split | None = None
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest
 
-from daybreak.core.config import flatten
 from daybreak.core.errors import UsageError, one_line
+from daybreak.core.sections import flatten
 from daybreak.evaluation.evaluate import Evaluation, evaluate
 from daybreak.runs.directory import RunDirectory
 

@@ -12,18 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from daybreak.core.config import ModelConfig
 from daybreak.core.errors import UsageError, nearest, one_line
+from daybreak.core.nets import LibraryNetConfig
 from daybreak.models.anatomy.trace import symbolic
 
 WITH_TWO_HEADS = ("googlenet", "inception_v3")  # while they train; ours take the one
 PROBE_SIZE = 64  # px of the blank image that shows which stages are maps
 _KEPT: list[torch.library.Library] = []  # a declaration lasts as long as its library object
-
-
-def is_foreign(name: str) -> bool:
-    """Whether this name is one of another library's."""
-    return name.partition(":")[0] in LIBRARIES and ":" in name
 
 
 class ForeignNet(nn.Module):
@@ -33,14 +28,10 @@ class ForeignNet(nn.Module):
         UsageError: the library is missing, has no such net, or the net takes images of one size only.
     """
 
-    options: frozenset[str] = frozenset()
-
-    def __init__(self, config: ModelConfig, num_classes: int, in_channels: int) -> None:
+    def __init__(self, config: LibraryNetConfig, num_classes: int, in_channels: int) -> None:
         super().__init__()
         self.name = config.name
         library, _, name = config.name.partition(":")
-        if config.width != 1.0:
-            raise UsageError("model.width", f"{config.name} comes in one width", "leave it out")
         self.net = LIBRARIES[library](name, num_classes, in_channels)
         linear = [module for module in self.net.modules() if isinstance(module, nn.Linear)]
         if not linear:

@@ -16,7 +16,7 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
-from daybreak.core.config import ModelConfig
+from daybreak.core.nets import OwnNet
 from daybreak.models.layers import ACTIVATIONS, Concat, GlobalMeanPool, named, scaled, with_dropout
 
 # Channels of the 1×1 and of the 3×3 convolutions of each module; of the strided convolution of each reduction.
@@ -29,9 +29,8 @@ class InceptionNet(nn.Module):
     """Images (N, C, H, W) to logits (N, K)."""
 
     stages = ("prep", "layer1", "layer2", "layer3")
-    options = frozenset({"activation", "dropout"})
 
-    def __init__(self, config: ModelConfig, num_classes: int, in_channels: int) -> None:
+    def __init__(self, config: OwnNet, num_classes: int, in_channels: int) -> None:
         super().__init__()
         build = Builder(config)
         (w96,) = scaled(config, 96)
@@ -52,7 +51,7 @@ class InceptionNet(nn.Module):
 class Builder:
     """Makes the parts of one net: all have its width and activation."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: OwnNet) -> None:
         self.config, self.act = config, ACTIVATIONS[config.activation]
 
     def conv(self, c_in: int, c_out: int, kernel: int, stride: int = 1) -> nn.Sequential:

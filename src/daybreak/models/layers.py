@@ -5,7 +5,7 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from daybreak.core.config import ModelConfig
+from daybreak.core.nets import OwnNet
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
 
@@ -79,11 +79,11 @@ def conv1x1(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(in_channels, out_channels, kernel_size=1, stride=stride, bias=False)
 
 
-def scaled(config: ModelConfig, *channels: int) -> tuple[int, ...]:
+def scaled(config: OwnNet, *channels: int) -> tuple[int, ...]:
     """Channel counts times the width of the net."""
     return tuple(max(1, round(config.width * count)) for count in channels)
 
 
-def with_dropout(pool: nn.Module, config: ModelConfig) -> nn.Module:
+def with_dropout(pool: nn.Module, config: OwnNet) -> nn.Module:
     """A global pool, with dropout behind it where there is any (Srivastava et al. 2014)."""
     return named(pool=pool, dropout=nn.Dropout(config.dropout)) if config.dropout else pool

@@ -22,7 +22,7 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
-from daybreak.core.config import ModelConfig
+from daybreak.core.nets import PageConfig
 from daybreak.models.layers import ACTIVATIONS, GlobalMaxPool, Residual, Sum, conv3x3, named, scaled, with_dropout
 
 
@@ -30,9 +30,8 @@ class PageNet(nn.Module):
     """Images (N, C, H, W), H and W at least 8, to logits (N, K)."""
 
     stages = ("prep", "layer1", "layer2", "layer3")
-    options = frozenset({"activation", "dropout", "residual_from", "dilation"})
 
-    def __init__(self, config: ModelConfig, num_classes: int, in_channels: int) -> None:
+    def __init__(self, config: PageConfig, num_classes: int, in_channels: int) -> None:
         super().__init__()
         w64, w128, w256, w512 = scaled(config, 64, 128, 256, 512)
         act = ACTIVATIONS[config.activation]
@@ -50,7 +49,7 @@ class PageNet(nn.Module):
         return logits
 
 
-def residual_layer(c_in: int, c_out: int, config: ModelConfig) -> nn.Sequential:
+def residual_layer(c_in: int, c_out: int, config: PageConfig) -> nn.Sequential:
     act = ACTIVATIONS[config.activation]
     main = conv_pool_norm(c_in, c_out, act)
     if config.residual_from == "input":

@@ -1,39 +1,33 @@
-"""The nets, by name. Every net is an nn.Module that
+"""Nets by name: daybreak's own, those of timm and torchvision, those of other packages, and yours.
 
-- maps images (N, C, H, W) to logits (N, K), with no softmax;
-- names its `stages`, modules that a person can ask to see (`prep`, `layer1` …), in order of depth;
-- names its `options`, keys of ModelConfig that mean something to it besides `name` and `width`;
-- works at any image size its strides leave at least one pixel of.
+A net is any nn.Module that maps images (N, C, H, W) to logits (N, K), with no softmax. It may also have
+
+- `stages`: names of modules that a person can ask to see (`prep`, `layer1` …), in order of depth;
+- `head`: the layer whose input is what the net makes of an image;
+- `param_groups()` and `fit_data(sample, size)`: see `models.groups`.
 """
 
+import copy
+import inspect
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from daybreak.core.config import ModelConfig
-from daybreak.core.errors import UsageError, nearest
+from daybreak.core.errors import UsageError, nearest, one_line
+from daybreak.core.nets import LibraryNetConfig, NetConfig, OtherNetConfig, OwnNet
+from daybreak.core.plugins import NETS as NETS_GROUP
+from daybreak.core.plugins import Factory, loaded, plugins
 from daybreak.models.foreign import ForeignNet
-from daybreak.models.foreign import is_foreign as is_foreign
 from daybreak.models.inception import InceptionNet
 from daybreak.models.page import PageNet
 from daybreak.models.resnet import PreactResNet, ResNet, ResNeXt
 from daybreak.models.sprint import SprintNet
 from daybreak.models.vgg import VggNet
 
-
-class Net(Protocol):
-    """What the rest of daybreak relies on, besides nn.Module."""
-
-    stages: tuple[str, ...]
-    options: frozenset[str]
-
-    def __call__(self, images_NCHW: Tensor) -> Tensor: ...
-
-
 SMALLEST_SIZE = 16  # px: of smaller images the pools would leave too little
-NETS: dict[str, Callable[[ModelConfig, int, int], nn.Module]] = {
+NETS: dict[str, Callable[[Any, int, int], nn.Module]] = {
     "page": PageNet,
     "sprint": SprintNet,
     "vgg": VggNet,
@@ -44,20 +38,55 @@ NETS: dict[str, Callable[[ModelConfig, int, int], nn.Module]] = {
 }
 
 
-def build_net(config: ModelConfig, num_classes: int, in_channels: int) -> nn.Module:
-    """A freshly initialised net in training mode; `timm:NAME` and `torchvision:NAME` are nets of those libraries.
+def build_net(config: NetConfig, num_classes: int, in_channels: int, factory: Factory | None = None) -> nn.Module:
+    """A freshly initialised net in training mode.
+
+    Args:
+        factory: makes a net that is not known by its name; see `made_by`.
 
     Raises:
-        UsageError: no net has this name (the nearest is shown), or it has no such option.
+        UsageError: no net has this name (the nearest is shown), or its factory fails.
     """
-    if config.name not in NETS and not is_foreign(config.name):
-        raise UsageError(f"model.name {config.name}", "no such net", nearest(config.name, NETS))
-    kind = NETS.get(config.name, ForeignNet)
-    known = cast(Net, kind).options
-    for option in sorted(config.options() - known):
-        remedy = f"one of {', '.join(sorted(known))}" if known else "leave it out"
-        raise UsageError(f"model.{option}", f"{config.name} has no such option", remedy)
-    return kind(config, num_classes, in_channels)
+    if isinstance(config, OwnNet):
+        return NETS[config.name](config, num_classes, in_channels)
+    if isinstance(config, LibraryNetConfig):
+        return ForeignNet(config, num_classes, in_channels)
+    assert isinstance(config, OtherNetConfig)
+    if factory is None:
+        known = plugins(NETS_GROUP)
+        if config.name not in known:
+            raise UsageError(f"model.name {config.name}", "no such net", nearest(config.name, {**NETS, **known}))
+        factory = cast(Factory, loaded(known[config.name]))
+    return made_by(factory, config, num_classes, in_channels)
+
+
+def made_by(factory: Factory, config: OtherNetConfig, num_classes: int, in_channels: int) -> nn.Module:
+    """The net of a factory. It is called with `num_classes` and `in_channels`, as far as it takes them, and with the
+    options of the recipe's `model` section by name. A module that is given as it is, is copied with its weights.
+
+    Raises:
+        UsageError: the factory does not take an option, or makes no nn.Module.
+    """
+    if isinstance(factory, nn.Module):
+        return copy.deepcopy(factory).train()
+    offered = {"num_classes": num_classes, "in_channels": in_channels}
+    try:
+        net = factory(**{k: v for k, v in offered.items() if _takes(factory, k)} | config.arguments)
+    except Exception as error:  # whatever a net of somebody's raises
+        why = f"cannot be made ({type(error).__name__}: {one_line(error)[:160]})"
+        raise UsageError(
+            f"model.name {config.name}", why, "a factory that takes num_classes and in_channels"
+        ) from error
+    if not isinstance(net, nn.Module):
+        raise UsageError(
+            f"model.name {config.name}", f"made a {type(net).__name__}, not an nn.Module", "a factory of one"
+        )
+    return net.train()
+
+
+def _takes(factory: Factory, name: str) -> bool:
+    parameters = inspect.signature(factory).parameters
+    return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def place(net: nn.Module, device: torch.device) -> nn.Module:
@@ -67,4 +96,28 @@ def place(net: nn.Module, device: torch.device) -> nn.Module:
 
 def stages_of(net: nn.Module) -> dict[str, nn.Module]:
     """The stages of a net by name, in order of depth."""
-    return {name: net.get_submodule(name) for name in cast(Net, net).stages}
+    return {name: net.get_submodule(name) for name in cast(Any, net).stages}
+
+
+@torch.no_grad()
+def check_net(net: nn.Module, sizes: set[int], in_channels: int, num_classes: int) -> None:
+    """Show blank images of these sides in px to a net that is not daybreak's own.
+
+    Raises:
+        UsageError: the net cannot take them, or does not answer with logits (N, K).
+    """
+    training, device = net.training, next((p.device for p in net.parameters()), torch.device("cpu"))
+    name = getattr(net, "name", type(net).__name__)
+    net.eval()
+    try:
+        for size in sorted(sizes):
+            try:
+                shape = tuple(net(torch.zeros(2, in_channels, size, size, device=device)).shape)
+            except Exception as error:  # whatever it does not like about the size
+                why = f"cannot take images of {size} px ({one_line(error)[:80]})"
+                raise UsageError(f"model.name {name}", why, "a larger --size, or another net") from None
+            if shape != (2, num_classes):
+                why = f"maps two images to {shape}, not to logits {(2, num_classes)}"
+                raise UsageError(f"model.name {name}", why, "a net with one output for each class")
+    finally:
+        net.train(training)

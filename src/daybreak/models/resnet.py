@@ -30,7 +30,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from daybreak.core.config import ModelConfig
+from daybreak.core.nets import OwnNet
 from daybreak.models.layers import ACTIVATIONS, GlobalMeanPool, conv1x1, conv3x3, named, scaled, with_dropout
 
 GROUPS = 8  # of a ResNeXt block: its cardinality
@@ -96,10 +96,9 @@ class ResNet(nn.Module):
     """Images (N, C, H, W) to logits (N, K)."""
 
     stages: tuple[str, ...] = ("prep", "layer1", "layer2", "layer3", "layer4")
-    options = frozenset({"activation", "dropout"})
     is_preact = False
 
-    def __init__(self, config: ModelConfig, num_classes: int, in_channels: int) -> None:
+    def __init__(self, config: OwnNet, num_classes: int, in_channels: int) -> None:
         super().__init__()
         w64, w128, w256, w512 = scaled(config, 64, 128, 256, 512)
         act, block = ACTIVATIONS[config.activation], PreactBlock if self.is_preact else basic_block
@@ -130,9 +129,8 @@ class ResNeXt(nn.Module):
     """Images (N, C, H, W) to logits (N, K)."""
 
     stages = ("prep", "layer1", "layer2", "layer3")
-    options = frozenset({"activation", "dropout"})
 
-    def __init__(self, config: ModelConfig, num_classes: int, in_channels: int) -> None:
+    def __init__(self, config: OwnNet, num_classes: int, in_channels: int) -> None:
         super().__init__()
         w64, w256, w512, w1024 = (GROUPS * n for n in scaled(config, 8, 32, 64, 128))  # whole groups at any width
         act = ACTIVATIONS[config.activation]

@@ -19,7 +19,8 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from daybreak.core.config import ModelConfig
+from daybreak.core.nets import SprintConfig
+from daybreak.models.groups import ParamGroup, Sample
 from daybreak.models.layers import ACTIVATIONS, GlobalMaxPool, Residual, Scale, conv3x3, named, scaled, with_dropout
 
 WHITEN_KERNEL = 2
@@ -30,9 +31,8 @@ class SprintNet(nn.Module):
     """Images (N, C, H, W), H and W at least 9, to logits (N, K)."""
 
     stages = ("prep", "layer1", "layer2", "layer3")
-    options = frozenset({"activation", "channels", "dropout"})
 
-    def __init__(self, config: ModelConfig, num_classes: int, in_channels: int) -> None:
+    def __init__(self, config: SprintConfig, num_classes: int, in_channels: int) -> None:
         super().__init__()
         w1, w2, w3 = scaled(config, *config.channels)
         act = ACTIVATIONS[config.activation]
@@ -55,9 +55,24 @@ class SprintNet(nn.Module):
         return logits
 
     @torch.no_grad()
-    def fit_whitening(self, images_NCHW: Tensor) -> None:
-        """Set the first convolution from the patches of normalised training images."""
+    def fit_data(self, sample: Sample, size: int) -> None:
+        """Set the first convolution from the patches of training images."""
+        images_NCHW = sample(WHITEN_PATCHES // size**2)
         self.whiten.weight.copy_(whitening_filters(images_NCHW.float(), WHITEN_KERNEL))
+
+    def param_groups(self) -> list[ParamGroup]:
+        """Filters, biases and head as airbench has them; the whitening's bias is frozen early (Jordan 2024)."""
+        named = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
+        filters = [p for _, p in named if p.ndim == 4]
+        whiten = [p for name, p in named if name == "whiten.bias"]
+        head = [p for _, p in named if p.ndim == 2]
+        biases = [p for name, p in named if p.ndim not in (2, 4) and name != "whiten.bias"]
+        return [
+            ParamGroup(filters, "filters"),
+            ParamGroup(whiten, "whiten"),
+            ParamGroup(biases, "biases"),
+            ParamGroup(head, "head"),
+        ]
 
 
 def whitening_filters(images_NCHW: Tensor, kernel: int, eps: float = 5e-4) -> Tensor:

@@ -17,7 +17,7 @@ up to its head. Pools round up: an image of 28 px still has one pixel at the end
 
 from torch import Tensor, nn
 
-from daybreak.core.config import ModelConfig
+from daybreak.core.nets import OwnNet
 from daybreak.models.layers import ACTIVATIONS, GlobalMeanPool, conv3x3, named, scaled, with_dropout
 
 
@@ -25,9 +25,8 @@ class VggNet(nn.Module):
     """Images (N, C, H, W) to logits (N, K)."""
 
     stages = ("layer1", "layer2", "layer3", "layer4", "layer5")
-    options = frozenset({"activation", "dropout"})
 
-    def __init__(self, config: ModelConfig, num_classes: int, in_channels: int) -> None:
+    def __init__(self, config: OwnNet, num_classes: int, in_channels: int) -> None:
         super().__init__()
         w64, w128, w256, w512 = scaled(config, 64, 128, 256, 512)
         act = ACTIVATIONS[config.activation]

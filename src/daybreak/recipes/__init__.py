@@ -8,8 +8,11 @@ from pathlib import Path
 
 import tomli_w
 
-from daybreak.core.config import Recipe, validate
+from daybreak.core.config import Recipe
 from daybreak.core.errors import UsageError, nearest
+from daybreak.core.plugins import RECIPES as GROUP
+from daybreak.core.plugins import loaded, plugins
+from daybreak.core.sections import validate
 from daybreak.recipes import family, page, small, sprint
 
 LADDER = sprint.LADDER  # one net and one method from a minute up, shortest first
@@ -18,6 +21,12 @@ RECIPES: dict[str, Recipe] = {
 }
 
 SMALL_DATA = 10_000  # training images: below, the sprint recipes' few, large steps do not add up to a trained net
+
+
+def all_recipes() -> dict[str, Recipe]:
+    """The recipes by name: daybreak's own, then those of installed packages (entry points `daybreak.recipes`)."""
+    found = {name: loaded(point) for name, point in plugins(GROUP).items() if name not in RECIPES}
+    return RECIPES | {name: recipe for name, recipe in found.items() if isinstance(recipe, Recipe)}
 
 
 def get_recipe(name: str) -> Recipe:
@@ -30,7 +39,10 @@ def get_recipe(name: str) -> Recipe:
         return RECIPES[name]
     if name.endswith(".toml"):
         return read_toml(Path(name))
-    raise UsageError(name, "no such recipe", nearest(name, RECIPES))
+    recipes = all_recipes()
+    if name in recipes:
+        return recipes[name]
+    raise UsageError(name, "no such recipe", nearest(name, recipes))
 
 
 def to_toml(recipe: Recipe) -> str:

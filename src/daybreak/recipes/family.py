@@ -8,7 +8,8 @@ Setting      batch 128, Nesterov momentum cycled against the rate, label smoothi
              quarter as wide as the published one, which would take an hour an epoch on two cores.
 """
 
-from daybreak.core.config import Augment, ModelConfig, OneCycle, Recipe, Sgd, Stage
+from daybreak.core.config import Augment, OneCycle, Recipe, Sgd, Stage
+from daybreak.core.nets import net_config
 from daybreak.recipes.measured import measured
 
 PEAK = 0.03  # the best of a grid for resnet18, docs/one-cycle.md
@@ -19,7 +20,7 @@ def member(net: str, summary: str, accuracy: float, train_seconds: float, width:
     return Recipe(
         name=net,
         summary=summary,
-        model=ModelConfig(name=net, width=width),
+        model=net_config(net, width=width),
         optimizer=Sgd(),
         schedule=OneCycle(max_lr=PEAK, initial_lr=PEAK / 10, final_lr=PEAK / 1000, warmup=0.3, momentum=(0.85, 0.95)),
         epochs=16,

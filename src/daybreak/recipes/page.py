@@ -9,7 +9,8 @@ Setting      24 epochs, the peak at epoch 5, no annihilation (the rate ends wher
              cross-entropy on logits, crop 32 after padding 4, flip, cutout 8x8.
 """
 
-from daybreak.core.config import Adam, Augment, ModelConfig, OneCycle, Recipe
+from daybreak.core.config import Adam, Augment, OneCycle, Recipe
+from daybreak.core.nets import PageConfig
 from daybreak.recipes.measured import measured
 
 EPOCHS = 24
@@ -27,7 +28,7 @@ def one_cycle(peak: float) -> OneCycle:
 RECIPE = Recipe(
     name="page",
     summary="the assignment: Page's residual net, Adam, one cycle",
-    model=ModelConfig(name="page"),
+    model=PageConfig(),
     optimizer=Adam(),
     schedule=one_cycle(0.0036),
     epochs=EPOCHS,

@@ -7,13 +7,14 @@ Why          with little data the many small steps are what counts: a narrow spr
              and at least 300 steps.
 """
 
-from daybreak.core.config import Augment, ModelConfig, Muon, OneCycle, Recipe
+from daybreak.core.config import Augment, Muon, OneCycle, Recipe
+from daybreak.core.nets import SprintConfig
 from daybreak.recipes.measured import measured
 
 RECIPE = Recipe(
     name="small",
     summary="small data sets: a narrow net, many small steps",
-    model=ModelConfig(name="sprint", width=0.5, activation="silu"),
+    model=SprintConfig(width=0.5, activation="silu"),
     optimizer=Muon(),
     schedule=OneCycle(max_lr=0.1, initial_lr=0.1, final_lr=0.0, warmup=0.0),
     epochs=24,

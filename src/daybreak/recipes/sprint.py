@@ -10,7 +10,8 @@ Origin       the net, Muon and its rates are those of airbench94_muon (Jordan 20
              the next in its epochs and in how many of them are at full size.
 """
 
-from daybreak.core.config import Augment, Expected, ModelConfig, Muon, OneCycle, Recipe, Stage
+from daybreak.core.config import Augment, Expected, Muon, OneCycle, Recipe, Stage
+from daybreak.core.nets import SprintConfig
 from daybreak.recipes.measured import measured
 
 AGAINST_AIRBENCH = "2026-11-22_sprint-9"  # the series in which it alternated with airbench94_muon
@@ -31,7 +32,7 @@ def rung(
         summary=summary,
         epochs=epochs,
         expected=expected,
-        model=ModelConfig(name="sprint", activation="silu", channels=(48, 256, 256)),
+        model=SprintConfig(activation="silu", channels=(48, 256, 256)),
         optimizer=Muon(),
         schedule=OneCycle(max_lr=0.14, initial_lr=0.14, final_lr=0.0, warmup=0.0),
         batch_size=500,

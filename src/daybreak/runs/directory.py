@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
-from daybreak.core.config import Device, ModelConfig, Precision, Recipe, validate
+from daybreak.core.config import Device, Precision, Recipe
 from daybreak.core.device import compute_dtype, pick_device
 from daybreak.core.errors import RunError, UsageError
 from daybreak.core.files import (
@@ -35,9 +35,14 @@ from daybreak.core.files import (
     to_json,
     whole_file,
 )
+from daybreak.core.nets import NetConfig, is_from_library
+from daybreak.core.options import TrainOptions
+from daybreak.core.plugins import Factory, is_path
+from daybreak.core.sections import validate
 from daybreak.data.dataset import DecodeSpec
 from daybreak.models.registry import build_net, place
 from daybreak.runs.classifier import Classifier
+from daybreak.runs.old_format import net_of, options_of, recipe_values
 from daybreak.runs.predictions import Predictions
 from daybreak.runs.transforms import Normalizer
 
@@ -48,7 +53,7 @@ FORMAT = 1
 class ModelCard:
     """model.json: how to rebuild the net and how to feed it."""
 
-    net: ModelConfig
+    net: NetConfig
     classes: tuple[str, ...]
     size: int
     decode: DecodeSpec
@@ -60,16 +65,17 @@ class ModelCard:
 class RunDirectory:
     """A run on disk. Everything after training sees training only through this class."""
 
-    def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
+    def __init__(self, path: Path | str, net: Factory | None = None) -> None:
+        self.path, self._factory = Path(path), net
 
     @classmethod
     @contextmanager
-    def create(cls, out: "Path | Iterable[Path]") -> "Iterator[RunDirectory]":
+    def create(cls, out: "Path | Iterable[Path]", net: Factory | None = None) -> "Iterator[RunDirectory]":
         """Make a directory and hold it against other writers while the block runs.
 
         Args:
             out: the directory, which must not be there or be empty; or names, of which the first that is free is taken.
+            net: as for `open`.
 
         Raises:
             UsageError: it exists and has something in it.
@@ -87,30 +93,34 @@ class RunDirectory:
             if not all(is_leftover(file, "config.json") for file in leftovers):
                 raise UsageError(f"--out {path}", "exists and is not empty", "another directory, or remove it first")
             sweep(path)  # one that was killed before it had written anything
-            yield cls(path)
+            yield cls(path, net)
 
     @classmethod
     @contextmanager
-    def reopen(cls, path: Path | str) -> "Iterator[RunDirectory]":
+    def reopen(cls, path: Path | str, net: Factory | None = None) -> "Iterator[RunDirectory]":
         """A run made earlier, to go on with, held against other writers; rid of what a killed one left half written.
 
         Raises:
             RunError: there is no run at this path.
             BusyError: another process writes to it.
         """
-        run = cls.open(path)
+        run = cls.open(path, net)
         with sole_writer(run.path):
             sweep(run.path)
             yield run
 
     @classmethod
-    def open(cls, path: Path | str) -> "RunDirectory":
+    def open(cls, path: Path | str, net: Factory | None = None) -> "RunDirectory":
         """A run made earlier.
+
+        Args:
+            net: makes the net, where it is neither daybreak's nor an installed package's own. What a directory names is
+                not imported: it may come from anyone.
 
         Raises:
             RunError: there is no run at this path.
         """
-        run = cls(path)
+        run = cls(path, net)
         if not (run.path / "config.json").is_file():
             raise RunError(
                 run.path, "not a run directory (no config.json)", "the directory that daybreak train printed"
@@ -132,10 +142,6 @@ class RunDirectory:
         """Whether training came to an end, of itself or by a signal, and not by an error."""
         return (self.path / "summary.json").exists() and self.summary["error"] is None
 
-    @property
-    def is_deterministic(self) -> bool:
-        return bool(self.config.get("deterministic"))
-
     def is_finished(self, step: int) -> bool:
         """Whether the run came to its end, with this step as its last."""
         return self.has_result and self.summary["interrupted"] is None and self.summary["steps"] == step
@@ -143,12 +149,17 @@ class RunDirectory:
     @property
     def recipe(self) -> Recipe:
         try:
-            values = {
-                k: v for k, v in self.config.get("recipe", {}).items() if k != "expected"
-            }  # a claim, not a setting
-            return validate(Recipe, values, "config.json")
+            return validate(Recipe, recipe_values(self.config.get("recipe", {})), "config.json")
         except UsageError as error:
             raise RunError(self.path / "config.json", f"{error.what}: {error.why}", "upgrade daybreak") from None
+
+    @property
+    def options(self) -> TrainOptions:
+        """What the run was asked to do."""
+        try:
+            return options_of(self.config)
+        except (UsageError, TypeError, AttributeError) as error:
+            raise RunError(self.path / "config.json", f"cannot be read ({error})", "upgrade daybreak") from None
 
     def metrics(self, event: str) -> list[dict[str, Any]]:
         """The rows of metrics.jsonl of one kind of event."""
@@ -164,7 +175,7 @@ class RunDirectory:
             raise RunError(self.path / "model.json", "written by another version of daybreak", "upgrade daybreak")
         try:
             return ModelCard(
-                net=ModelConfig(**values["net"]),
+                net=net_of(values["net"]),
                 classes=tuple(values["classes"]),
                 size=values["size"],
                 decode=DecodeSpec(**values["decode"]),
@@ -172,7 +183,7 @@ class RunDirectory:
                 std=tuple(values["std"]),
                 precision=values["precision"],
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
             raise RunError(self.path / "model.json", f"cannot be read ({error})", "a whole copy of the run") from None
 
     def classifier(self, device: Device = "auto") -> Classifier:
@@ -182,7 +193,7 @@ class RunDirectory:
             RunError: the weights are missing, damaged, or of another net.
         """
         card, where = self.card, pick_device(device)
-        net = build_net(card.net, len(card.classes), card.decode.channels)
+        net = self._build(card)
         self._load_weights(net)
         place(net, where).eval()
         dtype = compute_dtype(card.precision, where)
@@ -285,6 +296,13 @@ class RunDirectory:
         if not isinstance(values, dict):
             raise RunError(self.path / name, "not a JSON object", "a whole copy of the run")
         return values
+
+    def _build(self, card: ModelCard) -> nn.Module:
+        name = card.net.name
+        if self._factory is None and is_path(name) and not is_from_library(name):
+            why = f"its net {name} is not part of daybreak, and a run directory imports nothing"
+            raise RunError(self.path / "model.json", why, f"--net {name}, or daybreak.load(RUN, net=…)")
+        return build_net(card.net, len(card.classes), card.decode.channels, self._factory)
 
     def _load_weights(self, net: nn.Module) -> None:
         path = self.path / "model.safetensors"

@@ -15,10 +15,10 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from daybreak.core.errors import RunError
-from daybreak.core.files import guarded, remove_folder, to_json, whole_folder
+from daybreak.core.files import guarded, remove_folder, to_json, whole_file, whole_folder
 
 FORMAT = 1
-TENSORS, FACTS, MANIFEST = "state.safetensors", "state.json", "manifest.json"
+TENSORS, FACTS, MANIFEST, BEST = "state.safetensors", "state.json", "manifest.json", "best.json"
 KEPT = 2  # besides the best
 
 
@@ -28,7 +28,7 @@ class Checkpoint:
 
     Attributes:
         facts: `step`, `skipped`, `sizes` (steps at each image size), `spent` (seconds of each phase), `metrics_bytes`,
-            `test_acc` (of the last epoch, or None) and `circumstances`, on which exact bits depend.
+            `callbacks` (what they want kept) and `circumstances`, on which exact bits depend.
     """
 
     tensors: dict[str, Tensor]
@@ -36,12 +36,12 @@ class Checkpoint:
 
 
 def write(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Store a checkpoint and remove old ones: the newest two stay, and the one with the best test accuracy.
+    """Store a checkpoint and remove old ones: the newest two stay, and the one that is marked as best.
 
     Raises:
         StorageError: the file system refused; what was there is still there.
     """
-    path = folder / f"step-{checkpoint.facts['step']:08d}"
+    path = _path(folder, checkpoint.facts["step"])
     if not path.exists():
         files = {TENSORS: save(checkpoint.tensors), FACTS: to_json(checkpoint.facts | {"format": FORMAT}).encode()}
         files[MANIFEST] = to_json({name: sha256(content).hexdigest() for name, content in files.items()}).encode()
@@ -76,6 +76,27 @@ def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     return None, []
 
 
+def mark_best(folder: Path, step: int) -> None:
+    """Say that the checkpoint of this step is the best so far: it stays until another one is."""
+    with whole_file(folder / BEST) as temporary:
+        temporary.write_text(to_json({"step": step}), encoding="utf-8")
+
+
+def best(folder: Path) -> Checkpoint | None:
+    """The checkpoint that is marked as best; None where none is.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    path = _best_path(folder)
+    if path is None:
+        return None
+    try:
+        return read(path)
+    except _DamagedError as error:
+        raise RunError(path, f"is damaged ({error})", "--keep last, or train again") from None
+
+
 def read(path: Path) -> Checkpoint:
     """A stored checkpoint, its content checked before it is parsed."""
     try:
@@ -96,24 +117,26 @@ def read(path: Path) -> Checkpoint:
     return Checkpoint(load(content[TENSORS]), facts)
 
 
+def _path(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:08d}"
+
+
 class _DamagedError(Exception):
     """A checkpoint is not what was written."""
 
 
 def _remove_old(folder: Path) -> None:
     paths = sorted(folder.glob("step-*"))
-    best = max(paths, key=lambda path: (_test_acc(path), path))
     for path in paths[:-KEPT]:
-        if path != best:
+        if path != _best_path(folder):
             remove_folder(path)
 
 
-def _test_acc(path: Path) -> float:
-    """Only for choosing what to keep: a file that cannot be read is as bad as one can be."""
+def _best_path(folder: Path) -> Path | None:
     try:
-        return float(json.loads((path / FACTS).read_bytes())["test_acc"] or 0.0)
+        return _path(folder, int(json.loads((folder / BEST).read_bytes())["step"]))
     except (OSError, ValueError, KeyError, TypeError):
-        return 0.0
+        return None  # nothing was marked, or the mark cannot be read
 
 
 def _aside(path: Path) -> Path:

@@ -10,6 +10,7 @@ from sklearn.model_selection import StratifiedKFold
 from daybreak.core.config import Device, Recipe
 from daybreak.core.errors import StoppedError, UsageError
 from daybreak.core.events import OnEvent
+from daybreak.core.options import TrainOptions
 from daybreak.data.dataset import Dataset, Split
 from daybreak.training.train import train
 
@@ -42,13 +43,14 @@ def out_of_sample(
     smallest = int(counts[counts > 0].min())
     if not 2 <= folds <= smallest:
         raise UsageError(f"--folds {folds}", f"the smallest class has {smallest} training images", f"2 to {smallest}")
+    options = TrainOptions(seed=seed, device=device, budget=budget)
     logits_NK = np.zeros((len(labels_N), len(dataset.classes)), np.float32)
     splits = StratifiedKFold(folds, shuffle=True, random_state=seed).split(labels_N, labels_N)
     for number, (known, asked) in enumerate(splits, 1):
         on_event({"event": "run", "label": f"fold {number} of {folds}", "seed": seed})
-        fold = replace(dataset, train=_part(train_part, known), test=_part(train_part, asked))
+        fold = replace(dataset, train=_part(train_part, known), test=_part(train_part, asked), validation=None)
         with tempfile.TemporaryDirectory() as folder:
-            run = train(recipe, fold, Path(folder) / "run", seed=seed, device=device, budget=budget, on_event=on_event)
+            run = train(recipe, fold, Path(folder) / "run", options, on_event=on_event)
             predictions = run.predictions()
             if predictions is None:
                 raise StoppedError(run.summary["interrupted"], "nothing was changed; the same command starts again")

@@ -16,6 +16,7 @@ from daybreak.core.errors import BadStepError, UsageError
 from daybreak.core.lr_curve import FoundRate, RangeTest
 from daybreak.data.dataset import Dataset
 from daybreak.training import state
+from daybreak.training.extensions import Extensions
 from daybreak.training.session import Session, prepare
 from daybreak.training.step import train_step
 
@@ -33,6 +34,7 @@ def find_rate(
     lowest: float | None = None,
     highest: float | None = None,
     device: str = "auto",
+    extensions: Extensions = Extensions(),
 ) -> FoundRate:
     """Range tests of a recipe on a data set, with nets of their own; nothing is left behind.
 
@@ -53,7 +55,9 @@ def find_rate(
         raise UsageError(f"--steps {steps}", "too few to smooth", "10 or more; 100 is usual")
     where = pick_device(device)  # type: ignore[arg-type]
     with kept_memory():
-        tests = [range_test(prepare(recipe, dataset, seed, where), low, high, steps) for seed in seeds]
+        tests = [
+            range_test(prepare(recipe, dataset, seed, where, extensions=extensions), low, high, steps) for seed in seeds
+        ]
     return FoundRate(recipe.name, dataset.title, tuple(tests))
 
 
@@ -90,7 +94,7 @@ def range_test(session: Session, low: float, high: float, steps: int) -> RangeTe
 @contextmanager
 def _as_it_was(session: Session) -> Iterator[None]:
     """Whatever the block does to the session is undone."""
-    saved = state.capture(session, 0, None)
+    saved = state.capture(session)
     groups = [group for optimizer in session.optimizer.optimizers for group in optimizer.param_groups]
     before = [dict(group) for group in groups]
     try:

@@ -4,12 +4,14 @@ Parameter groups carry their own peak rate; the schedule gives every group the s
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from daybreak.core.config import Adam, Muon, OneCycle, Recipe, Sgd
+from daybreak.core.config import Adam, Muon, OneCycle, Recipe
+from daybreak.models.groups import ParamGroup, groups_of
 from daybreak.training import schedule
 
 # Quintic coefficients with the steepest slope at zero; they do not converge to exactly one, which does no harm
@@ -36,6 +38,9 @@ def orthogonalize(matrices: Tensor, steps: int, dtype: torch.dtype) -> Tensor:
     return (x.mT if tall else x).to(matrices.dtype)
 
 
+OTHER_BETAS = (0.9, 0.95)  # of Adam beside Muon (Jordan 2024)
+
+
 class MuonOptimizer(torch.optim.Optimizer):
     """Muon for convolution filters: Nesterov momentum, made orthogonal, applied to filters of fixed norm.
 
@@ -43,7 +48,9 @@ class MuonOptimizer(torch.optim.Optimizer):
     no decay is needed. Banks of one shape are made orthogonal together, which a GPU does in the time of one.
     """
 
-    def __init__(self, params: Iterable[Tensor], momentum: float, steps: int, dtype: torch.dtype) -> None:
+    def __init__(
+        self, params: Iterable[Tensor] | list[dict[str, Any]], momentum: float, steps: int, dtype: torch.dtype
+    ) -> None:
         super().__init__(params, {"lr": 0.0, "momentum": momentum, "steps": steps, "dtype": dtype})
 
     @torch.no_grad()
@@ -103,6 +110,11 @@ class ScheduledOptimizer:
             if momentum is not None:
                 _set_momentum(group, momentum)
 
+    def scale_rates(self, factor: float) -> None:
+        """Multiply every group's rate for the step to come; the next step has the cycle's again."""
+        for group in (g for optimizer in self.optimizers for g in optimizer.param_groups):
+            group["lr"] *= factor
+
     def ends(self) -> set[float]:
         """The progress at which each group's cycle ends."""
         return {group["until"] for optimizer in self.optimizers for group in optimizer.param_groups}
@@ -117,53 +129,69 @@ class ScheduledOptimizer:
 
 
 def build_optimizer(net: nn.Module, recipe: Recipe, batch_size: int, compute_dtype: torch.dtype) -> ScheduledOptimizer:
-    """The recipe's optimizer over the trainable parameters of the net.
+    """The recipe's optimizer over the trainable parameters of the net, in the net's own groups (`models.groups`).
 
     Args:
         batch_size: the one in use; smaller than the recipe's where there are fewer images.
     """
     config, peak = recipe.optimizer, recipe.schedule.max_lr
-    trainable = [p for p in net.parameters() if p.requires_grad]
     optimizers: list[torch.optim.Optimizer]
-    if isinstance(config, Adam):
-        betas = (config.beta1, config.beta2)
-        groups = [_group(trainable, peak)]
-        optimizers = [torch.optim.Adam(groups, betas=betas, eps=config.eps, weight_decay=config.weight_decay)]
-    elif isinstance(config, Sgd):
-        groups = [_group(trainable, peak)]
-        optimizers = [_sgd(groups, config.momentum, weight_decay=config.weight_decay)]
+    if isinstance(config, Muon):
+        optimizers = _muon_and_others(net, config, batch_size, peak, compute_dtype)
     else:
-        optimizers = _muon_and_sgd(net, config, batch_size, peak, compute_dtype)
+        groups = [_group(group, peak) for group in _alike(net)]
+        if isinstance(config, Adam):
+            optimizers = [_adam(groups, (config.beta1, config.beta2), config.eps, config.weight_decay)]
+        else:
+            optimizers = [_sgd(groups, config.momentum, weight_decay=config.weight_decay)]
     return ScheduledOptimizer(optimizers, recipe.schedule)
 
 
-def _muon_and_sgd(
+def _alike(net: nn.Module) -> list[ParamGroup]:
+    """The net's groups for an optimizer that treats all roles alike: one for each setting, in the order of the net."""
+    setting_of = {id(p): (g.lr_factor, g.weight_decay, g.until) for g in groups_of(net) for p in g.params}
+    by_setting: dict[tuple[float, float | None, float], list[nn.Parameter]] = {}
+    for p in net.parameters():
+        if p.requires_grad and id(p) in setting_of:
+            by_setting.setdefault(setting_of[id(p)], []).append(p)
+    return [ParamGroup(params, "other", *setting) for setting, params in by_setting.items()]
+
+
+def _muon_and_others(
     net: nn.Module, config: Muon, batch_size: int, peak: float, dtype: torch.dtype
 ) -> list[torch.optim.Optimizer]:
-    named = [(name, p) for name, p in net.named_parameters() if p.requires_grad]
-    filters = [p for _, p in named if p.ndim == 4]
-    whiten = [p for name, p in named if name == "whiten.bias"]
-    head = [p for _, p in named if p.ndim == 2]
-    biases = [p for name, p in named if p.ndim not in (2, 4) and name != "whiten.bias"]
-    muon = MuonOptimizer(filters, config.momentum, config.newton_schulz_steps, dtype)
-    muon.param_groups[0] |= {"peak": peak, "until": 1.0}
-    groups = [
-        _group(whiten, config.bias_lr * batch_size, config.weight_decay / config.bias_lr, config.whiten_bias_until),
-        _group(biases, config.bias_lr * batch_size, config.weight_decay / config.bias_lr),
-        _group(head, config.head_lr * batch_size, config.weight_decay / config.head_lr),
-    ]
-    return [muon, _sgd([g for g in groups if g["params"]], config.sgd_momentum)]
+    """Muon for the role `filters`, SGD for the roles of the sprint net, Adam for all others."""
+    rates = {"whiten": config.bias_lr, "biases": config.bias_lr, "head": config.head_lr}
+    groups, optimizers = groups_of(net), list[torch.optim.Optimizer]()
+    if filters := [_group(g, peak) for g in groups if g.role == "filters"]:
+        optimizers.append(MuonOptimizer(filters, config.momentum, config.newton_schulz_steps, dtype))
+    sgd = []
+    for group in (g for g in groups if g.role in rates):
+        rate, until = rates[group.role], config.whiten_bias_until if group.role == "whiten" else group.until
+        sgd.append(_group(replace(group, until=until), rate * batch_size, config.weight_decay / rate))
+    if sgd:
+        optimizers.append(_sgd(sgd, config.sgd_momentum))
+    if other := [_group(g, config.other_lr, 0.0) for g in groups if g.role == "other"]:
+        optimizers.append(_adam(other, OTHER_BETAS, 1e-8, 0.0))
+    return optimizers
+
+
+def _adam(
+    groups: list[dict[str, Any]], betas: tuple[float, float], eps: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    return torch.optim.Adam(groups, betas=betas, eps=eps, weight_decay=weight_decay)
 
 
 def _sgd(groups: list[dict[str, Any]], momentum: float, weight_decay: float = 0.0) -> torch.optim.SGD:
     return torch.optim.SGD(groups, momentum=momentum, nesterov=momentum > 0, weight_decay=weight_decay)
 
 
-def _group(
-    params: list[nn.Parameter], peak: float, weight_decay: float | None = None, until: float = 1.0
-) -> dict[str, Any]:
-    decay = {} if weight_decay is None else {"weight_decay": weight_decay}
-    return {"params": params, "peak": peak, "until": until, "lr": peak, **decay}
+def _group(group: ParamGroup, peak: float, weight_decay: float | None = None) -> dict[str, Any]:
+    """What torch takes; a decay that the net asks for stands before the recipe's."""
+    peak, decay = peak * group.lr_factor, weight_decay if group.weight_decay is None else group.weight_decay
+    return {"params": list(group.params), "peak": peak, "until": group.until, "lr": peak} | (
+        {} if decay is None else {"weight_decay": decay}
+    )
 
 
 def _freeze(params: list[nn.Parameter]) -> None:

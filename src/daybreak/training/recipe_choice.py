@@ -3,18 +3,23 @@
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from daybreak.core.clock import Stopwatch
-from daybreak.core.config import Device, Expected, ModelConfig, Recipe, override, with_epochs
+from daybreak.core.config import Expected, Recipe, override, with_epochs
 from daybreak.core.device import kept_memory, pick_device, repeatable, synchronizer
 from daybreak.core.errors import UsageError, nearest
 from daybreak.core.events import OnEvent
+from daybreak.core.nets import NetConfig, is_from_library
+from daybreak.core.options import TrainOptions
+from daybreak.core.plugins import NETS as NETS_GROUP
+from daybreak.core.plugins import is_path, plugins
 from daybreak.data.dataset import Dataset
-from daybreak.models.registry import NETS, SMALLEST_SIZE, is_foreign
-from daybreak.recipes import LADDER, RECIPES, SMALL_DATA, get_recipe
+from daybreak.models.registry import NETS, SMALLEST_SIZE
+from daybreak.recipes import LADDER, RECIPES, SMALL_DATA, all_recipes, get_recipe
+from daybreak.training.extensions import Extensions
 from daybreak.training.loader import side_at
 from daybreak.training.lr_finder import find_rate, with_rate
 from daybreak.training.session import prepare
@@ -28,33 +33,34 @@ HARDER = {"CIFAR-10": "CIFAR-10 (JPEG q75)"}
 def recipe_for(
     dataset: Dataset,
     recipe: str | Recipe | None,
-    *,
-    epochs: int | None,
-    budget: float | None,
-    target: float | None,
-    lr: float | Literal["auto"] | None,
-    seed: int,
-    settings: Mapping[str, Any] | None,
-    device: Device,
-    deterministic: bool,
+    options: TrainOptions,
+    extensions: Extensions,
     watch: Stopwatch,
     on_event: OnEvent,
 ) -> Recipe:
-    """The recipe that a training means; see `daybreak.train`. What is timed or tested for it runs on `watch`."""
-    with repeatable(deterministic):
-        if recipe is None and epochs is None and (budget or target):
-            if budget:
-                recipe, why = for_budget(budget, dataset, seed, pick_device(device), watch)
+    """The recipe that a training means; see `daybreak.train`. What is timed or tested for it runs on `watch`.
+
+    Args:
+        recipe: a name, a file or an object; None where budget, target or data decide.
+    """
+    settings = ({"model.name": options.net} if options.net else {}) | options.settings
+    with repeatable(options.deterministic):
+        if recipe is None and options.epochs is None and (options.budget or options.target):
+            if options.budget:
+                where = pick_device(options.device)
+                recipe, why = for_budget(
+                    options.budget, dataset, options.seed, where, watch, net=options.net, extensions=extensions
+                )
             else:
-                recipe, why = for_target(target or 0.0, dataset)
+                recipe, why = for_target(options.target or 0.0, dataset)
             on_event({"event": "choice", "recipe": recipe.name, "why": why})
-        chosen = named_or_default(recipe, dataset, epochs, settings)
-        if lr is None:
+        chosen = named_or_default(recipe, dataset, options.epochs, settings)
+        if options.lr is None:
             return chosen
-        if lr != "auto":
-            return with_rate(chosen, lr)
+        if options.lr != "auto":
+            return with_rate(chosen, options.lr)
         with watch.timed("train"):
-            found = find_rate(chosen, dataset, seeds=[seed], device=device)
+            found = find_rate(chosen, dataset, seeds=[options.seed], device=options.device, extensions=extensions)
     kept = f"range test: no clear answer ({found.doubt}); keeping {chosen.schedule.max_lr:g}"
     why = kept if found.doubt else f"range test: one cycle up to {found.lr_max:.3g}"
     on_event({"event": "choice", "recipe": chosen.name, "why": why})
@@ -72,12 +78,13 @@ def named_or_default(
     return with_epochs(chosen, epochs, settings)
 
 
-def net_named(name: str, settings: Mapping[str, Any] | None) -> ModelConfig:
+def net_named(name: str, settings: Mapping[str, Any] | None) -> NetConfig:
     """The net of a recipe, or a net by its own name, with its overrides."""
-    if name in RECIPES or name.endswith(".toml"):
+    recipes, nets = all_recipes(), {*NETS, *plugins(NETS_GROUP)}
+    if name in recipes or name.endswith(".toml"):
         return override(get_recipe(name), settings or {}).model
-    if name not in NETS and not is_foreign(name):
-        raise UsageError(name, "no such recipe, net or run", nearest(name, {**RECIPES, **NETS}))
+    if name not in nets and not is_from_library(name) and not is_path(name):
+        raise UsageError(name, "no such recipe, net or run", nearest(name, {*recipes, *nets}))
     return override(RECIPES["page"], {"model.name": name} | dict(settings or {})).model
 
 
@@ -124,17 +131,26 @@ def promise(recipe: Recipe, dataset_title: str) -> float:
 
 
 def for_budget(
-    budget: float, dataset: Dataset, seed: int, device: torch.device, watch: Stopwatch
+    budget: float,
+    dataset: Dataset,
+    seed: int,
+    device: torch.device,
+    watch: Stopwatch,
+    *,
+    net: str | None = None,
+    extensions: Extensions = Extensions(),
 ) -> tuple[Recipe, str]:
     """The rung of the ladder that takes about this long on this machine; its cycle is then stretched to fit exactly.
 
     Args:
         budget: seconds of training. The steps that are timed here run on `watch` and are spent from it.
+        net: in place of the ladder's own.
     """
     if is_small(dataset):
         return RECIPES["small"], "recipe small, for little data"
     with watch.timed("train"):
-        seconds_at = step_seconds(LADDER[-1], dataset, seed, device)
+        timed = override(LADDER[-1], {"model.name": net} if net else {})
+        seconds_at = step_seconds(timed, dataset, seed, device, extensions)
     foretold = {recipe.name: predicted_seconds(recipe, dataset, seconds_at) for recipe in LADDER}
     chosen = min(LADDER, key=lambda recipe: abs(math.log(foretold[recipe.name] / budget)))
     return (
@@ -143,11 +159,13 @@ def for_budget(
     )
 
 
-def step_seconds(recipe: Recipe, dataset: Dataset, seed: int, device: torch.device) -> Callable[[int], float]:
+def step_seconds(
+    recipe: Recipe, dataset: Dataset, seed: int, device: torch.device, extensions: Extensions = Extensions()
+) -> Callable[[int], float]:
     """Seconds a step as a function of the image side: linear in the pixels, from a few steps of a net thrown away."""
     wait = synchronizer(device)
     with kept_memory():
-        session = prepare(recipe, dataset, seed, device)
+        session = prepare(recipe, dataset, seed, device, extensions=extensions)
         points = []
         for progress in (0.0, 1.0):
             session.optimizer.set_progress(0.0)

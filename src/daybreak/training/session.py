@@ -12,16 +12,20 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from daybreak.core.clock import Stopwatch
 from daybreak.core.config import Recipe
 from daybreak.core.device import compute_dtype, synchronizer
-from daybreak.data.dataset import Dataset
+from daybreak.core.nets import OwnNet
+from daybreak.core.plugins import Factory
+from daybreak.data.dataset import Dataset, Split
 from daybreak.models.anatomy.trace import count_macs
-from daybreak.models.foreign import ForeignNet
-from daybreak.models.registry import SMALLEST_SIZE, build_net, place
-from daybreak.models.sprint import WHITEN_PATCHES, SprintNet
+from daybreak.models.groups import Sample
+from daybreak.models.registry import SMALLEST_SIZE, build_net, check_net, place
 from daybreak.runs.classifier import Classifier
 from daybreak.runs.transforms import Normalizer, resize
+from daybreak.training.extensions import Extensions, batch_generator
 from daybreak.training.loader import Loader
 from daybreak.training.optim import ScheduledOptimizer, build_optimizer
 from daybreak.training.progress import Pace, StepPace, TimePace
+
+NO_EXTENSIONS = Extensions()
 
 
 @dataclass
@@ -47,6 +51,7 @@ class Session:
     loader: Loader
     pace: Pace
     classifier: Classifier
+    extensions: Extensions = NO_EXTENSIONS
     step: int = 0
     skipped: int = 0
     sizes: Counter[int] = field(default_factory=Counter)
@@ -54,6 +59,13 @@ class Session:
     @property
     def progress(self) -> float:
         return self.pace.progress(self.step)
+
+    def batch(self, progress: float) -> tuple[Tensor, Tensor]:
+        """Images (B, C, H, W) and labels (B,) of the step to come, augmented."""
+        images_BCHW, labels_B = self.loader.batch(self.step, progress)
+        if self.extensions.augment is None:
+            return images_BCHW, labels_B
+        return self.extensions.augment(images_BCHW, labels_B, batch_generator(self.seed, self.step))
 
 
 def prepare(
@@ -64,49 +76,68 @@ def prepare(
     *,
     budget: float | None = None,
     watch: Stopwatch | None = None,
+    extensions: Extensions = Extensions(),
 ) -> Session:
     """Everything before the first step; on the clock from the moment the training images are read.
 
     Args:
         budget: seconds of training; without it the recipe's epochs decide.
         watch: a clock that runs already, where part of the budget is spent.
+        extensions: a net, loss or augmentation in place of the recipe's.
+
+    Raises:
+        UsageError: the net cannot take the images, or does not answer with logits.
     """
     dtype = compute_dtype(recipe.precision, device)
-    net = place(initial_net(recipe, dataset, seed), device)
+    net = place(initial_net(recipe, dataset, seed, extensions.net), device)
     size = max(SMALLEST_SIZE, dataset.decode.size)  # smaller images are enlarged
     clock = watch or Stopwatch(synchronizer(device))
     with clock.timed("train"):
         images_NHWC = resize(torch.from_numpy(np.array(dataset.train.images_NHWC)).to(device), size)
         labels_N = torch.from_numpy(np.array(dataset.train.labels_N)).to(device)
         normalize = Normalizer.of(images_NHWC)
-        if isinstance(net, SprintNet):
-            net.fit_whitening(normalize(images_NHWC[spread(len(images_NHWC), WHITEN_PATCHES // size**2)]))
+        fit_data: Callable[[Sample, int], None] | None = getattr(net, "fit_data", None)
+        if fit_data is not None:
+            fit_data(lambda n: normalize(images_NHWC[spread(len(images_NHWC), n)]), size)
         loader = Loader(recipe, images_NHWC, labels_N, normalize, seed, dtype)
-        if isinstance(net, ForeignNet):
-            net.check_sizes(
-                [size, *(loader.size_at(stage.until - 1e-9) for stage in recipe.resolution)], images_NHWC.shape[3]
-            )
+        if not isinstance(recipe.model, OwnNet):
+            sizes = {size, *(loader.size_at(stage.until - 1e-9) for stage in recipe.resolution)}
+            check_net(net, sizes, images_NHWC.shape[3], len(dataset.classes))
         optimizer = build_optimizer(net, recipe, loader.batch_size, dtype)
         ema = _moving_average(net, recipe.ema)
         pace = TimePace(budget, lambda: clock.seconds("train")) if budget else StepPace(loader)
     judged = ema.module if ema else net
     classifier = Classifier(judged, dataset.classes, size, normalize, device, dtype)
-    return Session(recipe, dataset, seed, device, dtype, clock, net, net, ema, optimizer, loader, pace, classifier)
+    return Session(
+        recipe, dataset, seed, device, dtype, clock, net, net, ema, optimizer, loader, pace, classifier, extensions
+    )
 
 
-def initial_net(recipe: Recipe, dataset: Dataset, seed: int) -> nn.Module:
+def initial_net(recipe: Recipe, dataset: Dataset, seed: int, factory: Factory | None = None) -> nn.Module:
     """The net before training; depends on the seed alone and leaves the global random state as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return build_net(recipe.model, len(dataset.classes), dataset.decode.channels)
+        return build_net(recipe.model, len(dataset.classes), dataset.decode.channels, factory)
 
 
-def train_flops(session: Session) -> int:
-    """Floating-point operations of all steps so far: two a multiply-add, the backward pass counted as two forwards."""
+def train_flops(session: Session) -> int | None:
+    """Floating-point operations of all steps so far: two a multiply-add, the backward pass counted as two forwards.
+    None for a net that cannot be traced."""
     channels = session.dataset.decode.channels
-    net = initial_net(session.recipe, session.dataset, session.seed)  # a copy on the CPU: tracing runs the net
-    macs = sum(steps * count_macs(net, size, channels) for size, steps in session.sizes.items())
+    # A copy on the CPU: tracing runs the net.
+    net = initial_net(session.recipe, session.dataset, session.seed, session.extensions.net)
+    try:
+        macs = sum(steps * count_macs(net, size, channels) for size, steps in session.sizes.items())
+    except Exception:  # whatever torch.fx does not like about a net of somebody's own
+        if isinstance(session.recipe.model, OwnNet):
+            raise
+        return None
     return 3 * 2 * session.loader.batch_size * macs
+
+
+def curve_part(dataset: Dataset) -> tuple[str, Split]:
+    """The part that the curves show, with its name in metrics.jsonl: the validation part, else the test part."""
+    return ("test", dataset.test) if dataset.validation is None else ("val", dataset.validation)
 
 
 def spread(n: int, at_most: int) -> np.ndarray:

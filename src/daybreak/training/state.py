@@ -5,65 +5,48 @@ Weights, buffers, moving average, optimizer, random states, step and clock. Batc
 function of seed and step (`data.loader`), and so are learning rate and momentum (`schedule`).
 """
 
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from math import inf
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from daybreak.core.clock import parse_seconds
 from daybreak.core.device import describe_hardware, versions
-from daybreak.core.errors import NonFiniteError, RunError, UsageError
+from daybreak.core.errors import NonFiniteError, RunError
+from daybreak.core.options import TrainOptions
 from daybreak.runs.directory import RunDirectory
 from daybreak.training import checkpoint
 from daybreak.training.checkpoint import Checkpoint
 from daybreak.training.session import Session
 from daybreak.training.step_log import StepLog
 
+Row = Mapping[str, Any]
+
 EXACT_ON = ("device", "gpu", "cpu", "cpu_capability", "threads", "torch", "numpy", "compute_dtype")
 
 
-@dataclass(frozen=True)
-class Every:
-    """How often to save: after so many seconds of training, or steps."""
-
-    seconds: float = inf
-    steps: float = inf
-
-    @classmethod
-    def parse(cls, text: str) -> "Every":
-        """`90s`, `1m`, `40 steps` or `never`.
-
-        Raises:
-            UsageError: it is none of them, or not above zero.
-        """
-        if text == "never":
-            return cls()
-        steps = re.fullmatch(r"(\d+) ?steps?", text)
-        found = cls(steps=int(steps[1])) if steps else cls(seconds=parse_seconds(text, "--checkpoint-every"))
-        if min(found.seconds, found.steps) <= 0:
-            raise UsageError(f"--checkpoint-every {text}", "not above zero", "1m, 40steps or never")
-        return found
-
-
-NEVER = Every()
-
-
 class Saver:
-    """Saves a session when it is time to.
+    """Saves a session when it is time to, and with `keep` = best after every epoch that is the best so far.
 
     Args:
-        test_acc: of the last epoch, where there has been one.
+        evaluated: rows of the epochs so far.
     """
 
     def __init__(
-        self, session: Session, run: RunDirectory, log: StepLog, every: Every, test_acc: float | None = None
+        self, session: Session, run: RunDirectory, log: StepLog, options: TrainOptions, evaluated: Sequence[Row] = ()
     ) -> None:
-        self.session, self.run, self.log, self.every, self.test_acc = session, run, log, every, test_acc
+        self.session, self.run, self.log, self.every = session, run, log, options.every
         self._step, self._seconds = session.step, session.watch.seconds("train")
+        self._keeps_best = options.keep == "best"
+        self._best = max((row["val_acc"] for row in evaluated), default=-1.0) if self._keeps_best else -1.0
+
+    def note(self, row: Row) -> None:
+        """Take an epoch's row, and save where its validation accuracy is above that of all epochs before it."""
+        if self._keeps_best and row["val_acc"] > self._best:
+            self._best = row["val_acc"]
+            self.save()
+            checkpoint.mark_best(self.run.checkpoints, self.session.step)
 
     def save_if_due(self) -> None:
         """Save if enough steps or seconds have passed since the last time."""
@@ -79,14 +62,14 @@ class Saver:
             StorageError: the file system refused; earlier checkpoints are as they were.
         """
         self.log.flush()
-        state = capture(self.session, self.run.flush_metrics(), self.test_acc)
+        state = capture(self.session, self.run.flush_metrics())
         if not all(value.isfinite().all() for value in state.tensors.values() if value.is_floating_point()):
             raise NonFiniteError(f"step {self.session.step}", "the weights are not finite", "a lower schedule.max_lr")
         checkpoint.write(self.run.checkpoints, state)
         self._step, self._seconds = self.session.step, self.session.watch.seconds("train")
 
 
-def capture(session: Session, metrics_bytes: int, test_acc: float | None) -> Checkpoint:
+def capture(session: Session, metrics_bytes: int = 0) -> Checkpoint:
     """The session's state as copies on the CPU."""
     tensors = {f"net.{name}": value for name, value in session.net.state_dict().items()}
     if session.ema:
@@ -102,7 +85,7 @@ def capture(session: Session, metrics_bytes: int, test_acc: float | None) -> Che
         "sizes": {str(size): steps for size, steps in session.sizes.items()},
         "spent": session.watch.spent(),
         "metrics_bytes": metrics_bytes,
-        "test_acc": test_acc,
+        "callbacks": [callback.state_dict() for callback in session.extensions.callbacks],
         "circumstances": circumstances(session),
     }
     copies = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
@@ -124,9 +107,7 @@ def restore(session: Session, saved: Checkpoint) -> None:
         RunError: the state is of another net or optimizer.
     """
     try:
-        session.net.load_state_dict(_part(saved.tensors, "net."))
-        if session.ema:
-            session.ema.load_state_dict(_part(saved.tensors, "ema."))
+        _restore_weights(session, saved)
         for prefix, parameter, optimizer in _optimized(session):
             state = _part(saved.tensors, prefix)
             optimizer.state[parameter] = {name: _placed(value, parameter) for name, value in state.items()}
@@ -138,9 +119,30 @@ def restore(session: Session, saved: Checkpoint) -> None:
         raise RunError(
             what, f"does not fit the recipe's net ({str(error)[:200]})", "the run's own config.json"
         ) from None
+    for callback, state in zip(session.extensions.callbacks, saved.facts.get("callbacks", ()), strict=False):
+        callback.load_state_dict(state)
     session.step, session.skipped = saved.facts["step"], saved.facts["skipped"]
     session.sizes.clear()
     session.sizes.update({int(size): steps for size, steps in saved.facts["sizes"].items()})
+
+
+def take_best(session: Session, folder: Path) -> int:
+    """Give the session the weights of the best epoch's checkpoint; returns its step.
+
+    Raises:
+        RunError: the checkpoint is damaged.
+    """
+    best = checkpoint.best(folder)
+    if best is None:
+        return session.step
+    _restore_weights(session, best)
+    return int(best.facts["step"])
+
+
+def _restore_weights(session: Session, saved: Checkpoint) -> None:
+    session.net.load_state_dict(_part(saved.tensors, "net."))
+    if session.ema:
+        session.ema.load_state_dict(_part(saved.tensors, "ema."))
 
 
 def circumstances(session: Session) -> dict[str, Any]:

@@ -5,6 +5,7 @@ On CUDA this would make the host wait for the device at every step; there the lo
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -87,7 +88,7 @@ def train_step(session: Session, images_BCHW: Tensor, labels_B: Tensor) -> Tenso
     with autocast(session.device, session.dtype):
         logits = session.forward(images_BCHW)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # bfloat16 is too coarse for a loss
-    loss = batch_loss(session.recipe, logits, labels_B)
+    loss = (session.extensions.loss or partial(batch_loss, session.recipe))(logits, labels_B)
     session.optimizer.zero_grad()
     loss.backward()
     check_step(session, logits, loss, before)

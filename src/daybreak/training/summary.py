@@ -1,12 +1,11 @@
 """What a run says about itself: its configuration before training, its card and summary after."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from daybreak.core import metrics
-from daybreak.core.config import OnNonfinite
 from daybreak.core.device import describe_hardware, peak_memory_bytes, versions
+from daybreak.core.options import TrainOptions
 from daybreak.data.dataset import Dataset
 from daybreak.models.anatomy.trace import count_params
 from daybreak.runs.directory import ModelCard
@@ -14,38 +13,23 @@ from daybreak.runs.predictions import Predictions
 from daybreak.training.session import Session, train_flops
 from daybreak.training.step_log import images_per_second
 
-
-@dataclass(frozen=True)
-class Order:
-    """What was asked of a run besides its recipe.
-
-    Attributes:
-        budget: seconds of training, in place of the recipe's epochs: one cycle over wall-clock time.
-        target: the accuracy (with the recipe's test-time augmentation) to compare the result with.
-        dawn_rule: stop at the first epoch whose test accuracy reaches the target, as DAWNBench counted. The test
-            images then choose when to stop; the summary says so.
-        on_nonfinite: what a loss or gradient that is not finite does to the run.
-        deterministic: only algorithms that give the same bits each time.
-    """
-
-    budget: float | None = None
-    target: float | None = None
-    dawn_rule: bool = False
-    on_nonfinite: OnNonfinite = "stop"
-    deterministic: bool = False
+FORMAT = 2  # of config.json; 1 was written by 0.1.0, which had no "options"
+ASKED = ("budget", "target", "dawn_rule", "on_nonfinite", "deterministic", "keep")  # options that a result depends on
 
 
-def config_of(session: Session, order: Order, command: Sequence[str]) -> dict[str, Any]:
+def config_of(session: Session, options: TrainOptions) -> dict[str, Any]:
     """config.json: what it takes to train the same net again."""
     return {
+        "format": FORMAT,
         "recipe": session.recipe.model_dump(mode="json", exclude={"expected"}),
+        "options": options.as_json(),
         "data": _data_config(session.dataset),
         "seed": session.seed,
-        "command": list(command),
+        "command": options.command(),
         "versions": versions(),
         "hardware": describe_hardware(session.device),
         "compute_dtype": str(session.dtype).removeprefix("torch."),
-    } | vars(order)
+    }
 
 
 def model_card(session: Session) -> ModelCard:
@@ -58,26 +42,30 @@ def model_card(session: Session) -> ModelCard:
 
 def summary_of(
     session: Session,
-    order: Order,
+    options: TrainOptions,
     predictions: Predictions | None = None,
     *,
+    val_acc: float | None = None,
     interrupted: int | None = None,
     by_the_rule: bool = False,
     error: str | None = None,
+    weights_of_step: int | None = None,
 ) -> dict[str, Any]:
     """summary.json.
 
     Args:
+        val_acc: one view, of the weights that the run ends with; None without a validation part.
         interrupted: the signal that ended the run.
         by_the_rule: DAWNBench's rule ended it, at the target.
         error: what ended it, where something was not finite.
+        weights_of_step: whose weights the run ended with, where they are not those of the last step.
     """
-    scores = _scores(predictions)
+    scores = _scores(predictions, val_acc)
     reached = scores["test_acc_tta"]
-    met = None if order.target is None or reached is None else bool(reached >= order.target)
+    met = None if options.target is None or reached is None else bool(reached >= options.target)
     return (
         scores
-        | vars(order)
+        | {name: getattr(options, name) for name in ASKED}
         | {
             "tta": session.recipe.tta,
             "train_seconds": session.watch.seconds("train"),
@@ -87,6 +75,8 @@ def summary_of(
             "wall_seconds": session.watch.wall(),
             "epochs": session.step / session.loader.steps_per_epoch,
             "steps": session.step,
+            "weights_of_step": session.step if weights_of_step is None else weights_of_step,
+            "curves_show": "test" if session.dataset.validation is None else "validation",
             "skipped_steps": session.skipped,
             "images_per_second": images_per_second(session),
             "params": count_params(session.net),
@@ -104,10 +94,11 @@ def summary_of(
     )
 
 
-def _scores(predictions: Predictions | None) -> dict[str, Any]:
+def _scores(predictions: Predictions | None, val_acc: float | None) -> dict[str, Any]:
     if predictions is None:
-        return {"test_acc": None, "test_acc_tta": None, "test_loss": None}
+        return {"test_acc": None, "test_acc_tta": None, "test_loss": None, "val_acc": None}
     return {
+        "val_acc": val_acc,
         "test_acc": metrics.accuracy(predictions.logits, predictions.labels),
         "test_acc_tta": metrics.accuracy(predictions.logits_tta, predictions.labels),
         "test_loss": metrics.cross_entropy(predictions.logits, predictions.labels),

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from daybreak.core.config import flatten
 from daybreak.core.errors import UsageError, nearest, one_line
 from daybreak.core.events import Event, OnEvent
+from daybreak.core.sections import flatten
 from daybreak.runs.directory import RunDirectory
 
 STEP, EPOCH = ("lr", "momentum", "batch_loss"), ("train_loss", "train_acc", "test_loss", "test_acc")

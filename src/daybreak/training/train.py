@@ -3,65 +3,50 @@
 What they leave out: reports and galleries (they work on the finished directory).
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from daybreak.core import metrics
 from daybreak.core.clock import Stopwatch
-from daybreak.core.config import Device, OnNonfinite, Recipe, with_epochs
+from daybreak.core.config import Recipe, with_epochs
 from daybreak.core.device import kept_memory, pick_device, repeatable, synchronizer
 from daybreak.core.errors import BadStepError, NonFiniteError, RunError, StorageError, UsageError
 from daybreak.core.events import OnEvent
 from daybreak.core.files import check_space
+from daybreak.core.options import TrainOptions, lengthened
 from daybreak.core.signals import StopRequest
 from daybreak.data.dataset import Dataset
 from daybreak.runs.directory import RunDirectory
 from daybreak.runs.predictions import Predictions, predict_test
 from daybreak.training import checkpoint, state
 from daybreak.training.compilation import compile_net, is_worth_compiling
-from daybreak.training.loop import Terms, fit
+from daybreak.training.extensions import Extensions
+from daybreak.training.loop import fit
 from daybreak.training.session import Session, prepare
-from daybreak.training.state import Every
-from daybreak.training.summary import Order, config_of, model_card, summary_of
-
-LENGTHS = ("epochs=", "steps=", "min_steps=")  # settings that another length takes the place of
-MINUTE = Every(seconds=60.0)
+from daybreak.training.summary import config_of, model_card, summary_of
 
 
 def train(
     recipe: Recipe,
     dataset: Dataset,
     out: Path | Iterable[Path],
+    options: TrainOptions = TrainOptions(),
     *,
-    seed: int = 0,
-    device: Device = "auto",
-    budget: float | None = None,
-    target: float | None = None,
-    dawn_rule: bool = False,
-    on_nonfinite: OnNonfinite = "stop",
-    deterministic: bool = False,
-    every: Every = MINUTE,
+    extensions: Extensions = Extensions(),
     watch: Stopwatch | None = None,
-    command: Sequence[str] = (),
     on_event: OnEvent = lambda event: None,
 ) -> RunDirectory:
     """Train a net and leave a run directory behind.
 
     Args:
         out: the run directory to make; it must not exist or be empty. Of several, the first that is free.
-        budget: seconds of training, in place of the recipe's epochs: one cycle over wall-clock time.
-        target: the accuracy (with the recipe's test-time augmentation) to compare the result with.
-        dawn_rule: stop at the first epoch whose test accuracy reaches the target, as DAWNBench counted. The test
-            images then choose when to stop; the summary says so.
-        on_nonfinite: `stop` at a loss or gradient that is not finite, or `skip` the step; the third stops.
-        deterministic: use algorithms that give the same bits each time, or fail; on CPUs they do anyway.
-        every: how often to save a checkpoint.
+        options: how to train; what recipe, data and place are is said by the other arguments.
+        extensions: a net, loss, augmentation and callbacks of the caller's own.
         watch: a clock that runs already, where choosing the recipe has spent part of the budget.
-        command: the command line, for the record.
         on_event: called with every row of metrics as it comes, and with what a progress display needs.
 
     Returns:
@@ -69,37 +54,39 @@ def train(
         summary says `"interrupted"`, and `resume` goes on with it.
 
     Raises:
-        UsageError: the device is missing, or `out` is not empty.
+        UsageError: the device is missing, `out` is not empty, or options do not go together with the data.
         BadStepError: a loss or gradient is not finite. Weights and checkpoint are those before that step.
         NonFiniteError: so is the net by now (on CUDA, or where the last step of an epoch did it). The last checkpoint
             is what is left.
         BusyError: another process writes to `out`.
         StorageError: the run cannot be written.
     """
-    where = pick_device(device)
-    order = Order(budget, target, dawn_rule, _allowed(on_nonfinite, where), deterministic)
-    with _undisturbed(where) as stop, repeatable(deterministic):
-        torch.manual_seed(seed)
-        session = prepare(recipe, dataset, seed, where, budget=budget, watch=watch)
+    where = pick_device(options.device)
+    check_options(options, dataset, where)
+    with _undisturbed(where) as stop, repeatable(options.deterministic):
+        torch.manual_seed(options.seed)
+        session = prepare(
+            recipe, dataset, options.seed, where, budget=options.budget, watch=watch, extensions=extensions
+        )
         if session.pace.is_done(0):
-            raise UsageError(f"--budget {budget:g}s", "over before the first step", "a longer budget")
-        with RunDirectory.create(out) as run:  # only now: a recipe that cannot be built leaves no run behind
+            raise UsageError(f"--budget {options.budget:g}s", "over before the first step", "a longer budget")
+        # Only now: a recipe that cannot be built leaves no run behind.
+        with RunDirectory.create(out, extensions.net) as run:
             check_space(run.path, state.bytes_to_keep(session))
-            run.write_config(config_of(session, order, command))
+            run.write_config(config_of(session, options))
             on_event(_start(session, run, dataset.notes))
             _compile(session, on_event)
-            return _to_the_end(session, run, order, every, stop, on_event)
+            return _to_the_end(session, run, options, stop, on_event)
 
 
 def resume(
     path: Path | str,
     dataset: Dataset,
+    options: TrainOptions | None = None,
     *,
     epochs: int | None = None,
     budget: float | None = None,
-    device: Device = "auto",
-    on_nonfinite: OnNonfinite | None = None,
-    every: Every = MINUTE,
+    extensions: Extensions = Extensions(),
     command: Sequence[str] = (),
     on_event: OnEvent = lambda event: None,
 ) -> RunDirectory:
@@ -110,28 +97,36 @@ def resume(
 
     Args:
         dataset: the one that the run was trained on.
+        options: the run's own, as they are by default, or with what the caller gave anew.
         epochs: of the whole run, instead of the recipe's. The cycle is then that of so many epochs, and the run enters
             it where its steps so far put it: a finished run that is extended finds its rate risen again.
         budget: the same for a run over wall-clock time.
-        on_nonfinite: instead of what the run had.
+        command: the command line, for the record.
 
     Raises:
         UsageError: the run is finished and not extended, or the two lengths are mixed up.
         RunError: the run, or every checkpoint of it, cannot be used.
         BusyError: another process writes to the run.
     """
-    where = pick_device(device)
-    with _undisturbed(where) as stop, RunDirectory.reopen(path) as run, repeatable(run.is_deterministic):
-        config = run.config
-        torch.manual_seed(config["seed"])
-        order = _extended(run, epochs, budget)
-        order = replace(order, on_nonfinite=_allowed(on_nonfinite or order.on_nonfinite, where))
+    options = options or RunDirectory.open(path).options
+    where = pick_device(options.device)
+    with (
+        _undisturbed(where) as stop,
+        RunDirectory.reopen(path, extensions.net) as run,
+        repeatable(options.deterministic),
+    ):
+        _check_length(run, epochs, budget)
+        options = lengthened(options, epochs, budget)
+        check_options(options, dataset, where)
+        torch.manual_seed(options.seed)
         recipe = with_epochs(run.recipe, epochs)
         saved, notes = checkpoint.newest(run.checkpoints)
         if saved is None and run.has_result:
             raise RunError(run.checkpoints, "missing, though the run has come to a result", "a whole copy of the run")
         watch = Stopwatch(synchronizer(where), saved.facts["spent"] if saved else {})
-        session = prepare(recipe, dataset, config["seed"], where, budget=order.budget, watch=watch)
+        session = prepare(
+            recipe, dataset, options.seed, where, budget=options.budget, watch=watch, extensions=extensions
+        )
         _compile(session, on_event)
         if saved:
             state.restore(session, saved)
@@ -140,13 +135,25 @@ def resume(
         unlike = state.differences(saved.facts["circumstances"], state.circumstances(session)) if saved else []
         notes += [f"resumed after step {session.step}" if saved else "no checkpoint yet; from the beginning"]
         notes += [f"not bit-exact: {'; '.join(unlike)}"] if unlike else []
-        resumed = [*config.get("resumed", []), {"step": session.step, "command": list(command), "notes": notes}]
-        plan = {"recipe": recipe.model_dump(mode="json", exclude={"expected"})} | vars(order)
-        plan["command"] = _with_length(config["command"], epochs, budget)
-        run.write_config(config | plan | {"resumed": resumed})
+        run.write_config(_resumed_config(run.config, session, options, [*command], notes))
         run.cut_metrics(saved.facts["metrics_bytes"] if saved else 0)
         on_event(_start(session, run, notes))
-        return _to_the_end(session, run, order, every, stop, on_event)
+        return _to_the_end(session, run, options, stop, on_event)
+
+
+def check_options(options: TrainOptions, dataset: Dataset, device: torch.device) -> None:
+    """
+    Raises:
+        UsageError: options do not go together with the data or the device.
+    """
+    if options.on_nonfinite == "skip" and device.type == "cuda":
+        raise UsageError("--on-nonfinite skip", "not on CUDA, where steps are not looked at one by one", "without it")
+    if options.dawn_rule and dataset.validation is not None:
+        raise UsageError(
+            "--dawn-rule", "goes by the test part, and the curves show the validation part", "--validate 0"
+        )
+    if options.keep == "best" and dataset.validation is None:
+        raise UsageError("--keep best", "only the test part is there, and it chooses nothing", "--validate 0.1 with it")
 
 
 @contextmanager
@@ -157,30 +164,23 @@ def _undisturbed(device: torch.device) -> Iterator[StopRequest]:
         yield stop
 
 
-def _extended(run: RunDirectory, epochs: int | None, budget: float | None) -> Order:
-    """The run's order with its new length."""
-    order = Order(**{name: run.config[name] for name in vars(Order()) if name in run.config})
-    if (budget and order.budget is None) or (epochs and order.budget is not None):
-        kind = "epochs" if order.budget is None else "wall-clock time"
+def _check_length(run: RunDirectory, epochs: int | None, budget: float | None) -> None:
+    over_time = run.options.budget is not None
+    if (budget and not over_time) or (epochs and over_time):
+        kind = "wall-clock time" if over_time else "epochs"
         raise UsageError(f"--resume {run.path}", f"its cycle is over {kind}", "--epochs or --budget, whichever it had")
-    return replace(order, budget=budget or order.budget)
 
 
-def _with_length(command: Sequence[str], epochs: int | None, budget: float | None) -> list[str]:
-    """The command that gives the longer run from its beginning."""
-    option, value = ("--epochs", epochs) if epochs else ("--budget", budget)
-    if value is None or not command:
-        return list(command)
-    pairs = enumerate(zip(command, [*command[1:], ""], strict=True))
-    said = {i for i, (word, after) in pairs if word == option or (word == "--set" and after.startswith(LENGTHS))}
-    kept = [word for i, word in enumerate(command) if i not in said and i - 1 not in said]
-    return [*kept, option, str(value)]
-
-
-def _allowed(on_nonfinite: OnNonfinite, device: torch.device) -> OnNonfinite:
-    if on_nonfinite == "skip" and device.type == "cuda":
-        raise UsageError("--on-nonfinite skip", "not on CUDA, where steps are not looked at one by one", "without it")
-    return on_nonfinite
+def _resumed_config(
+    config: Mapping[str, Any], session: Session, options: TrainOptions, command: list[str], notes: list[str]
+) -> dict[str, Any]:
+    """config.json of a run that goes on: as it would be for the whole of it, and from where it went on and how."""
+    resumed = [*config.get("resumed", []), {"step": session.step, "command": command, "notes": notes}]
+    fresh = config_of(session, options)
+    if "options" not in config:  # of 0.1.0, whose recipe and settings stand only in its command
+        length = ["--epochs", str(options.epochs)] if options.epochs else []
+        fresh["command"] = [*config["command"], *length]
+    return {**config, **{key: fresh[key] for key in ("format", "recipe", "options", "command")}, "resumed": resumed}
 
 
 def _check_unfinished(session: Session, run: RunDirectory, is_longer: bool) -> None:
@@ -193,31 +193,41 @@ def _check_unfinished(session: Session, run: RunDirectory, is_longer: bool) -> N
 
 
 def _to_the_end(
-    session: Session, run: RunDirectory, order: Order, every: Every, stop: StopRequest, on_event: OnEvent
+    session: Session, run: RunDirectory, options: TrainOptions, stop: StopRequest, on_event: OnEvent
 ) -> RunDirectory:
-    """Train, judge, and write down what came of it."""
-    terms = Terms(order.target if order.dawn_rule else None, every, order.on_nonfinite)
+    """Train, evaluate, and write down the result."""
     try:
-        by_the_rule = fit(session, run, stop, terms, on_event)
+        by_the_rule = fit(session, run, stop, options, on_event)
     except NonFiniteError as error:
-        with suppress(StorageError):  # the worse news is the step
-            _write_what_is_left(session, run, order, error)
+        with suppress(StorageError):  # the bad step is what the user has to know
+            _write_what_is_left(session, run, options, error)
         raise
+    keeps_best = options.keep == "best" and not stop.signal
+    weights_of_step = state.take_best(session, run.checkpoints) if keeps_best else session.step
     _write_model(session, run)
-    predictions = None if stop.signal else judge(session, run, stop)
-    interrupted = None if predictions else stop.signal  # what comes later does not undo a finished training
-    summary = summary_of(session, order, predictions, interrupted=interrupted, by_the_rule=by_the_rule)
+    predictions = None if stop.signal else evaluate_finished(session, run, stop)
+    summary = summary_of(
+        session,
+        options,
+        predictions,
+        val_acc=_val_acc(session) if predictions else None,
+        interrupted=None if predictions else stop.signal,  # what comes later does not undo a finished training
+        by_the_rule=by_the_rule,
+        weights_of_step=weights_of_step,
+    )
     run.write_summary(summary)
     on_event({"event": "end"} | summary)
+    for callback in session.extensions.callbacks:
+        callback.on_end(summary)
     return run
 
 
-def _write_what_is_left(session: Session, run: RunDirectory, order: Order, error: NonFiniteError) -> None:
-    """The net before a bad step. Where the net itself is spoilt, what an earlier part of the run had come to stays."""
+def _write_what_is_left(session: Session, run: RunDirectory, options: TrainOptions, error: NonFiniteError) -> None:
+    """The net before a bad step. Where the net itself is not finite, the result of an earlier part of the run stays."""
     if isinstance(error, BadStepError):
         _write_model(session, run)
     if not run.has_result:
-        run.write_summary(summary_of(session, order, error=str(error)))
+        run.write_summary(summary_of(session, options, error=str(error)))
 
 
 def _write_model(session: Session, run: RunDirectory) -> None:
@@ -225,7 +235,7 @@ def _write_model(session: Session, run: RunDirectory) -> None:
     run.write_model(session.classifier.net, model_card(session))
 
 
-def judge(session: Session, run: RunDirectory, stop: StopRequest) -> Predictions | None:
+def evaluate_finished(session: Session, run: RunDirectory, stop: StopRequest) -> Predictions | None:
     """Store what the finished net says about the test images; None where a signal came."""
     classifier, test, tta = session.classifier, session.dataset.test, session.recipe.tta
     with session.watch.timed("evaluate"):
@@ -233,6 +243,12 @@ def judge(session: Session, run: RunDirectory, stop: StopRequest) -> Predictions
     if predictions:
         run.write_predictions(predictions)
     return predictions
+
+
+def _val_acc(session: Session) -> float | None:
+    """Accuracy of the finished net on the validation part, one view, at full size."""
+    part = session.dataset.validation
+    return None if part is None else metrics.accuracy(session.classifier.logits(part.images_NHWC), part.labels_N)
 
 
 def _compile(session: Session, on_event: OnEvent) -> None:

@@ -1,0 +1,110 @@
+"""The options of every net: which net, and what can be set about it (`model.…` in a recipe).
+
+A net of daybreak's own has its options here and its layers in `daybreak.models`. A net of another library
+(`timm:resnet18`) has none. Any other name is a net that comes from outside: the entry point of an installed package, or
+`package.module:factory`; its options are handed to the factory as they are.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import ConfigDict, Discriminator, Field, PositiveInt, Tag, TypeAdapter
+
+from daybreak.core.sections import Positive, Section, validate
+
+LIBRARIES = ("timm", "torchvision")
+
+
+class NetConfig(Section):
+    """A net by its name."""
+
+    name: str
+
+
+class OwnNet(NetConfig):
+    """What all nets of daybreak's own have: `width` multiplies channel counts, `dropout` stands before the head."""
+
+    width: Positive = 1.0
+    activation: Literal["relu", "gelu", "silu"] = "relu"
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+
+class FamilyConfig(OwnNet):
+    """The nets without options of their own (models/vgg.py, inception.py, resnet.py)."""
+
+    name: Literal["vgg", "inception", "resnet18", "preact-resnet18", "resnext29"]
+
+
+class PageConfig(OwnNet):
+    """`residual_from`: whether residual branches begin behind the pool or, with a strided convolution, at the layer's
+    input; `dilation`: of their filters (models/page.py)."""
+
+    name: Literal["page"] = "page"
+    residual_from: Literal["pool", "input"] = "pool"
+    dilation: PositiveInt = 1
+
+
+class SprintConfig(OwnNet):
+    """`channels`: of the three groups (models/sprint.py)."""
+
+    name: Literal["sprint"] = "sprint"
+    channels: tuple[PositiveInt, PositiveInt, PositiveInt] = (64, 256, 256)
+
+
+class LibraryNetConfig(NetConfig):
+    """A net of timm or torchvision, `timm:NAME`."""
+
+
+class OtherNetConfig(NetConfig):
+    """A net from outside. Keys besides the name are keyword arguments of its factory."""
+
+    model_config = ConfigDict(extra="allow")
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+OWN: tuple[type[OwnNet], ...] = (FamilyConfig, PageConfig, SprintConfig)
+OWN_NAMES = tuple(name for kind in OWN for name in get_args(kind.model_fields["name"].annotation))
+
+
+def kind_of(value: Any) -> str:
+    """The tag of the section that a net's options belong to; pydantic asks for it."""
+    name = value.get("name", "") if isinstance(value, Mapping) else getattr(value, "name", "")
+    if is_from_library(str(name)):
+        return LibraryNetConfig.__name__
+    kinds = (kind.__name__ for kind in OWN if name in get_args(kind.model_fields["name"].annotation))
+    return next(kinds, OtherNetConfig.__name__)
+
+
+def is_from_library(name: str) -> bool:
+    """Whether this name is one of another library's."""
+    library, colon, _ = name.partition(":")
+    return bool(colon) and library in LIBRARIES
+
+
+AnyNet = Annotated[
+    Annotated[FamilyConfig, Tag("FamilyConfig")]
+    | Annotated[PageConfig, Tag("PageConfig")]
+    | Annotated[SprintConfig, Tag("SprintConfig")]
+    | Annotated[LibraryNetConfig, Tag("LibraryNetConfig")]
+    | Annotated[OtherNetConfig, Tag("OtherNetConfig")],
+    Discriminator(kind_of),
+]
+
+
+class _Holder(Section):
+    model: AnyNet
+
+
+def net_config(name: str, **options: Any) -> NetConfig:
+    """A net's options by its name.
+
+    Raises:
+        UsageError: the net has no such option, or it is out of range.
+    """
+    return validate(_Holder, {"model": {"name": name} | options}, f"the options of {name}").model
+
+
+NET: TypeAdapter[NetConfig] = TypeAdapter(AnyNet)
