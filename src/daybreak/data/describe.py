@@ -9,9 +9,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from daybreak.core.errors import DataError, StorageError, one_line
-from daybreak.data.dataset import Dataset, Pixels, Split, images_a_block
+from daybreak.data.dataset import Dataset, Pixels, Split
 from daybreak.data.files import plural
 from daybreak.data.picture import enlarged
+from daybreak.data.statistics import mean_and_std
 
 SHEET_CLASSES, SHEET_IMAGES, SHEET_SIDE, SHEET_LABEL, SHEET_GAP = 20, 10, 64, 180, 4
 
@@ -115,22 +116,6 @@ def _conflicts(dataset: Dataset, digests: list[bytes]) -> list[list[str]]:
     for digest, label, name in zip(digests, labels, names, strict=True):
         same[digest].append((label, name))
     return [[name for _, name in group] for group in same.values() if len({label for label, _ in group}) > 1]
-
-
-def mean_and_std(images_NHWC: Pixels) -> tuple[list[float], list[float]]:
-    """Exact: whole numbers are summed, in blocks that fit in memory."""
-    channels = images_NHWC.shape[3]
-    total_C, squares_C = np.zeros(channels, np.int64), np.zeros(channels, np.int64)
-    block = images_a_block(images_NHWC.shape[1])
-    for start in range(0, len(images_NHWC), block):
-        for c in range(channels):
-            counts = np.bincount(images_NHWC[start : start + block, ..., c].ravel(), minlength=256)
-            total_C[c] += counts @ np.arange(256)
-            squares_C[c] += counts @ np.arange(256) ** 2
-    n = images_NHWC.size // channels
-    mean_C = total_C / n
-    std_C = np.sqrt(squares_C / n - mean_C**2)
-    return (mean_C / 255).tolist(), (std_C / 255).tolist()
 
 
 def _shortened(text: str, most: int = 22) -> str:
