@@ -10,7 +10,7 @@ from sklearn.model_selection import StratifiedKFold
 from daybreak.core.config import Device, Recipe
 from daybreak.core.errors import StoppedError, UsageError
 from daybreak.core.events import OnEvent
-from daybreak.data.dataset import Dataset, Split
+from daybreak.data.dataset import Dataset
 from daybreak.training.train import train
 
 FOLDS = 4
@@ -46,7 +46,7 @@ def out_of_sample(
     splits = StratifiedKFold(folds, shuffle=True, random_state=seed).split(labels_N, labels_N)
     for number, (known, asked) in enumerate(splits, 1):
         on_event({"event": "run", "label": f"fold {number} of {folds}", "seed": seed})
-        fold = replace(dataset, train=_part(train_part, known), test=_part(train_part, asked))
+        fold = replace(dataset, train=train_part.take(known), test=train_part.take(asked))
         with tempfile.TemporaryDirectory() as folder:
             run = train(recipe, fold, Path(folder) / "run", seed=seed, device=device, budget=budget, on_event=on_event)
             predictions = run.predictions()
@@ -54,7 +54,3 @@ def out_of_sample(
                 raise StoppedError(run.summary["interrupted"], "nothing was changed; the same command starts again")
         logits_NK[asked] = predictions.logits_tta
     return logits_NK
-
-
-def _part(split: Split, index: np.ndarray) -> Split:
-    return Split(split.images_NHWC[index], split.labels_N[index], tuple(split.names[i] for i in index))
