@@ -26,6 +26,7 @@ FILE_SUFFIXES = (*SUFFIXES, ".npz")
 # Archives that are known by their content, whatever their name: (name, title) by SHA-256.
 KNOWN_ARCHIVES = {
     "6254f53a1bc70afc08c46178959354e8597763b03706815cc50b5e2cdff16569": ("cifar10-jpeg", "CIFAR-10 (JPEG q75)"),
+    "dc091fc83d62d05939d52e9ade409cf322114dfba7cec765d7062869238812a3": ("cifar10", "CIFAR-10"),
 }
 
 
@@ -133,10 +134,8 @@ class FolderSource:
 class FileSource:
     """An archive or an .npz file."""
 
-    notes: tuple[str, ...] = ()
-
-    def __init__(self, path: Path) -> None:
-        self.where = str(path.resolve())
+    def __init__(self, path: Path, notes: tuple[str, ...] = ()) -> None:
+        self.where, self.notes = str(path.resolve()), notes
         suffix = next((suffix for suffix in FILE_SUFFIXES if path.name.lower().endswith(suffix)), None)
         if suffix is None:
             raise DataError(path, "neither a folder nor a data file", f"a folder, or one of {', '.join(FILE_SUFFIXES)}")
@@ -176,9 +175,13 @@ def is_published(source: Source, content: str) -> bool:
     return isinstance(source, DigitsSource | PublishedSource) or content in KNOWN_ARCHIVES
 
 
-def _published(name: str) -> tuple[PublishedSource, float]:
+def _published(name: str) -> tuple[Source, float]:
+    """The canonical files where they are at hand, else a known archive of the same images, else a download."""
     published = PUBLISHED[name]
     at_hand = [_at_hand(file.path) for file in published.files]
+    archive = None if all(at_hand) else _known_archive(name)
+    if archive:
+        return archive, 0.0
     paths, seconds = [], 0.0
     for file, here in zip(published.files, at_hand, strict=True):
         target = cache_dir() / file.path
@@ -188,6 +191,16 @@ def _published(name: str) -> tuple[PublishedSource, float]:
             seconds += time.perf_counter() - started
         paths.append(here or target)
     return PublishedSource(name, published, tuple(paths)), seconds
+
+
+def _known_archive(name: str) -> FileSource | None:
+    """NAME.zip in a search directory, if its content is that of a known archive with this name."""
+    path = _at_hand(f"{name}.zip")
+    if path is None or all(name != known for known, _ in KNOWN_ARCHIVES.values()):
+        return None
+    source = FileSource(path, _shadowed(name))
+    known, _ = KNOWN_ARCHIVES.get(content_of(source), ("", ""))
+    return source if known == name else None
 
 
 def _shadowed(name: str) -> tuple[str, ...]:
