@@ -3,7 +3,7 @@
     python benchmarks/tune.py cifar10-jpeg --recipe sprint settings.txt
 
 settings.txt has one trial a line, as `key=value key=value`; an empty line is the recipe as it is. A tenth of each
-class's training images is held out, the same for every trial. What was learnt goes into LOG.md.
+class's training images is held out, the same ones for every trial. What was learnt goes into LOG.md.
 """
 
 import argparse
@@ -12,11 +12,10 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from daybreak.core.config import override, parse_settings
 from daybreak.core.options import TrainOptions
-from daybreak.data import Dataset, Split, open_dataset
+from daybreak.data import Dataset, open_dataset
+from daybreak.data.split import hold_out
 from daybreak.recipes import get_recipe
 from daybreak.training.train import train
 
@@ -31,7 +30,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("settings", type=Path)
     arguments = parser.parse_args()
-    dataset = without_test(open_dataset(arguments.data))
+    dataset = without_test(open_dataset(arguments.data, validate=0))
     for line in arguments.settings.read_text().splitlines():
         recipe = override(get_recipe(arguments.recipe), parse_settings(line.split()))
         with tempfile.TemporaryDirectory() as folder:
@@ -43,17 +42,8 @@ def main() -> None:
 
 def without_test(dataset: Dataset) -> Dataset:
     """The training part alone, divided: a tenth of each class takes the place of the test part."""
-    labels_N = np.asarray(dataset.train.labels_N)
-    rng, held = np.random.default_rng(SPLIT_SEED), np.zeros(len(labels_N), dtype=bool)
-    for label in range(len(dataset.classes)):
-        mine = np.flatnonzero(labels_N == label)
-        held[rng.choice(mine, round(HELD_OUT * len(mine)), replace=False)] = True
-    return replace(dataset, train=part(dataset.train, ~held), test=part(dataset.train, held))
-
-
-def part(split: Split, chosen_N: np.ndarray) -> Split:
-    names = tuple(name for name, is_chosen in zip(split.names, chosen_N, strict=True) if is_chosen)
-    return Split(split.images_NHWC[chosen_N], split.labels_N[chosen_N], names)
+    train, held_out, _ = hold_out(dataset.train, HELD_OUT, SPLIT_SEED, dataset.classes, dataset.name)
+    return replace(dataset, train=train, test=held_out)
 
 
 if __name__ == "__main__":

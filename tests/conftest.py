@@ -40,10 +40,20 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def cifar_jpeg() -> Path:
     """The real images. They cannot be downloaded, so a machine without $DAYBREAK_DATA_DIR skips the tests that need
     them; where it is set, as in CI, a missing file fails."""
+    return _real_images("cifar10-jpeg.tar.xz")
+
+
+@pytest.fixture(scope="session")
+def cifar_zip() -> Path:
+    """The real images without loss; found or missing as `cifar_jpeg` is."""
+    return _real_images("cifar10.zip")
+
+
+def _real_images(name: str) -> Path:
     folder = os.environ.get("DAYBREAK_DATA_DIR")
     if not folder:
-        pytest.skip("needs DAYBREAK_DATA_DIR, the folder with cifar10-jpeg.tar.xz")
-    path = Path(folder) / "cifar10-jpeg.tar.xz"
+        pytest.skip(f"needs DAYBREAK_DATA_DIR, the folder with {name}")
+    path = Path(folder) / name
     assert path.is_file(), f"{path} is missing"
     return path
 

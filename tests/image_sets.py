@@ -64,8 +64,8 @@ def write_tar(path: Path, files: Files, mode: str = "w:gz", extra: tuple[tarfile
     return path
 
 
-def write_npz(path: Path, per_class: int = 2) -> Path:
-    """The pixels of sample_files as arrays."""
+def write_npz(path: Path, per_class: int = 2, validation: str | None = None) -> Path:
+    """The pixels of sample_files as arrays; a third part under this name."""
     labels = np.repeat(np.arange(len(CLASSES)), per_class)
     count = len(labels)
     np.savez(
@@ -75,6 +75,7 @@ def write_npz(path: Path, per_class: int = 2) -> Path:
         x_test=pixels(count, seed=1),
         y_test=labels,
         classes=CLASSES,
+        **({f"x_{validation}": pixels(count, seed=2), f"y_{validation}": labels} if validation else {}),
     )
     return path
 

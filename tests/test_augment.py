@@ -1,5 +1,8 @@
 """Augmentation against numpy written out by hand; sample i of epoch e never depends on the batch."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daybreak.core.config import Augment, override
+from daybreak.data import open_dataset
 from daybreak.recipes import RECIPES
 from daybreak.runs.transforms import Normalizer, pad_reflect, resize, scale_pixels
 from daybreak.training.augment import Draws, augment_batch, crop, cutout, draw_epoch, draw_flip, flip, rotate
@@ -110,6 +114,14 @@ def test_normalizer_is_exact() -> None:
     assert out.is_contiguous(memory_format=torch.channels_last)
     assert out.mean((0, 2, 3)).abs().max() < 1e-5
     assert (out.square().mean((0, 2, 3)) - 1).abs().max() < 1e-5
+
+
+def test_normalizer_gives_the_numbers_that_0_1_0_stored() -> None:
+    card = json.loads((Path(__file__).parent / "runs_of_0.1.0" / "finished" / "model.json").read_text())
+    train = torch.from_numpy(np.array(open_dataset("digits").train.images_NHWC))
+    normalize = Normalizer.of(resize(train, card["size"]))
+    assert normalize.mean == pytest.approx(card["mean"], rel=1e-15)
+    assert normalize.std == pytest.approx(card["std"], rel=1e-15)
 
 
 def test_a_constant_channel_stays_finite() -> None:

@@ -9,8 +9,8 @@ from pydantic import ValidationError
 
 import daybreak
 from daybreak.core.config import OneCycle, Recipe, Sgd, override, parse_settings, with_epochs
-from daybreak.core.sections import leaf_keys, validate
 from daybreak.core.errors import UsageError
+from daybreak.core.sections import leaf_keys, validate
 from daybreak.recipes import RECIPES, get_recipe, to_toml
 
 SOURCE = Path(daybreak.__file__).parent

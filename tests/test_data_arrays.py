@@ -1,3 +1,4 @@
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,10 @@ GOOD = {
         ({"y_train": np.array([0, 1, 0, 2**63], np.uint64)}, "y_train: labels from 0 to 9223372036854775808"),
         ({"y_train": np.array([0, 1, 0, 1], object)}, "y_train: Object arrays cannot be loaded"),
         ({"x_test": pixels(2, side=9)}, "x_test: images of shape"),
+        ({"x_val": pixels(2, side=9), "y_val": GOOD["y_test"]}, "x_val: images of shape"),
+        ({"x_val": GOOD["x_test"]}, "y_val: missing"),
+        ({"x_val": GOOD["x_test"], "y_val": np.array([0, 0])}, "no image in validation: 1"),
+        ({"x_val": GOOD["x_test"], "y_val": np.array([0, 2])}, "no image in train: 2; .* no image in validation: 1"),
         ({"classes": np.array(["a"])}, "classes: 1 names, but labels go to 1"),
         ({"classes": np.array(["a", "a"])}, "classes: must be one row of different strings"),
         ({"classes": np.array([1, 2])}, "classes: must be"),
@@ -130,27 +135,71 @@ def test_npz_reader_returns_what_was_written(tmp_path_factory: pytest.TempPathFa
         np.testing.assert_array_equal(np.stack(list(pictures.images(order))).reshape(x.shape), x[order])
     assert pictures.labels_N.tolist() == y.tolist()
     assert pictures.labels_N.dtype == np.int64
-    assert pictures.is_test_N is None
+    assert pictures.part_N is None
 
 
-@given(counts=st.lists(st.integers(2, 60), min_size=1, max_size=8), seed=st.integers(0, 2**32), shuffle=st.randoms())
-def test_stratified_split_properties(counts: list[int], seed: int, shuffle):
+@given(
+    counts=st.lists(st.integers(2, 60), min_size=1, max_size=8),
+    percent=st.integers(1, 99),
+    seed=st.integers(0, 2**32),
+    shuffle=st.randoms(),
+)
+def test_stratified_split_properties(counts: list[int], percent: int, seed: int, shuffle):
     labels = [label for label, count in enumerate(counts) for _ in range(count)]
     shuffle.shuffle(labels)
     labels_N = np.array(labels)
-    train, test = stratified_split(labels_N, seed)
-    assert sorted([*train, *test]) == list(range(len(labels)))
-    assert train.tolist() == sorted(train)
+    stay, drawn = stratified_split(labels_N, percent / 100, seed)
+    assert sorted([*stay, *drawn]) == list(range(len(labels)))
+    assert stay.tolist() == sorted(stay)
+    assert drawn.tolist() == sorted(drawn)
     for label, count in enumerate(counts):
-        in_test = int((labels_N[test] == label).sum())
-        assert 1 <= in_test < count
-        assert in_test == max(1, (2 * count + 5) // 10)  # a fifth, halves rounded up
-    again = stratified_split(labels_N, seed)
-    assert train.tolist() == again[0].tolist()
-    assert test.tolist() == again[1].tolist()
+        in_drawn = int((labels_N[drawn] == label).sum())
+        assert 1 <= in_drawn < count
+        assert in_drawn == pytest.approx(count * percent / 100, abs=0.5 + 1e-9) or in_drawn in (1, count - 1)
+    again = stratified_split(labels_N, percent / 100, seed)
+    assert stay.tolist() == again[0].tolist()
+    assert drawn.tolist() == again[1].tolist()
+
+
+@given(count=st.integers(2, 200))
+def test_a_test_part_is_a_fifth_with_halves_rounded_up(count: int):
+    _, test = stratified_split(np.zeros(count, np.int64), 0.2, 0)
+    assert len(test) == max(1, (2 * count + 5) // 10)
+
+
+def test_the_split_is_the_one_that_0_1_0_drew():
+    """Another one would put test images of old runs among the training images of new ones."""
+    _, test = stratified_split(np.arange(1000) ** 2 % 7, 0.2, 5)
+    expected = "4356c907fffc7a8bed471c821dbd9c028cd27f6c131ad57c7135929b0987b55b"
+    assert hashlib.sha256(test.astype("<i8").tobytes()).hexdigest() == expected
+    fingerprint = "f940cf9c87062956ae1a923111baf1cdf87c6ff3404c0a7f990ebc054eab1c9b"
+    assert open_dataset("digits").fingerprint == fingerprint
 
 
 def test_another_seed_is_another_split():
     labels_N = np.repeat([0, 1], 50)
-    splits = {tuple(stratified_split(labels_N, seed)[1]) for seed in range(5)}
+    splits = {tuple(stratified_split(labels_N, 0.2, seed)[1]) for seed in range(5)}
     assert len(splits) == 5
+
+
+@pytest.mark.parametrize("name", ["val", "validation"])
+def test_npz_may_have_a_validation_part(tmp_path: Path, name: str):
+    write_npz(tmp_path / "set.npz", validation=name)
+    dataset = open_dataset(tmp_path / "set.npz")
+    assert dataset.validation is not None
+    np.testing.assert_array_equal(dataset.validation.images_NHWC, pixels(6, seed=2))
+    assert dataset.validation.labels_N.tolist() == [0, 0, 1, 1, 2, 2]
+    assert dataset.validation.names[5] == "validation/5"
+    np.testing.assert_array_equal(dataset.train.images_NHWC, pixels(6, seed=0))
+    np.testing.assert_array_equal(dataset.test.images_NHWC, pixels(6, seed=1))
+
+
+def test_npz_with_two_validation_parts_uses_the_first_and_says_so(tmp_path: Path):
+    write_npz(tmp_path / "set.npz", validation="validation")
+    with np.load(tmp_path / "set.npz") as file:
+        arrays = dict(file)
+    np.savez(tmp_path / "set.npz", **arrays, x_val=pixels(3, seed=9), y_val=np.arange(3))
+    dataset = open_dataset(tmp_path / "set.npz")
+    assert dataset.notes == ("x_val is not used: x_validation is the validation part",)
+    assert dataset.validation is not None
+    assert len(dataset.validation.names) == 6

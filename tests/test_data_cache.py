@@ -135,6 +135,29 @@ def test_a_damaged_entry_is_made_again(folder: Path, cache: Path, name: str, dam
     assert open_dataset(folder).seconds["decode"] == 0.0
 
 
+@pytest.mark.parametrize("damage", [remove, shorten, empty])
+@pytest.mark.parametrize("name", ["validation_images.npy", "validation_labels.npy"])
+def test_a_damaged_validation_part_is_made_again(tmp_path: Path, cache: Path, name: str, damage):
+    folder = write_folder(tmp_path / "set", sample_files(parts=("train", "test", "val")))
+    first = open_dataset(folder)
+    damage(entries(cache)[0] / name)
+    again = open_dataset(folder)
+    assert again.seconds["decode"] > 0
+    assert again.fingerprint == first.fingerprint
+    assert again.validation is not None
+    np.testing.assert_array_equal(again.validation.images_NHWC, pixels(6, seed=2))
+
+
+def test_what_0_1_0_decoded_is_read_for_its_runs_and_for_nothing_else(tmp_path: Path, cache: Path):
+    """Its entries call val/ the test part."""
+    folder = write_folder(tmp_path / "set", sample_files(per_class=5, parts=("train", "val")))
+    content = open_dataset(folder, parts_of_0_1_0=True)
+    assert len(entries(cache)) == 1
+    assert open_dataset(folder, parts_of_0_1_0=True).seconds["decode"] == 0
+    assert open_dataset(folder).fingerprint != content.fingerprint
+    assert len(entries(cache)) == 2
+
+
 @pytest.mark.parametrize("text", ["[]", "{}", "null", '{"sizes": 3}', "\0"])
 def test_nonsense_in_the_cache_is_not_believed(folder: Path, cache: Path, text: str):
     first = open_dataset(folder)

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from image_sets import idx, pixels
+from image_sets import idx, pixels, sample_files, write_zip
 
 from daybreak.core.errors import DataError
 from daybreak.data import DecodeSpec, open_dataset
 from daybreak.data.canonical import PUBLISHED
+from daybreak.data.sources import KNOWN_ARCHIVES
 
 pytestmark = pytest.mark.usefixtures("cache")
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -76,6 +77,47 @@ def test_cifar10_is_read_as_published(shelf: Path, monkeypatch: pytest.MonkeyPat
     assert dataset.test.names[9] == "test/t_9.png"
     by_path = open_dataset(shelf / "cifar-10-python.tar.gz")
     assert (by_path.name, by_path.fingerprint) == ("cifar10", dataset.fingerprint)
+
+
+def know(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
+    """Enter an archive into the table of known ones, as CIFAR-10."""
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.setitem(KNOWN_ARCHIVES, digest, ("cifar10", "CIFAR-10"))
+
+
+def test_cifar10_may_be_a_known_archive_of_images(shelf: Path, monkeypatch: pytest.MonkeyPatch):
+    shelf.mkdir()
+    know(monkeypatch, write_zip(shelf / "cifar10.zip", sample_files(per_class=20)))
+    dataset = open_dataset("cifar10")
+    assert (dataset.name, dataset.title, dataset.request.data) == ("cifar10", "CIFAR-10", "cifar10")
+    np.testing.assert_array_equal(dataset.train.images_NHWC, pixels(60))
+    assert dataset.validation is None  # published: nothing is held out, though each class has twenty images
+    assert dataset.seconds["download"] == 0
+    by_path = open_dataset(shelf / "cifar10.zip")
+    assert (by_path.name, by_path.title, by_path.fingerprint) == ("cifar10", "CIFAR-10", dataset.fingerprint)
+
+
+def test_the_canonical_archive_of_cifar10_comes_first(shelf: Path, monkeypatch: pytest.MonkeyPatch):
+    publish(monkeypatch, shelf, "cifar10", [tar_gz("cifar-10-batches-py", cifar10_members())])
+    know(monkeypatch, write_zip(shelf / "cifar10.zip", sample_files()))
+    assert len(open_dataset("cifar10").train.names) == 20
+
+
+def test_another_archive_called_cifar10_is_passed_by(shelf: Path, monkeypatch: pytest.MonkeyPatch):
+    shelf.mkdir()
+    write_zip(shelf / "cifar10.zip", sample_files())
+    monkeypatch.setattr("daybreak.data.sources.fetch", lambda file, _: pytest.fail(f"{file.path} was fetched"))
+    with pytest.raises(pytest.fail.Exception, match=r"cifar-10-python\.tar\.gz was fetched"):
+        open_dataset("cifar10")
+
+
+def test_a_known_archive_is_read_once_to_know_it(shelf: Path, monkeypatch: pytest.MonkeyPatch):
+    shelf.mkdir()
+    know(monkeypatch, write_zip(shelf / "cifar10.zip", sample_files()))
+    first = open_dataset("cifar10")
+    for name in ("sha256_of", "open_archive"):
+        monkeypatch.setattr(f"daybreak.data.sources.{name}", lambda *_, name=name: pytest.fail(f"{name} was called"))
+    assert open_dataset("cifar10").fingerprint == first.fingerprint
 
 
 def test_cifar100_uses_the_fine_labels(shelf: Path, monkeypatch: pytest.MonkeyPatch):

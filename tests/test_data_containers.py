@@ -73,7 +73,7 @@ def coloured(dataset: Dataset, part: str) -> dict[str, list[int]]:
     return {name: split.images_NHWC[split.labels_N == i, 0, 0, 0].tolist() for i, name in enumerate(dataset.classes)}
 
 
-@pytest.mark.parametrize("test_part", ["test", "val", "validation", "Test"])
+@pytest.mark.parametrize("test_part", ["test", "Test"])
 def test_labels_follow_names_not_positions(tmp_path: Path, test_part: str):
     red = {"zebra": 10, "ant": 20, "moth": 30}
     image = {name: encode(np.full((8, 8, 3), value, np.uint8)) for name, value in red.items()}
@@ -269,12 +269,6 @@ def test_strays_and_strangers_are_named(tmp_path: Path):
     fails(write_folder(tmp_path / "c", sample_files(parts=("test",))), "without a train/")
     fails(write_folder(tmp_path / "d", {"1.png": encode(pixels(1)[0])}), "outside the class folders")
     fails(write_folder(tmp_path / "e", {}), "no class folders")
-
-
-def test_a_second_test_part_is_left_out_and_said(tmp_path: Path):
-    dataset = open_dataset(write_folder(tmp_path / "set", sample_files(parts=("train", "test", "val"))))
-    assert dataset.notes == ("val/ is not used: test/ is the test part",)
-    assert len(dataset.test.labels_N) == 6
 
 
 def test_links_out_of_the_folder_are_refused_and_loops_end(tmp_path: Path):

@@ -205,6 +205,8 @@ def data_set(facts: dict[str, Any], notes: tuple[str, ...]) -> None:
         "image side": f"{facts['image_size']} px",
     }
     shown |= {key: ", ".join(f"{v:.4f}" for v in facts[key]) for key in ("mean", "std")}
+    if "validation_duplicates" in facts:
+        shown["validation images also in train"] = facts["validation_duplicates"]
     shown |= {"test images also in train": facts["duplicates"], "same pixels, two labels": facts["conflicts"]}
     shown |= {"contact sheet": facts["sheet"]} if "sheet" in facts else {}
     for key, value in shown.items():

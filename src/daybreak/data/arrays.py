@@ -2,6 +2,7 @@
 
 import zipfile
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,41 +11,44 @@ from PIL import Image
 
 from daybreak.core.errors import DataError
 from daybreak.data.archives import BROKEN, refuse_swelling, unpacked_limit
-from daybreak.data.dataset import DecodeSpec, Indices, Labels, Pictures, Pixels
+from daybreak.data.dataset import PARTS, DecodeSpec, Indices, Labels, Part, Pictures, Pixels
 from daybreak.data.decode import fit
 from daybreak.data.files import DEFAULT_SIZE, plural
+from daybreak.data.layout import PART_NAMES, PartNames, first_there
 
-KEYS = ("x_train", "y_train", "x_test", "y_test", "classes")
+KEYS = (*(f"{axis}_{name}" for name in PART_NAMES.all() for axis in "xy"), "classes")
 Arrays = Mapping[str, npt.NDArray[np.generic]]
 
 
 def from_arrays(
     classes: tuple[str, ...],
-    train: tuple[Pixels, Labels],
-    test: tuple[Pixels, Labels] | None,
+    parts: Mapping[Part, tuple[Pixels, Labels]],
     size: int | None,
     names: tuple[str, ...] = (),
 ) -> Pictures:
-    """Pictures of uint8 arrays N,H,W,C and int64 labels; resized where they are not small squares already."""
-    parts = [train, test] if test else [train]
-    blocks = [images_NHWC for images_NHWC, _ in parts]
+    """Pictures of uint8 arrays N,H,W,C and int64 labels; resized where they are not small squares already.
+
+    Args:
+        names: of all images, part after part; by default "train/0" and so on.
+    """
+    blocks = [images_NHWC for images_NHWC, _ in parts.values()]
     height, width, channels = blocks[0].shape[1:]
     native = height if height == width <= DEFAULT_SIZE else DEFAULT_SIZE
     spec = DecodeSpec(size or native, channels)
 
     def images(order: Indices) -> Iterator[Pixels]:
         for i in order:
-            in_test = i >= len(blocks[0])
-            yield _fitted(blocks[1][i - len(blocks[0])] if in_test else blocks[0][i], spec)
+            block, row = places[i]
+            yield _fitted(blocks[block][row], spec)
 
-    numbered = [
-        f"{part}/{i}" for part, block in zip(("train", "test"), blocks, strict=False) for i in range(len(block))
-    ]
-    is_test_N = np.repeat([False, True], [len(block) for block in blocks]) if test else None
-    labels_N = np.concatenate([labels for _, labels in parts])
+    places = [(block, row) for block, images_NHWC in enumerate(blocks) for row in range(len(images_NHWC))]
+    numbered = [f"{part}/{i}" for part, (block, _) in parts.items() for i in range(len(block))]
+    codes = np.array([PARTS.index(part) for part in parts], np.int8)
+    part_N = np.repeat(codes, [len(block) for block in blocks]) if len(parts) > 1 else None
+    labels_N = np.concatenate([labels for _, labels in parts.values()])
     resized = sum(map(len, blocks)) if (height, width) != (spec.size, spec.size) else 0
     notes = (f"{plural(resized, 'image')} resized and cropped to {spec.size} x {spec.size} px",) if resized else ()
-    return Pictures(classes, names or tuple(numbered), labels_N, is_test_N, spec, images, notes)
+    return Pictures(classes, names or tuple(numbered), labels_N, part_N, spec, images, notes)
 
 
 def read_digits(size: int | None) -> Pictures:
@@ -54,11 +58,11 @@ def read_digits(size: int | None) -> Pictures:
     digits = load_digits()
     images_NHW = np.round(digits.images * 255 / 16).astype(np.uint8)
     train = (images_NHW[..., None], digits.target.astype(np.int64))
-    return from_arrays(tuple("0123456789"), train, None, size)
+    return from_arrays(tuple("0123456789"), {"train": train}, size)
 
 
-def read_npz(path: Path, size: int | None) -> Pictures:
-    """Arrays x_train, y_train and optionally x_test, y_test and classes.
+def read_npz(path: Path, size: int | None, part_names: PartNames = PART_NAMES) -> Pictures:
+    """Arrays x_train, y_train and optionally x_test, y_test, x_validation, y_validation (or x_val, y_val) and classes.
 
     Images are uint8, N,H,W or N,H,W,C with C of 1 or 3; labels are integers from 0; classes are strings.
 
@@ -66,12 +70,18 @@ def read_npz(path: Path, size: int | None) -> Pictures:
         DataError: naming the key that is missing or wrong. Pickled objects are never loaded.
     """
     arrays = _load(path)
-    train = _part(arrays, "train", path)
-    test = _part(arrays, "test", path) if {"x_test", "y_test"} & arrays.keys() else None
-    if test and test[0].shape[1:] != train[0].shape[1:]:
-        raise _wrong(path, "x_test", f"images of shape {test[0].shape[1:]}, but {train[0].shape[1:]} in x_train")
-    highest = max(int(labels.max()) for _, labels in ([train, test] if test else [train]))
-    return from_arrays(_classes(arrays, highest, path), train, test, size)
+    there = {key.split("_")[1] for key in arrays if key != "classes"}
+    validation, notes = first_there(part_names.validation, there, "validation", "x_{}")
+    names: dict[Part, str | None] = {"train": "train", "test": "test" if "test" in there else None}
+    names["validation"] = validation
+    parts = {part: _part(arrays, name, path) for part, name in names.items() if name}
+    expected = parts["train"][0].shape[1:]
+    for part, (images, _) in parts.items():
+        if images.shape[1:] != expected:
+            raise _wrong(path, f"x_{names[part]}", f"images of shape {images.shape[1:]}, but {expected} in x_train")
+    highest = max(int(labels.max()) for _, labels in parts.values())
+    pictures = from_arrays(_classes(arrays, highest, path), parts, size)
+    return replace(pictures, notes=(*notes, *pictures.notes))
 
 
 def _load(path: Path) -> Arrays:
@@ -92,20 +102,20 @@ def _array(file: Arrays, key: str, path: Path) -> npt.NDArray[np.generic]:
         raise _wrong(path, key, str(error)) from None
 
 
-def _part(arrays: Arrays, part: str, path: Path) -> tuple[Pixels, Labels]:
-    for key in (f"x_{part}", f"y_{part}"):
+def _part(arrays: Arrays, name: str, path: Path) -> tuple[Pixels, Labels]:
+    for key in (f"x_{name}", f"y_{name}"):
         if key not in arrays:
             raise _wrong(path, key, f"missing (found: {', '.join(arrays) or 'none of the known keys'})")
-    images, labels = arrays[f"x_{part}"], arrays[f"y_{part}"]
+    images, labels = arrays[f"x_{name}"], arrays[f"y_{name}"]
     if images.dtype != np.uint8:
-        raise _wrong(path, f"x_{part}", f"{images.dtype}, but must be uint8 (0..255)")
+        raise _wrong(path, f"x_{name}", f"{images.dtype}, but must be uint8 (0..255)")
     if images.ndim == 3:
         images = images[..., None]
     if images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape:
         raise _wrong(
-            path, f"x_{part}", f"shape {arrays[f'x_{part}'].shape}, but must be N,H,W or N,H,W,C with C 1 or 3"
+            path, f"x_{name}", f"shape {arrays[f'x_{name}'].shape}, but must be N,H,W or N,H,W,C with C 1 or 3"
         )
-    return images.astype(np.uint8, copy=False), _labels(labels, len(images), f"y_{part}", path)
+    return images.astype(np.uint8, copy=False), _labels(labels, len(images), f"y_{name}", path)
 
 
 def _labels(labels: npt.NDArray[np.generic], count: int, key: str, path: Path) -> Labels:

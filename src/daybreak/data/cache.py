@@ -1,6 +1,7 @@
 """Decoded data sets on disk: written once, whole or not at all, then memory-mapped.
 
     <cache directory>/decoded/<key>/   train_images.npy  train_labels.npy  test_images.npy  test_labels.npy  meta.json
+                                       and, of data with a validation part, validation_images.npy  validation_labels.npy
     <cache directory>/seen/            which content a path had, so that the next start reads nothing
 
 The key says what the content was and how it was decoded, not where it came from, so a copy elsewhere finds the same
@@ -13,7 +14,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -25,10 +26,10 @@ import platformdirs
 
 from daybreak.core.errors import StorageError
 from daybreak.core.files import whole_file
-from daybreak.data.dataset import DecodeSpec, Indices, Pictures, Pixels, Split
+from daybreak.data.dataset import DecodeSpec, Indices, Part, Pictures, Pixels, Split
 
-FORMAT = 1
-PARTS = ("train", "test")
+FORMAT = 2
+FORMAT_OF_0_1_0 = 1  # without a validation part
 STALE_SECONDS = 24 * 3600
 
 
@@ -39,6 +40,7 @@ class Entry:
     classes: tuple[str, ...]
     train: Split
     test: Split
+    validation: Split | None
     decode: DecodeSpec
     fingerprint: str
     notes: tuple[str, ...]
@@ -49,9 +51,18 @@ def cache_dir() -> Path:
     return Path(os.environ.get("DAYBREAK_CACHE_DIR") or platformdirs.user_cache_dir("daybreak", appauthor=False))
 
 
-def entry_key(content: str, size: int | None, split_seed: int | None, skip_bad: bool = False) -> str:
-    """The entry's name; `split_seed` is None where the source has a test part of its own."""
-    asked = [FORMAT, content, size, split_seed, *(["skip bad"] if skip_bad else [])]
+def entry_key(
+    content: str, size: int | None, split_seed: int | None, skip_bad: bool = False, parts_of_0_1_0: bool = False
+) -> str:
+    """The entry's name; `split_seed` is None where the source has a test part of its own. Parts as 0.1.0 understood
+    them are in the entries that 0.1.0 wrote, under its keys."""
+    asked = [
+        FORMAT_OF_0_1_0 if parts_of_0_1_0 else FORMAT,
+        content,
+        size,
+        split_seed,
+        *(["skip bad"] if skip_bad else []),
+    ]
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
 
@@ -78,9 +89,16 @@ def load(key: str) -> Entry | None:
         for name, size in meta["sizes"].items():
             if (folder / name).stat().st_size != size:
                 return None
-        train, test = (_load_split(folder, part, tuple(meta["names"][part])) for part in PARTS)
-        spec = DecodeSpec(**meta["decode"])
-        return Entry(tuple(meta["classes"]), train, test, spec, meta["fingerprint"], tuple(meta["notes"]))
+        splits = {part: _load_split(folder, part, tuple(names)) for part, names in meta["names"].items()}
+        return Entry(
+            tuple(meta["classes"]),
+            splits["train"],
+            splits["test"],
+            splits.get("validation"),
+            DecodeSpec(**meta["decode"]),
+            meta["fingerprint"],
+            tuple(meta["notes"]),
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -103,8 +121,8 @@ def staging() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def write(folder: Path, pictures: Pictures, train: Indices, test: Indices, notes: tuple[str, ...]) -> None:
-    """Decode into a staging directory, in the order train, test.
+def write(folder: Path, pictures: Pictures, parts: Mapping[Part, Indices], notes: tuple[str, ...]) -> None:
+    """Decode into a staging directory, part after part; their order is part of the fingerprint.
 
     Plain writes, not a writable memory map: on a full disk a write is an error, while a map kills the process.
 
@@ -112,11 +130,11 @@ def write(folder: Path, pictures: Pictures, train: Indices, test: Indices, notes
         DataError: from `pictures.images`, if any image is broken.
         StorageError: the disk is full.
     """
-    images = pictures.images(np.concatenate([train, test]))
+    images = pictures.images(np.concatenate(list(parts.values())))
     side, channels = pictures.decode.size, pictures.decode.channels
     digest = hashlib.sha256(json.dumps(pictures.classes).encode())
     with _storage_errors():
-        for part, index in zip(PARTS, (train, test), strict=True):
+        for part, index in parts.items():
             shape = (len(index), side, side, channels)
             labels_N = pictures.labels_N[index]
             digest.update(f"{part}{shape}".encode() + labels_N.astype("<i8").tobytes())
@@ -126,7 +144,7 @@ def write(folder: Path, pictures: Pictures, train: Indices, test: Indices, notes
             "classes": pictures.classes,
             "decode": asdict(pictures.decode),
             "fingerprint": digest.hexdigest(),
-            "names": {"train": [pictures.names[i] for i in train], "test": [pictures.names[i] for i in test]},
+            "names": {part: [pictures.names[i] for i in index] for part, index in parts.items()},
             "notes": notes,
             "sizes": {path.name: path.stat().st_size for path in folder.iterdir()},
         }

@@ -49,7 +49,7 @@ def _cifar(meta: Any, key: bytes, train: Part, test: Part, size: int | None, pat
     for images_NHWC, labels_N, _ in (train, test):
         check_labels(labels_N, len(images_NHWC), len(names), path)
     classes = tuple(name.decode("utf-8", "surrogateescape") for name in names)
-    return from_arrays(classes, train[:2], test[:2], size, train[2] + test[2])
+    return from_arrays(classes, {"train": train[:2], "test": test[:2]}, size, train[2] + test[2])
 
 
 def _cifar_part(batch: Any, key: bytes, part: str, path: Path) -> Part:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -9,6 +10,11 @@ import numpy.typing as npt
 Pixels = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
 Indices = npt.NDArray[np.int64]
+PartCodes = npt.NDArray[np.int8]
+Part = Literal["train", "test", "validation"]
+
+PARTS: tuple[Part, ...] = ("train", "test", "validation")  # in the order in which they are stored and digested
+TRAIN, TEST, VALIDATION = range(3)  # codes of the parts: positions in PARTS
 
 
 @dataclass(frozen=True)
@@ -16,7 +22,7 @@ class Split:
     """One part of a data set.
 
     Attributes:
-        images_NHWC: uint8, memory-mapped, read-only; C is 1 or 3.
+        images_NHWC: uint8, read-only, memory-mapped unless it was made by `take`; C is 1 or 3.
         labels_N: int64, read-only, indices into the classes.
         names: the name of each image inside the data set, never empty ("test/17" where it has no file of its own).
     """
@@ -24,6 +30,13 @@ class Split:
     images_NHWC: Pixels
     labels_N: Labels
     names: tuple[str, ...]
+
+    def take(self, index_M: Indices) -> "Split":
+        """The images at these indices, in this order; copied into memory, read-only."""
+        images_MHWC, labels_M = self.images_NHWC[index_M], self.labels_N[index_M]
+        for array in (images_MHWC, labels_M):
+            array.setflags(write=False)
+        return Split(images_MHWC, labels_M, tuple(self.names[i] for i in index_M))
 
 
 @dataclass(frozen=True)
@@ -47,6 +60,8 @@ class Request:
     size: int | None
     split_seed: int
     skip_bad: bool = False
+    validate: float | None = None
+    parts_of_0_1_0: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,7 +71,9 @@ class Dataset:
     Attributes:
         name: short and safe in a file name, e.g. "cifar10-jpeg".
         title: for people, e.g. "CIFAR-10 (JPEG q75)".
-        fingerprint: SHA-256 (hex) over class names, labels and pixels in their order; no path and no container in it.
+        fingerprint: SHA-256 (hex) over class names, labels and pixels in their order; no path and no container in it,
+            and not which training images are held out: it is that of the data as the source has it.
+        validation: the source's own validation part or held-out training images; None where there is neither.
         notes: one-line statements a user should see.
         seconds: what "download", "decode" and "open" took; 0.0 where nothing was to be done.
         request: what was asked for; `open_dataset(**asdict(request))` opens the same again.
@@ -80,7 +97,7 @@ class Pictures:
     """A data set before it is decoded: what its images are called and labelled, and a way to their pixels.
 
     Attributes:
-        is_test_N: which images belong to the test part; None where the source has none.
+        part_N: int8, the part each image belongs to: TRAIN, TEST or VALIDATION; None where the source has no parts.
         images: yields the decoded images (HWC, uint8) at the given indices, in that order, and raises DataError
             after the last one if any of them is broken, naming all that are.
     """
@@ -88,10 +105,14 @@ class Pictures:
     classes: tuple[str, ...]
     names: tuple[str, ...]
     labels_N: Labels
-    is_test_N: npt.NDArray[np.bool_] | None
+    part_N: PartCodes | None
     decode: DecodeSpec
     images: Callable[[Indices], Iterator[Pixels]]
     notes: tuple[str, ...] = ()
+
+    @property
+    def has_test_part(self) -> bool:
+        return self.part_N is not None and bool((self.part_N == TEST).any())
 
 
 def images_a_block(side: int, at_32_px: int = 4096) -> int:

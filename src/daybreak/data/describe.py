@@ -9,9 +9,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from daybreak.core.errors import DataError, StorageError, one_line
-from daybreak.data.dataset import Dataset, Pixels, Split, images_a_block
+from daybreak.data.dataset import Dataset, Part, Pixels, Split
 from daybreak.data.files import plural
 from daybreak.data.picture import enlarged
+from daybreak.data.statistics import mean_and_std
 
 SHEET_CLASSES, SHEET_IMAGES, SHEET_SIDE, SHEET_LABEL, SHEET_GAP = 20, 10, 64, 180, 4
 
@@ -22,22 +23,25 @@ def describe(dataset: Dataset) -> dict[str, Any]:
     Returns:
         name, title, fingerprint, classes; `splits` with images and per_class of each; image_size and channels;
         mean and std of each channel over the training images (0..1); `duplicates`, the test images whose exact
-        pixels are also in the training part; `conflicts`, the pictures that occur under two labels or more, and up
-        to ten of them by name in `conflict_names`; notes.
+        pixels are also in the training part, and `validation_duplicates`, the same of a validation part;
+        `conflicts`, the pictures that occur under two labels or more, and up to ten of them by name in
+        `conflict_names`; notes.
     """
     repeated, conflicts = _repeated(dataset)
+    of_validation = {"validation_duplicates": len(repeated["validation"])} if dataset.validation else {}
     mean_C, std_C = mean_and_std(dataset.train.images_NHWC)
     return {
         "name": dataset.name,
         "title": dataset.title,
         "fingerprint": dataset.fingerprint,
         "classes": list(dataset.classes),
-        "splits": {part: _counts(split, dataset.classes) for part, split in _parts(dataset)},
+        "splits": {part: _counts(split, dataset.classes) for part, split in _parts(dataset).items()},
         "image_size": dataset.decode.size,
         "channels": dataset.decode.channels,
         "mean": mean_C,
         "std": std_C,
-        "duplicates": len(repeated),
+        "duplicates": len(repeated["test"]),
+        **of_validation,
         "conflicts": len(conflicts),
         "conflict_names": conflicts[:10],
         "notes": list(dataset.notes),
@@ -45,15 +49,16 @@ def describe(dataset: Dataset) -> dict[str, Any]:
 
 
 def check_strictly(dataset: Dataset) -> None:
-    """For `--strict`: no picture may be in both parts, or under two labels.
+    """For `--strict`: no picture of another part may be in the training part, and none under two labels.
 
     Raises:
         DataError: it says how many are, and names the first.
     """
     repeated, conflicts = _repeated(dataset)
-    if repeated:
-        why = f"{plural(len(repeated), 'test image')} also in the training part, first {one_line(repeated[0])}"
-        raise DataError(dataset.name, why, "remove them, or go without --strict")
+    for part, names in repeated.items():
+        if names:
+            why = f"{plural(len(names), f'{part} image')} also in the training part, first {one_line(names[0])}"
+            raise DataError(dataset.name, why, "remove them, or go without --strict")
     if conflicts:
         first = " and ".join(map(one_line, conflicts[0][:2]))
         why = f"{plural(len(conflicts), 'picture')} under two labels, first {first}"
@@ -86,8 +91,10 @@ def contact_sheet(dataset: Dataset, path: str | Path) -> Path:
     return _saved(sheet, Path(path))
 
 
-def _parts(dataset: Dataset) -> tuple[tuple[str, Split], tuple[str, Split]]:
-    return ("train", dataset.train), ("test", dataset.test)
+def _parts(dataset: Dataset) -> dict[Part, Split]:
+    """In the order in which they are used."""
+    validation: dict[Part, Split] = {"validation": dataset.validation} if dataset.validation else {}
+    return {"train": dataset.train, **validation, "test": dataset.test}
 
 
 def _counts(split: Split, classes: tuple[str, ...]) -> dict[str, Any]:
@@ -99,38 +106,28 @@ def _digests(images_NHWC: Pixels) -> list[bytes]:
     return [hashlib.blake2b(image_HWC.tobytes(), digest_size=16).digest() for image_HWC in images_NHWC]
 
 
-def _repeated(dataset: Dataset) -> tuple[list[str], list[list[str]]]:
-    """The names of test images whose exact pixels are in the training part, and of pictures under several labels."""
-    train_digests, test_digests = (_digests(split.images_NHWC) for _, split in _parts(dataset))
-    known = set(train_digests)
-    repeated = [name for name, digest in zip(dataset.test.names, test_digests, strict=True) if digest in known]
-    return repeated, _conflicts(dataset, train_digests + test_digests)
+def _repeated(dataset: Dataset) -> tuple[dict[Part, list[str]], list[list[str]]]:
+    """Of each other part the names of images whose exact pixels are in the training part; and the names of pictures
+    under several labels."""
+    parts = _parts(dataset)
+    digests = {part: _digests(split.images_NHWC) for part, split in parts.items()}
+    known = set(digests["train"])
+    repeated: dict[Part, list[str]] = {
+        part: [name for name, digest in zip(split.names, digests[part], strict=True) if digest in known]
+        for part, split in parts.items()
+        if part != "train"
+    }
+    return repeated, _conflicts(list(parts.values()), [digest for part in parts for digest in digests[part]])
 
 
-def _conflicts(dataset: Dataset, digests: list[bytes]) -> list[list[str]]:
+def _conflicts(splits: list[Split], digests: list[bytes]) -> list[list[str]]:
     """The names of images with the same pixels, wherever their labels differ."""
-    labels = np.concatenate([split.labels_N for _, split in _parts(dataset)]).tolist()
-    names = [name for _, split in _parts(dataset) for name in split.names]
+    labels = np.concatenate([split.labels_N for split in splits]).tolist()
+    names = [name for split in splits for name in split.names]
     same: defaultdict[bytes, list[tuple[int, str]]] = defaultdict(list)
     for digest, label, name in zip(digests, labels, names, strict=True):
         same[digest].append((label, name))
     return [[name for _, name in group] for group in same.values() if len({label for label, _ in group}) > 1]
-
-
-def mean_and_std(images_NHWC: Pixels) -> tuple[list[float], list[float]]:
-    """Exact: whole numbers are summed, in blocks that fit in memory."""
-    channels = images_NHWC.shape[3]
-    total_C, squares_C = np.zeros(channels, np.int64), np.zeros(channels, np.int64)
-    block = images_a_block(images_NHWC.shape[1])
-    for start in range(0, len(images_NHWC), block):
-        for c in range(channels):
-            counts = np.bincount(images_NHWC[start : start + block, ..., c].ravel(), minlength=256)
-            total_C[c] += counts @ np.arange(256)
-            squares_C[c] += counts @ np.arange(256) ** 2
-    n = images_NHWC.size // channels
-    mean_C = total_C / n
-    std_C = np.sqrt(squares_C / n - mean_C**2)
-    return (mean_C / 255).tolist(), (std_C / 255).tolist()
 
 
 def _shortened(text: str, most: int = 22) -> str:

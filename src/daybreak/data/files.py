@@ -11,7 +11,7 @@ from daybreak.core.errors import BadImagesError
 from daybreak.data.archives import BROKEN, Container
 from daybreak.data.dataset import DecodeSpec, Indices, Pictures, Pixels
 from daybreak.data.decode import BadImage, Header, decode, read_header, read_stream
-from daybreak.data.layout import read_layout
+from daybreak.data.layout import PART_NAMES, PartNames, read_layout
 
 log = logging.getLogger(__name__)
 
@@ -24,17 +24,23 @@ BYTES_WORTH_A_THREAD = 16 * 1024
 
 
 def read_pictures(
-    container: Container, size: int | None, where: object, left_out: Collection[str] = frozenset()
+    container: Container,
+    size: int | None,
+    where: object,
+    left_out: Collection[str] = frozenset(),
+    part_names: PartNames = PART_NAMES,
 ) -> Pictures:
     """The images of class folders. Their headers are read at once, their pixels when `images` is called.
 
     Args:
         left_out: files that are passed over.
+        part_names: what the parts may be called.
 
     Raises:
         DataError: the folders are not laid out as a data set (see layout.py).
     """
-    layout = read_layout([name for name in container.names if name not in left_out], container.folders, where)
+    files = [name for name in container.names if name not in left_out]
+    layout = read_layout(files, container.folders, where, part_names)
     headers = _headers(container, layout.files)
     spec = choose_spec(headers, size)
 
@@ -42,7 +48,7 @@ def read_pictures(
         return _decoded(container, [layout.files[i] for i in order], spec, where)
 
     notes = (*layout.notes, *_notes(headers, spec))
-    return Pictures(layout.classes, layout.names, layout.labels_N, layout.is_test_N, spec, images, notes)
+    return Pictures(layout.classes, layout.names, layout.labels_N, layout.part_N, spec, images, notes)
 
 
 def choose_spec(headers: "Counter[Header]", size: int | None) -> DecodeSpec:

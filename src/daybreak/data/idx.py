@@ -24,7 +24,7 @@ def reader_of_idx(classes: tuple[str, ...]) -> Callable[[tuple[Path, ...], int |
         test = _idx_images(paths[2]), _idx_labels(paths[3])
         for (images_NHWC, labels_N), path in ((train, paths[1]), (test, paths[3])):
             check_labels(labels_N, len(images_NHWC), len(classes), path)
-        return from_arrays(classes, train, test, size)
+        return from_arrays(classes, {"train": train, "test": test}, size)
 
     return read
 

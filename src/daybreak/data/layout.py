@@ -2,21 +2,34 @@
 
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 import numpy as np
-import numpy.typing as npt
 
 from daybreak.core.errors import DataError
-from daybreak.data.dataset import Labels
+from daybreak.data.dataset import TEST, TRAIN, VALIDATION, Labels, PartCodes
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".apng"}
 IGNORED_SUFFIXES = {".txt", ".csv", ".tsv", ".md", ".rst", ".json", ".xml", ".yaml", ".yml", ".html", ".pdf"}
 IGNORED_NAMES = {"thumbs.db", "desktop.ini", "__macosx"}
-TEST_PARTS = ("test", "val", "validation")  # the first of them that is there
-Parts = tuple[str, ...]
+PathParts = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PartNames:
+    """What the parts beside train/ may be called; of several names the first that is there."""
+
+    validation: tuple[str, ...] = ("validation", "val")
+    test: tuple[str, ...] = ("test",)
+
+    def all(self) -> tuple[str, ...]:
+        return ("train", *self.validation, *self.test)
+
+
+PART_NAMES = PartNames()
+PART_NAMES_OF_0_1_0 = PartNames(validation=(), test=("test", "val", "validation"))
 
 
 @dataclass(frozen=True)
@@ -27,17 +40,20 @@ class Layout:
     files: tuple[str, ...]
     names: tuple[str, ...]
     labels_N: Labels
-    is_test_N: npt.NDArray[np.bool_] | None
+    part_N: PartCodes | None
     notes: tuple[str, ...]
 
 
-def read_layout(files: Iterable[str], folders: Iterable[str], where: object) -> Layout:
-    """Find the class folders, optionally below one top folder and below train/ and test/, val/ or validation/.
+def read_layout(
+    files: Iterable[str], folders: Iterable[str], where: object, part_names: PartNames = PART_NAMES
+) -> Layout:
+    """Find the class folders, optionally below one top folder and below train/, validation/ (or val/) and test/.
 
     Args:
         files: all files, "/" between the parts of a name.
         folders: all folders, so that an empty one is seen.
         where: what an error names.
+        part_names: what the parts may be called.
 
     Raises:
         DataError: no or empty class folders, stray images, or class names that only look different.
@@ -45,11 +61,10 @@ def read_layout(files: Iterable[str], folders: Iterable[str], where: object) -> 
     paths = [path for name in files if not _ignored(path := tuple(name.split("/")))]
     tree = {path for name in folders if not _ignored(path := tuple(name.split("/")))}
     tree |= {path[:depth] for path in paths for depth in range(1, len(path))}
-    root = _root(tree, paths)
-    train, test, notes = _parts(root, tree, where)
-    _refuse_strays(paths, [root] if train == root else [root, train, test or train], where)
-    rows = _rows(train, tree, paths, False, where)
-    rows += _rows(test, tree, paths, True, where) if test else []
+    root = _root(tree, paths, part_names)
+    parts, notes = _parts(root, tree, part_names, where)
+    _refuse_strays(paths, [root, *parts.values()], where)
+    rows = [row for code, folder in parts.items() for row in _rows(code, folder, tree, paths, where)]
     classes = tuple(sorted({row[1] for row in rows}))
     _refuse_lookalikes(classes, where)
     index = {name: i for i, name in enumerate(classes)}
@@ -58,60 +73,75 @@ def read_layout(files: Iterable[str], folders: Iterable[str], where: object) -> 
         files=tuple("/".join(path) for _, _, path in rows),
         names=tuple("/".join(path[len(root) :]) for _, _, path in rows),
         labels_N=np.array([index[name] for _, name, _ in rows], np.int64),
-        is_test_N=np.array([is_test for is_test, _, _ in rows], bool) if test else None,
+        part_N=np.array([code for code, _, _ in rows], np.int8) if len(parts) > 1 else None,
         notes=notes,
     )
 
 
-def _ignored(path: Parts) -> bool:
+def _ignored(path: PathParts) -> bool:
     hidden = any(part.startswith(".") or part.lower() in IGNORED_NAMES for part in path)
     return hidden or PurePosixPath(path[-1]).suffix.lower() in IGNORED_SUFFIXES
 
 
-def _is_image(path: Parts) -> bool:
+def _is_image(path: PathParts) -> bool:
     return PurePosixPath(path[-1]).suffix.lower() in IMAGE_SUFFIXES
 
 
-def _below(parent: Parts, tree: Iterable[Parts]) -> list[Parts]:
+def _below(parent: PathParts, tree: Iterable[PathParts]) -> list[PathParts]:
     depth = len(parent)
     return sorted(path for path in tree if len(path) == depth + 1 and path[:depth] == parent)
 
 
-def _root(tree: set[Parts], paths: list[Parts]) -> Parts:
+def _root(tree: set[PathParts], paths: list[PathParts], part_names: PartNames) -> PathParts:
     """The folder that holds the class folders or the parts: below single top folders without images of their own."""
-    root: Parts = ()
+    root: PathParts = ()
     images = [path for path in paths if _is_image(path)]
     while True:
         folders = _below(root, tree)
-        if len(folders) != 1 or folders[0][-1].lower() in ("train", *TEST_PARTS):
+        if len(folders) != 1 or folders[0][-1].lower() in part_names.all():
             return root
         if not _below(folders[0], tree) or _below(root, images) or _below(folders[0], images):
             return root
         root = folders[0]
 
 
-def _parts(root: Parts, tree: set[Parts], where: object) -> tuple[Parts, Parts | None, tuple[str, ...]]:
-    """The training folder, the test folder if there is one, and the notes to show."""
+def _parts(
+    root: PathParts, tree: set[PathParts], part_names: PartNames, where: object
+) -> tuple[dict[int, PathParts], tuple[str, ...]]:
+    """The folder of each part that is there, by its code, the training folder first; and the notes to show."""
     found = {folder[-1].lower(): folder for folder in _below(root, tree)}
     train = found.get("train")
     if train is None or not _below(train, tree):  # a class may be called "train"
-        if found and set(found) <= set(TEST_PARTS):
+        if found and set(found) <= set(part_names.all()) - {"train"}:
             raise DataError(where, f"{'/, '.join(sorted(found))}/ without a train/ beside it", "add a train/ folder")
-        return root, None, ()
-    strangers = [folder[-1] for folder in _below(root, tree) if folder[-1].lower() not in ("train", *TEST_PARTS)]
+        return {TRAIN: root}, ()
+    strangers = [folder[-1] for folder in _below(root, tree) if folder[-1].lower() not in part_names.all()]
     if strangers:
         raise DataError(where, f"folders beside train/: {', '.join(strangers[:10])}", "move them into train/ or away")
-    tests = [part for part in TEST_PARTS if part in found]
-    notes = tuple(f"{part}/ is not used: {tests[0]}/ is the test part" for part in tests[1:])
-    return train, found[tests[0]] if tests else None, notes
+    validation, validation_notes = first_there(part_names.validation, found, "validation", "{}/")
+    test, test_notes = first_there(part_names.test, found, "test", "{}/")
+    parts = {TRAIN: train}
+    parts |= {VALIDATION: found[validation]} if validation else {}
+    parts |= {TEST: found[test]} if test else {}
+    return parts, validation_notes + test_notes
+
+
+def first_there(
+    names: tuple[str, ...], found: Container[str], part: str, shown_as: str
+) -> tuple[str | None, tuple[str, ...]]:
+    """The first of a part's names that is there, None if none is, and a note for each other one that is not used."""
+    there = [name for name in names if name in found]
+    used = shown_as.format(there[0]) if there else ""
+    notes = tuple(f"{shown_as.format(name)} is not used: {used} is the {part} part" for name in there[1:])
+    return there[0] if there else None, notes
 
 
 def _rows(
-    part: Parts, tree: set[Parts], paths: list[Parts], is_test: bool, where: object
-) -> list[tuple[bool, str, Parts]]:
-    """(is test, class, path) of all files in the class folders of a part, by class and then by name."""
+    code: int, part: PathParts, tree: set[PathParts], paths: list[PathParts], where: object
+) -> list[tuple[int, str, PathParts]]:
+    """(part's code, class, path) of all files in the class folders of a part, by class and then by name."""
     depth = len(part)
-    members: dict[str, list[Parts]] = {folder[-1]: [] for folder in _below(part, tree)}
+    members: dict[str, list[PathParts]] = {folder[-1]: [] for folder in _below(part, tree)}
     for path in paths:
         if len(path) > depth + 1 and path[:depth] == part:
             members[path[depth]].append(path)
@@ -120,10 +150,10 @@ def _rows(
         raise DataError(where, f"no images in class folder {', '.join(empty[:10])}", "remove it or add images")
     if not members:
         raise DataError(where, f"no class folders in {'/'.join(part) or 'it'}", "one folder of images for each class")
-    return [(is_test, name, path) for name in sorted(members) for path in sorted(members[name])]
+    return [(code, name, path) for name in sorted(members) for path in sorted(members[name])]
 
 
-def _refuse_strays(paths: list[Parts], levels: list[Parts], where: object) -> None:
+def _refuse_strays(paths: list[PathParts], levels: list[PathParts], where: object) -> None:
     strays = ["/".join(path) for path in paths if path[:-1] in levels and _is_image(path)]
     if strays:
         more = f" and {len(strays) - 10} more" if len(strays) > 10 else ""

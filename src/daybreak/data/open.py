@@ -6,54 +6,65 @@ from pathlib import Path
 
 from daybreak.core.errors import BadImagesError, UsageError
 from daybreak.data import cache
-from daybreak.data.dataset import Dataset, Request
-from daybreak.data.sources import KNOWN_ARCHIVES, NAMES, Source, find
-from daybreak.data.split import split_indices
+from daybreak.data.dataset import Dataset, Request, Split
+from daybreak.data.layout import PART_NAMES, PART_NAMES_OF_0_1_0
+from daybreak.data.sources import KNOWN_ARCHIVES, NAMES, Source, content_of, find, is_published
+from daybreak.data.split import check_share, default_share, hold_out, split_indices
 
 NAMED = 10  # bad images that a note names
 
 
-def open_dataset(data: str | Path, *, size: int | None = None, split_seed: int = 0, skip_bad: bool = False) -> Dataset:
+def open_dataset(
+    data: str | Path,
+    *,
+    size: int | None = None,
+    split_seed: int = 0,
+    skip_bad: bool = False,
+    validate: float | None = None,
+    parts_of_0_1_0: bool = False,
+) -> Dataset:
     """Open a data set by its name or path.
 
     Args:
         data: cifar10, cifar100, mnist, fashion-mnist, digits; or a folder of class folders, a .zip or .tar.* of one,
             or an .npz file. A relative path is also looked for in $DAYBREAK_DATA_DIR and in the cache directory.
         size: side in pixels. By default the images' own where all are the same square of at most 64 px, else 64.
-        split_seed: decides the test part where the source has none.
+        split_seed: decides the test part where the source has none, and which training images are held out.
         skip_bad: leave out images that cannot be used, and say in `notes` which; by default they are an error.
+        validate: share of the training images of each class to hold out as the validation part, where the source has
+            none of its own; 0 for no validation part, also where the source has one. By default the source's own; else
+            none of a published data set, and of other data a tenth if every class has 20 training images or more.
+        parts_of_0_1_0: understand the parts as daybreak 0.1.0 did, for the runs that it wrote: the test part may be
+            called val/ or validation/, and there is no validation part unless `validate` says so.
 
     Raises:
-        DataError: it cannot be had, or is no usable data set.
+        DataError: it cannot be had, is no usable data set, or has too few images to hold any out.
         StorageError: the cache cannot be written.
-        UsageError: the size is not positive.
+        UsageError: the size is not positive; `validate` is no share, or the data has a validation part of its own.
     """
     if size is not None and size < 1:
         raise UsageError("size", f"{size} is not a number of pixels", "--size 64")
+    check_share(validate)
     started = time.perf_counter()
     source, download_seconds = find(data)
-    content = _content(source)
-    entry, decode_seconds = cache.load(cache.entry_key(content, size, None, skip_bad)), 0.0
-    entry = entry or cache.load(cache.entry_key(content, size, split_seed, skip_bad))
-    if entry is None:
-        decoding = time.perf_counter()
-        entry = _decode(source, content, size, split_seed, skip_bad)
-        decode_seconds = time.perf_counter() - decoding
+    content = content_of(source)
+    request = Request(_absolute(data), size, split_seed, skip_bad, validate, parts_of_0_1_0)
+    entry, decode_seconds = _entry(source, content, request)
+    train, validation, validation_notes = _validation(entry, request, is_published(source, content), source.where)
     name, title = KNOWN_ARCHIVES.get(content, (source.name, source.title))
     open_seconds = time.perf_counter() - started - download_seconds - decode_seconds
-    seconds = {"download": download_seconds, "decode": decode_seconds, "open": open_seconds}
-    notes = (*source.notes, *entry.notes)
     return Dataset(
         name=name,
         title=title,
         fingerprint=entry.fingerprint,
         classes=entry.classes,
-        train=entry.train,
+        train=train,
         test=entry.test,
         decode=entry.decode,
-        notes=notes,
-        seconds=seconds,
-        request=Request(_absolute(data), size, split_seed, skip_bad),
+        notes=(*source.notes, *entry.notes, *validation_notes),
+        seconds={"download": download_seconds, "decode": decode_seconds, "open": open_seconds},
+        request=request,
+        validation=validation,
     )
 
 
@@ -63,33 +74,58 @@ def _absolute(data: str | Path) -> str:
     return str(data) if is_name or not Path(data).exists() else str(Path(data).absolute())
 
 
-def _content(source: Source) -> str:
-    stamp = source.stamp()
-    content = cache.recall(source.where, stamp)
-    if content is None:
-        content = source.digest()
-        cache.remember(source.where, stamp, content)
-    return content
+def _validation(
+    entry: cache.Entry, request: Request, published: bool, where: str
+) -> tuple[Split, Split | None, tuple[str, ...]]:
+    """The training and the validation part, and the notes to show."""
+    share = request.validate
+    if entry.validation is not None:
+        if share is None:
+            return entry.train, entry.validation, ()
+        if share > 0:
+            remedy = "leave --validate out, or --validate 0 to leave that part unused"
+            raise UsageError(f"--validate {share:g}", "the data has a validation part of its own", remedy)
+        return entry.train, None, ("the validation part is not used: --validate 0",)
+    if share is None:
+        as_it_is = published or request.parts_of_0_1_0
+        share = 0.0 if as_it_is else default_share(entry.train.labels_N, len(entry.classes))
+    if share == 0:
+        return entry.train, None, ()
+    return hold_out(entry.train, share, request.split_seed, entry.classes, where)
 
 
-def _decode(source: Source, content: str, size: int | None, split_seed: int, skip_bad: bool) -> cache.Entry:
+def _entry(source: Source, content: str, request: Request) -> tuple[cache.Entry, float]:
+    """The decoded data set, and the seconds that decoding it took."""
+    for seed in (None, request.split_seed):
+        entry = cache.load(_key(content, request, seed))
+        if entry is not None:
+            return entry, 0.0
+    started = time.perf_counter()
+    entry = _decode(source, content, request)
+    return entry, time.perf_counter() - started
+
+
+def _key(content: str, request: Request, split_seed: int | None) -> str:
+    return cache.entry_key(content, request.size, split_seed, request.skip_bad, request.parts_of_0_1_0)
+
+
+def _decode(source: Source, content: str, request: Request) -> cache.Entry:
     try:
-        return _write(source, content, size, split_seed, skip_bad, bad=())
+        return _write(source, content, request, bad=())
     except BadImagesError as error:
-        if not skip_bad:
+        if not request.skip_bad:
             raise
-        return _write(source, content, size, split_seed, skip_bad, error.names)
+        return _write(source, content, request, error.names)
 
 
-def _write(
-    source: Source, content: str, size: int | None, split_seed: int, skip_bad: bool, bad: Sequence[str]
-) -> cache.Entry:
+def _write(source: Source, content: str, request: Request, bad: Sequence[str]) -> cache.Entry:
     """Decode into the cache, without the files that are known to be bad."""
-    with cache.staging() as folder, source.read(size, frozenset(bad)) as pictures:
-        train, test, split_notes = split_indices(pictures, split_seed, source.where)
-        cache.write(folder, pictures, train, test, (*pictures.notes, *split_notes, *_skipped(bad)))
-        seed = split_seed if pictures.is_test_N is None else None
-        return cache.publish(folder, cache.entry_key(content, size, seed, skip_bad))
+    part_names = PART_NAMES_OF_0_1_0 if request.parts_of_0_1_0 else PART_NAMES
+    with cache.staging() as folder, source.read(request.size, frozenset(bad), part_names) as pictures:
+        parts, split_notes = split_indices(pictures, request.split_seed, source.where)
+        cache.write(folder, pictures, parts, (*pictures.notes, *split_notes, *_skipped(bad)))
+        seed = None if pictures.has_test_part else request.split_seed
+        return cache.publish(folder, _key(content, request, seed))
 
 
 def _skipped(bad: Sequence[str]) -> list[str]:

@@ -13,18 +13,20 @@ from typing import Protocol
 from daybreak.core.errors import DataError, one_line
 from daybreak.data.archives import SUFFIXES, open_archive
 from daybreak.data.arrays import read_digits, read_npz
-from daybreak.data.cache import cache_dir
+from daybreak.data.cache import cache_dir, recall, remember
 from daybreak.data.canonical import PUBLISHED, Published, verify
 from daybreak.data.dataset import Pictures
 from daybreak.data.download import fetch, sha256_of
 from daybreak.data.files import read_pictures
 from daybreak.data.folder import Folder
+from daybreak.data.layout import PartNames
 
 NAMES = (*PUBLISHED, "digits")
 FILE_SUFFIXES = (*SUFFIXES, ".npz")
 # Archives that are known by their content, whatever their name: (name, title) by SHA-256.
 KNOWN_ARCHIVES = {
     "6254f53a1bc70afc08c46178959354e8597763b03706815cc50b5e2cdff16569": ("cifar10-jpeg", "CIFAR-10 (JPEG q75)"),
+    "dc091fc83d62d05939d52e9ade409cf322114dfba7cec765d7062869238812a3": ("cifar10", "CIFAR-10"),
 }
 
 
@@ -48,9 +50,11 @@ class Source(Protocol):
     def digest(self) -> str:
         """SHA-256 over the content (hex)."""
 
-    def read(self, size: int | None, left_out: Collection[str]) -> AbstractContextManager[Pictures]:
+    def read(
+        self, size: int | None, left_out: Collection[str], part_names: PartNames
+    ) -> AbstractContextManager[Pictures]:
         """The pictures without some of their files, for as long as the block lasts. (Only what consists of image files
-        has any to leave out.)"""
+        has any to leave out, and only the parts of a user's own data can have one name or another.)"""
 
 
 def find(data: str | Path) -> tuple[Source, float]:
@@ -85,16 +89,14 @@ class DigitsSource:
         return hashlib.sha256(b"scikit-learn digits").hexdigest()
 
     @contextmanager
-    def read(self, size: int | None, left_out: Collection[str]) -> Iterator[Pictures]:  # noqa: ARG002
+    def read(self, size: int | None, left_out: Collection[str], part_names: PartNames) -> Iterator[Pictures]:  # noqa: ARG002
         yield read_digits(size)
 
 
 class PublishedSource:
     def __init__(self, name: str, published: Published, paths: tuple[Path, ...]) -> None:
         self.name, self.title, self.where = name, published.title, str(paths[0].resolve())
-        self.notes: tuple[str, ...] = (
-            (f"./{name} is not used: the name means {self.title}",) if os.path.exists(name) else ()
-        )
+        self.notes = _shadowed(name)
         self._published, self._paths = published, paths
 
     def stamp(self) -> str:
@@ -105,7 +107,7 @@ class PublishedSource:
         return hashlib.sha256(" ".join(file.sha256 for file in self._published.files).encode()).hexdigest()
 
     @contextmanager
-    def read(self, size: int | None, left_out: Collection[str]) -> Iterator[Pictures]:  # noqa: ARG002
+    def read(self, size: int | None, left_out: Collection[str], part_names: PartNames) -> Iterator[Pictures]:  # noqa: ARG002
         verify(self._paths, self._published.files)  # the digest may have been remembered
         yield self._published.read(self._paths, size)
 
@@ -125,17 +127,15 @@ class FolderSource:
         return self._folder.digest()
 
     @contextmanager
-    def read(self, size: int | None, left_out: Collection[str]) -> Iterator[Pictures]:
-        yield read_pictures(self._folder, size, self.where, left_out)
+    def read(self, size: int | None, left_out: Collection[str], part_names: PartNames) -> Iterator[Pictures]:
+        yield read_pictures(self._folder, size, self.where, left_out, part_names)
 
 
 class FileSource:
     """An archive or an .npz file."""
 
-    notes: tuple[str, ...] = ()
-
-    def __init__(self, path: Path) -> None:
-        self.where = str(path.resolve())
+    def __init__(self, path: Path, notes: tuple[str, ...] = ()) -> None:
+        self.where, self.notes = str(path.resolve()), notes
         suffix = next((suffix for suffix in FILE_SUFFIXES if path.name.lower().endswith(suffix)), None)
         if suffix is None:
             raise DataError(path, "neither a folder nor a data file", f"a folder, or one of {', '.join(FILE_SUFFIXES)}")
@@ -152,26 +152,64 @@ class FileSource:
             raise DataError(self._path, f"cannot be read ({error.strerror})", "check its permissions") from None
 
     @contextmanager
-    def read(self, size: int | None, left_out: Collection[str]) -> Iterator[Pictures]:
+    def read(self, size: int | None, left_out: Collection[str], part_names: PartNames) -> Iterator[Pictures]:
         if self._is_npz:
-            yield read_npz(self._path, size)
+            yield read_npz(self._path, size, part_names)
         else:
             with open_archive(self._path, spool_dir=cache_dir()) as container:
-                yield read_pictures(container, size, self.where, left_out)
+                yield read_pictures(container, size, self.where, left_out, part_names)
 
 
-def _published(name: str) -> tuple[PublishedSource, float]:
+def content_of(source: Source) -> str:
+    """The digest of the source's content; read again only if its stamp has changed."""
+    stamp = source.stamp()
+    content = recall(source.where, stamp)
+    if content is None:
+        content = source.digest()
+        remember(source.where, stamp, content)
+    return content
+
+
+def is_published(source: Source, content: str) -> bool:
+    """Whether others train on the very same images, so that records on them are compared."""
+    return isinstance(source, DigitsSource | PublishedSource) or content in KNOWN_ARCHIVES
+
+
+def _published(name: str) -> tuple[Source, float]:
+    """The canonical files where they are at hand, else a known archive of the same images, else a download."""
     published = PUBLISHED[name]
+    at_hand = [_at_hand(file.path) for file in published.files]
+    archive = None if all(at_hand) else _known_archive(name)
+    if archive:
+        return archive, 0.0
     paths, seconds = [], 0.0
-    for file in published.files:
-        here = [folder / file.path for folder in _search_dirs() if os.path.isfile(folder / file.path)]
+    for file, here in zip(published.files, at_hand, strict=True):
         target = cache_dir() / file.path
         if not here:
             started = time.perf_counter()
             fetch(file, target)
             seconds += time.perf_counter() - started
-        paths.append(here[0] if here else target)
+        paths.append(here or target)
     return PublishedSource(name, published, tuple(paths)), seconds
+
+
+def _known_archive(name: str) -> FileSource | None:
+    """NAME.zip in a search directory, if its content is that of a known archive with this name."""
+    path = _at_hand(f"{name}.zip")
+    if path is None or all(name != known for known, _ in KNOWN_ARCHIVES.values()):
+        return None
+    source = FileSource(path, _shadowed(name))
+    known, _ = KNOWN_ARCHIVES.get(content_of(source), ("", ""))
+    return source if known == name else None
+
+
+def _shadowed(name: str) -> tuple[str, ...]:
+    return (f"./{name} is not used: the name means {PUBLISHED[name].title}",) if os.path.exists(name) else ()
+
+
+def _at_hand(file: str) -> Path | None:
+    """The first file of this name in the search directories."""
+    return next((folder / file for folder in _search_dirs() if os.path.isfile(folder / file)), None)
 
 
 def _search_dirs() -> list[Path]:

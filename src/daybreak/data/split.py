@@ -1,18 +1,19 @@
-"""Which images train and which test, and whether the labels can be learned from at all."""
+"""Which images train, validate and test, and whether the labels can be learned from at all."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from daybreak.core.errors import DataError
-from daybreak.data.dataset import Indices, Labels, Pictures
+from daybreak.core.errors import DataError, UsageError
+from daybreak.data.dataset import PARTS, TRAIN, Indices, Labels, Part, Pictures, Split
 
-TEST_FRACTION = 0.2
+TEST_SHARE = 0.2
+VALIDATION_SHARE, ENOUGH_FOR_IT = 0.1, 20  # the default, and how many training images of each class it takes
 SPLIT_NOTE = "no test part: stratified 80/20 split by seed "
 
 
-def split_indices(pictures: Pictures, seed: int, where: object) -> tuple[Indices, Indices, tuple[str, ...]]:
-    """Indices of the training and of the test images, and the notes to show.
+def split_indices(pictures: Pictures, seed: int, where: object) -> tuple[dict[Part, Indices], tuple[str, ...]]:
+    """Indices of the images of each part, in the order of PARTS, and the notes to show.
 
     Raises:
         DataError: fewer than two classes, or a class without images in one of the parts.
@@ -20,49 +21,88 @@ def split_indices(pictures: Pictures, seed: int, where: object) -> tuple[Indices
     if len(pictures.classes) < 2:
         found = ", ".join(map(repr, pictures.classes)) or "none"
         raise DataError(where, f"a classifier needs two classes or more (found: {found})", "add a folder a class")
-    if pictures.is_test_N is not None:
-        train, test = np.flatnonzero(~pictures.is_test_N), np.flatnonzero(pictures.is_test_N)
-        _check_parts(pictures, train, test, where)
-        return train, test, ()
-    _check_counts(pictures, where)
-    train, test = stratified_split(pictures.labels_N, seed)
-    return train, test, (f"{SPLIT_NOTE}{seed}",)
+    codes = np.full(len(pictures.labels_N), TRAIN) if pictures.part_N is None else pictures.part_N
+    parts: dict[Part, Indices] = {
+        part: np.flatnonzero(codes == code) for code, part in enumerate(PARTS) if code in codes
+    }
+    _check_classes(pictures, parts, where)
+    if pictures.has_test_part:
+        return parts, ()
+    train, test = _drawn_test_part(pictures, parts.pop("train"), seed, where)
+    return {"train": train, "test": test, **parts}, (f"{SPLIT_NOTE}{seed}",)
 
 
-def stratified_split(labels_N: Labels, seed: int) -> tuple[Indices, Indices]:
-    """A fifth of each class, rounded, to the test part; at least one image of it in each part.
+def stratified_split(labels_N: Labels, share: float, seed: int) -> tuple[Indices, Indices]:
+    """Draw a share of each class, rounded (halves up); at least one image of each class stays on either side.
 
     Args:
         labels_N: int64; each class that occurs must occur twice or more.
+        share: of the images that are drawn, in (0, 1).
         seed: the same seed gives the same split.
 
     Returns:
-        Train and test indices, int64, each ascending.
+        Indices of the images that stay and of those that are drawn, int64, each ascending.
     """
     rng = np.random.default_rng(seed)
-    is_test_N = np.zeros(len(labels_N), bool)
+    is_drawn_N = np.zeros(len(labels_N), bool)
     for label in np.unique(labels_N):
         members = np.flatnonzero(labels_N == label)
-        count = max(1, int(len(members) * TEST_FRACTION + 0.5))
-        is_test_N[rng.permutation(members)[:count]] = True
-    return np.flatnonzero(~is_test_N), np.flatnonzero(is_test_N)
+        count = min(max(1, int(len(members) * share + 0.5)), len(members) - 1)
+        is_drawn_N[rng.permutation(members)[:count]] = True
+    return np.flatnonzero(~is_drawn_N), np.flatnonzero(is_drawn_N)
 
 
-def _check_parts(pictures: Pictures, train: Indices, test: Indices, where: object) -> None:
-    missing = {
-        part: _names(pictures.classes, np.bincount(pictures.labels_N[index], minlength=len(pictures.classes)) == 0)
-        for part, index in (("train", train), ("test", test))
-    }
-    if missing["train"] or missing["test"]:
-        differences = [f"no image in {part}: {names}" for part, names in missing.items() if names]
-        remedy = "give both parts the same classes"
-        raise DataError(where, f"train and test classes differ ({'; '.join(differences)})", remedy)
+def check_share(validate: float | None) -> None:
+    """Refuse what is not a share of the training images.
+
+    Raises:
+        UsageError: it is not in [0, 1).
+    """
+    if validate is not None and not 0 <= validate < 1:
+        raise UsageError(f"--validate {validate:g}", "not a share of the training images", "0.1, or 0 for none")
 
 
-def _check_counts(pictures: Pictures, where: object) -> None:
-    few = _names(pictures.classes, np.bincount(pictures.labels_N, minlength=len(pictures.classes)) < 2)
+def default_share(labels_N: Labels, classes: int) -> float:
+    """A tenth, where every class has enough training images for it; else nothing."""
+    return VALIDATION_SHARE if np.bincount(labels_N, minlength=classes).min() >= ENOUGH_FOR_IT else 0.0
+
+
+def hold_out(
+    train: Split, share: float, seed: int, classes: Sequence[str], where: object
+) -> tuple[Split, Split, tuple[str, ...]]:
+    """The training part without a share of each class, the held-out images, and the note to show.
+
+    Raises:
+        DataError: a class has too few training images.
+    """
+    few = _names(classes, np.bincount(train.labels_N, minlength=len(classes)) < 2)
+    if few:
+        why = f"too few training images for --validate {share:g}: a class needs two ({few})"
+        raise DataError(where, why, "add images, or --validate 0")
+    stay, drawn = stratified_split(np.asarray(train.labels_N), share, seed)
+    note = f"validation part: {100 * share:g} % of the training images, stratified, by split seed {seed}"
+    return train.take(stay), train.take(drawn), (note,)
+
+
+def _drawn_test_part(pictures: Pictures, train: Indices, seed: int, where: object) -> tuple[Indices, Indices]:
+    labels_N = pictures.labels_N[train]
+    few = _names(pictures.classes, np.bincount(labels_N, minlength=len(pictures.classes)) < 2)
     if few:
         raise DataError(where, f"too few images to split: a class needs two ({few})", "add images, or a test part")
+    stay, drawn = stratified_split(labels_N, TEST_SHARE, seed)
+    return train[stay], train[drawn]
+
+
+def _check_classes(pictures: Pictures, parts: Mapping[Part, Indices], where: object) -> None:
+    """Every class must be in every part. (Of one part alone, classes without images are too small to split.)"""
+    missing = {
+        part: _names(pictures.classes, np.bincount(pictures.labels_N[index], minlength=len(pictures.classes)) == 0)
+        for part, index in parts.items()
+    }
+    differences = [f"no image in {part}: {names}" for part, names in missing.items() if names]
+    if differences and len(parts) > 1:
+        why = f"the classes of {', '.join(parts)} differ ({'; '.join(differences)})"
+        raise DataError(where, why, "give all parts the same classes")
 
 
 def _names(classes: Sequence[str], chosen_K: np.ndarray, most: int = 10) -> str:

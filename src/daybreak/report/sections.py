@@ -9,9 +9,9 @@ from PIL import Image
 from daybreak.core import metrics
 from daybreak.data import Dataset
 from daybreak.data.dataset import Split
-from daybreak.data.describe import mean_and_std
 from daybreak.data.duplicates import LEAST_CORRELATION, near_duplicates
 from daybreak.data.picture import enlarged
+from daybreak.data.statistics import mean_and_std
 from daybreak.evaluation.evaluate import Evaluation
 from daybreak.evaluation.label_errors import suspects as find_suspects
 from daybreak.explain.features import Observed, activation_sheets, filter_sheet, grid, most_exciting

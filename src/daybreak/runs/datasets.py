@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from daybreak.core.errors import DataError, RunError
-from daybreak.data import Dataset, open_dataset
+from daybreak.data import Dataset, Split, open_dataset
 from daybreak.data.split import SPLIT_NOTE
 from daybreak.runs.directory import RunDirectory
 
@@ -40,7 +40,13 @@ def _request(run: RunDirectory) -> tuple[str, dict[str, Any], str]:
     try:
         data = run.config["data"]
         request = data["request"]
-        how = {"size": request["size"], "split_seed": request["split_seed"], "skip_bad": bool(request.get("skip_bad"))}
+        how = {
+            "size": request["size"],
+            "split_seed": request["split_seed"],
+            "skip_bad": bool(request.get("skip_bad")),
+            "validate": request.get("validate"),
+            "parts_of_0_1_0": request.get("parts_of_0_1_0", "validate" not in request),
+        }
         return request["data"], how, data["fingerprint"]
     except (KeyError, TypeError):
         raise RunError(run.path / "config.json", "does not say which data", "a whole copy of the run") from None
@@ -49,12 +55,18 @@ def _request(run: RunDirectory) -> tuple[str, dict[str, Any], str]:
 def other_dataset(run: RunDirectory, data: str | Path) -> Dataset:
     """Other data, decoded as the run's was, its labels matched to the run's by name.
 
+    Training images are held out of it as `open_dataset` does by default, unless it is the run's own data: its test part
+    is what it is opened for, and a share that the run was given must not refuse data with few training images.
+
     Raises:
         DataError: its classes are not the run's, or it has no test part of its own: one drawn now would hold images
             that the run was trained on.
     """
     _, how, fingerprint = _request(run)
-    dataset, classes = open_dataset(data, **how | {"size": run.card.decode.size}), run.card.classes
+    how, classes = how | {"size": run.card.decode.size}, run.card.classes
+    dataset = open_dataset(data, **how | {"validate": None})
+    if dataset.fingerprint == fingerprint:
+        dataset = open_dataset(data, **how)
     if dataset.fingerprint != fingerprint and any(note.startswith(SPLIT_NOTE) for note in dataset.notes):
         why = "has no test part, and is not what the run was trained on but may hold some of it"
         raise DataError(data, why, "images below test/CLASS, and others below train/CLASS")
@@ -67,5 +79,16 @@ def other_dataset(run: RunDirectory, data: str | Path) -> Dataset:
         raise DataError(
             data, f"{dataset.decode.channels} channels, the run has {run.card.decode.channels}", "like data"
         )
-    renumber = np.array([classes.index(name) for name in dataset.classes])
-    return replace(dataset, classes=classes, test=replace(dataset.test, labels_N=renumber[dataset.test.labels_N]))
+    return _renumbered(dataset, classes)
+
+
+def _renumbered(dataset: Dataset, classes: tuple[str, ...]) -> Dataset:
+    """The same images under the same names of classes, in another order of the classes."""
+    number_K = np.array([classes.index(name) for name in dataset.classes])
+
+    def renumber(split: Split) -> Split:
+        return replace(split, labels_N=number_K[split.labels_N])
+
+    validation = renumber(dataset.validation) if dataset.validation else None
+    train, test = renumber(dataset.train), renumber(dataset.test)
+    return replace(dataset, classes=classes, train=train, validation=validation, test=test)

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from daybreak.data.statistics import moments
+
 REFERENCE_SIZE = 32
 
 
@@ -69,9 +71,7 @@ class Normalizer:
         """Mean and deviation of each channel over all pixels; exact, from a histogram of the 256 levels."""
         channels = [images_NHWC[..., c].flatten() for c in range(images_NHWC.shape[3])]
         counts_CL = torch.stack([torch.bincount(values, minlength=256) for values in channels]).cpu().double()
-        share_CL, level_L = counts_CL / counts_CL.sum(1, keepdim=True), torch.arange(256).double() / 255
-        mean_C = share_CL @ level_L
-        variance_C = share_CL @ level_L.square() - mean_C.square()
+        mean_C, variance_C = moments(counts_CL / counts_CL.sum(1, keepdim=True), torch.arange(256).double() / 255)
         return cls(tuple(mean_C.tolist()), tuple(variance_C.clamp(min=1e-6).sqrt().tolist()))
 
 

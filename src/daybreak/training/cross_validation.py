@@ -11,7 +11,7 @@ from daybreak.core.config import Device, Recipe
 from daybreak.core.errors import StoppedError, UsageError
 from daybreak.core.events import OnEvent
 from daybreak.core.options import TrainOptions
-from daybreak.data.dataset import Dataset, Split
+from daybreak.data.dataset import Dataset
 from daybreak.training.train import train
 
 FOLDS = 4
@@ -48,7 +48,7 @@ def out_of_sample(
     splits = StratifiedKFold(folds, shuffle=True, random_state=seed).split(labels_N, labels_N)
     for number, (known, asked) in enumerate(splits, 1):
         on_event({"event": "run", "label": f"fold {number} of {folds}", "seed": seed})
-        fold = replace(dataset, train=_part(train_part, known), test=_part(train_part, asked), validation=None)
+        fold = replace(dataset, train=train_part.take(known), test=train_part.take(asked), validation=None)
         with tempfile.TemporaryDirectory() as folder:
             run = train(recipe, fold, Path(folder) / "run", options, on_event=on_event)
             predictions = run.predictions()
@@ -56,7 +56,3 @@ def out_of_sample(
                 raise StoppedError(run.summary["interrupted"], "nothing was changed; the same command starts again")
         logits_NK[asked] = predictions.logits_tta
     return logits_NK
-
-
-def _part(split: Split, index: np.ndarray) -> Split:
-    return Split(split.images_NHWC[index], split.labels_N[index], tuple(split.names[i] for i in index))
