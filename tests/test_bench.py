@@ -311,10 +311,16 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 def claim(
-    name: str, accuracy: float, std: float | None, seconds: float, dataset: str = "digits", epochs: int | None = None
+    name: str,
+    accuracy: float,
+    std: float | None,
+    seconds: float,
+    dataset: str = "digits",
+    epochs: int | None = None,
+    n: int | None = 5,
 ) -> Recipe:
     expected = Expected(
-        accuracy=accuracy, std=std, epochs=epochs, train_seconds=seconds, dataset=dataset, hardware="here",
+        accuracy=accuracy, std=std, n=n, epochs=epochs, train_seconds=seconds, dataset=dataset, hardware="here",
         record="nowhere",
     )  # fmt: skip
     return RECIPES["small"].model_copy(update={"name": name, "expected": expected})
@@ -329,16 +335,39 @@ def test_a_target_takes_the_cheapest_recipe_whose_record_promises_it(
         claim("sure", 0.96, 0.002, 50),
         claim("slow", 0.98, 0.002, 500),
         claim("elsewhere", 0.99, 0.001, 1, dataset="another"),
-        claim("once", 0.99, None, 1),
+        claim("once", 0.99, None, 1, n=1),
+        claim("twice", 0.96, 0.002, 30, n=2),  # promises 94.45 %: 0.96 - 6.3138 * 0.002 * sqrt(3/2)
         claim("shorter", 0.99, 0.001, 1, epochs=2),
     ]
     monkeypatch.setattr(recipe_choice, "RECIPES", {r.name: r for r in recipes})
     chosen, why = recipe_choice.for_target(0.95, digits)
     assert chosen.name == "sure"
-    assert "95.67%" in why  # 0.96 - 1.64 * 0.002
+    assert "95.53%" in why  # 0.96 - 2.1318 * 0.002 * sqrt(6/5)
     assert recipe_choice.for_target(0.85, digits)[0].name == "quick"
     assert "--recipe sure reached 96.00% ± 0.20% in 50 s" in recipe_choice.what_it_takes(0.95, "digits")
     assert "no recipe has a record of 99.90%" in recipe_choice.what_it_takes(0.999, "digits")
+
+
+@pytest.mark.parametrize(("n", "promised"), [(2, 0.822673), (3, 0.866283), (5, 0.876647)])
+def test_a_record_promises_what_the_next_run_will_exceed(n: int, promised: float) -> None:
+    """The lower 95 % prediction bound for one new run. By hand, with t from a table: 0.9 - t * 0.01 * sqrt(1 + 1/n),
+    t = 6.3138 at n = 2, 2.9200 at 3, 2.1318 at 5."""
+    assert promise(claim("any", 0.9, 0.01, 1, n=n), "digits") == pytest.approx(promised, abs=1e-6)
+
+
+def test_a_promise_holds_for_nineteen_of_twenty_new_runs() -> None:
+    """Whatever the number of runs behind it: drawn from normal distributions, one new run against each promise."""
+    rng = np.random.default_rng(0)
+    for n in (2, 3, 5):
+        runs = rng.normal(0.9, 0.002, (20_000, n + 1))
+        mean, std = runs[:, :n].mean(1), runs[:, :n].std(1, ddof=1)
+        unit = 0.5 - promise(claim("any", 0.5, 0.01, 1, n=n), "digits")  # of a deviation of 0.01
+        assert (runs[:, n] >= mean - std * unit / 0.01).mean() == pytest.approx(0.95, abs=0.006)
+
+
+@pytest.mark.parametrize(("n", "std"), [(None, 0.001), (1, None), (1, 0.001), (None, None)])
+def test_a_record_of_unknown_spread_promises_nothing(n: int | None, std: float | None) -> None:
+    assert promise(claim("any", 0.9, std, 1, n=n), "digits") == -math.inf
 
 
 def test_a_target_that_no_record_promises_takes_the_most_thorough(digits: Dataset) -> None:

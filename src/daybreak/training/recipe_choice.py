@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
+from scipy.special import stdtrit
 
 from daybreak.core.clock import Stopwatch
 from daybreak.core.config import Device, Expected, ModelConfig, Recipe, override, with_epochs
@@ -113,14 +114,20 @@ def _cheapest(target: float, dataset_title: str) -> tuple[Recipe, Expected] | No
 
 
 def promise(recipe: Recipe, dataset_title: str) -> float:
-    """The accuracy that 19 of 20 runs exceed by the recipe's record: mean - 1.64 deviations; -inf without a record of
-    several runs at its own length."""
+    """The accuracy that one new run exceeds with 95 % probability by the recipe's record.
+
+    This is the lower one-sided prediction bound, mean - t(0.95, n-1) · std · sqrt(1 + 1/n): the deviation of few runs
+    says little about that of the next, and Student's t accounts for it. -inf without a record of several runs at the
+    recipe's own length.
+    """
     expected = recipe.expected
-    if expected is None or expected.std is None or expected.epochs is not None:
+    if expected is None or expected.epochs is not None:
         return -math.inf
     if expected.dataset not in (dataset_title, HARDER.get(dataset_title)):
         return -math.inf
-    return expected.accuracy - 1.64 * expected.std
+    if expected.std is None or expected.n is None or expected.n < 2:
+        return -math.inf
+    return expected.accuracy - float(stdtrit(expected.n - 1, 0.95)) * expected.std * math.sqrt(1 + 1 / expected.n)
 
 
 def for_budget(
