@@ -4,10 +4,11 @@ import importlib
 import json
 import math
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -30,6 +31,7 @@ from daybreak.runs.directory import RunDirectory
 from daybreak.runs.transforms import Normalizer
 from daybreak.training import recipe_choice
 from daybreak.training.recipe_choice import promise
+from daybreak.training.session import Session, prepare
 
 CPU = torch.device("cpu")
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -399,11 +401,60 @@ def test_a_budget_takes_the_rung_that_lasts_about_as_long(
 ) -> None:
     monkeypatch.setattr(recipe_choice, "step_seconds", lambda *_: lambda size: size**2 / 1024)
     shortest = recipe_choice.predicted_seconds(LADDER[0], cifar, lambda size: size**2 / 1024)
-    watch = Stopwatch()
-    chosen, why = recipe_choice.for_budget(budget_in_rungs * shortest, cifar, 0, CPU, watch)
+    chosen, why = recipe_choice.for_budget(budget_in_rungs * shortest, cifar, 0, CPU, Stopwatch())
     assert chosen == LADDER[expected]
     assert chosen.name in why
-    assert watch.seconds("train") > 0  # what choosing takes is spent from the budget
+
+
+@pytest.mark.parametrize("compiles", [True, False])
+def test_the_steps_timed_are_those_of_training(
+    digits: Dataset, monkeypatch: pytest.MonkeyPatch, compiles: bool
+) -> None:
+    """Compiled where training would compile, off the train clock; the device has nothing queued when a timer is read.
+    Time stands still here but for compiling (100 s) and for every forward of the net (1 s)."""
+    log: list[str] = []
+    now = [0.0]
+
+    def ticking(seconds: float, what: str) -> None:
+        now[0] += seconds
+        log.append(what)
+
+    def reading() -> float:
+        log.append("read")
+        return now[0]
+
+    def forward_of(session: Session, what: str) -> Callable[[torch.Tensor], torch.Tensor]:
+        def forward(images: torch.Tensor) -> torch.Tensor:
+            ticking(1.0, what)
+            return cast(torch.Tensor, session.net(images))
+
+        return forward
+
+    def compile_net(session: Session) -> dict[str, str]:
+        with session.watch.timed("compile"):
+            ticking(100.0, "compile")
+        session.forward = forward_of(session, "compiled")
+        return {}
+
+    def prepared(*args: Any, **kwargs: Any) -> Session:
+        session = prepare(*args, **kwargs)
+        session.forward = forward_of(session, "eager")
+        return session
+
+    monkeypatch.setattr("daybreak.core.clock.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(recipe_choice, "time", SimpleNamespace(perf_counter=reading))
+    monkeypatch.setattr(recipe_choice, "synchronizer", lambda _: lambda: log.append("wait"))
+    monkeypatch.setattr(recipe_choice, "is_worth_compiling", lambda _: compiles)
+    monkeypatch.setattr(recipe_choice, "compile_net", compile_net)
+    monkeypatch.setattr(recipe_choice, "prepare", prepared)
+    watch = Stopwatch()
+    seconds_at = recipe_choice.step_seconds(override(RECIPES["sprint"], QUICK), digits, 0, CPU, watch)
+    step = "compiled" if compiles else "eager"
+    timed = [step, "wait", "read", step, "wait", "read"]
+    assert log == (["compile"] if compiles else []) + 2 * timed
+    assert (seconds_at(10), seconds_at(16)) == (1.0, 1.0)
+    assert watch.seconds("train") == 4.0  # what choosing takes is spent from the budget
+    assert watch.seconds("compile") == (100.0 if compiles else 0.0)
 
 
 def test_a_ladder_climbs() -> None:

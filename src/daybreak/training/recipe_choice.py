@@ -16,9 +16,10 @@ from daybreak.core.events import OnEvent
 from daybreak.data.dataset import Dataset
 from daybreak.models.registry import NETS, SMALLEST_SIZE, is_foreign
 from daybreak.recipes import LADDER, RECIPES, SMALL_DATA, get_recipe
+from daybreak.training.compilation import compile_net, is_worth_compiling
 from daybreak.training.loader import side_at
 from daybreak.training.lr_finder import find_rate, with_rate
-from daybreak.training.session import prepare
+from daybreak.training.session import Session, prepare
 from daybreak.training.step import train_step
 
 STEPS_TIMED = 1  # at each of two image sizes, after one step that is not
@@ -136,12 +137,12 @@ def for_budget(
     """The rung of the ladder that takes about this long on this machine; its cycle is then stretched to fit exactly.
 
     Args:
-        budget: seconds of training. The steps that are timed here run on `watch` and are spent from it.
+        budget: seconds of training. The steps that are timed here are spent from it.
+        watch: what runs here is timed on it, as in training: steps as `train`, compiling as `compile`.
     """
     if is_small(dataset):
         return RECIPES["small"], "recipe small, for little data"
-    with watch.timed("train"):
-        seconds_at = step_seconds(LADDER[-1], dataset, seed, device)
+    seconds_at = step_seconds(LADDER[-1], dataset, seed, device, watch)
     foretold = {recipe.name: predicted_seconds(recipe, dataset, seconds_at) for recipe in LADDER}
     chosen = min(LADDER, key=lambda recipe: abs(math.log(foretold[recipe.name] / budget)))
     return (
@@ -150,21 +151,32 @@ def for_budget(
     )
 
 
-def step_seconds(recipe: Recipe, dataset: Dataset, seed: int, device: torch.device) -> Callable[[int], float]:
-    """Seconds a step as a function of the image side: linear in the pixels, from a few steps of a net thrown away."""
+def step_seconds(
+    recipe: Recipe, dataset: Dataset, seed: int, device: torch.device, watch: Stopwatch
+) -> Callable[[int], float]:
+    """Seconds a step as a function of the image side: linear in the pixels, from a few steps of a net thrown away,
+    compiled where training would compile it."""
     wait = synchronizer(device)
     with kept_memory():
-        session = prepare(recipe, dataset, seed, device)
-        points = []
-        for progress in (0.0, 1.0):
-            session.optimizer.set_progress(0.0)
-            batch, begun = session.loader.batch(0, progress), 0.0
-            for step in range(1 + STEPS_TIMED):
-                begun = time.perf_counter() if step == 1 else begun
-                train_step(session, *batch)
-                wait()
-            points.append((session.loader.size_at(progress) ** 2, (time.perf_counter() - begun) / STEPS_TIMED))
+        session = prepare(recipe, dataset, seed, device, watch=watch)
+        if is_worth_compiling(session):
+            compile_net(session)
+        with watch.timed("train"):
+            points = [(session.loader.size_at(at) ** 2, _time_steps(session, at, wait)) for at in (0.0, 1.0)]
     return _line(points)
+
+
+def _time_steps(session: Session, progress: float, wait: Callable[[], None]) -> float:
+    """Seconds a step at this progress; the first step is not timed."""
+    session.optimizer.set_progress(progress)
+    batch = session.loader.batch(0, progress)
+    train_step(session, *batch)
+    wait()
+    begun = time.perf_counter()
+    for _ in range(STEPS_TIMED):
+        train_step(session, *batch)
+    wait()
+    return (time.perf_counter() - begun) / STEPS_TIMED
 
 
 def predicted_seconds(recipe: Recipe, dataset: Dataset, seconds_at: Callable[[int], float]) -> float:
