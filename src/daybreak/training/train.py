@@ -26,6 +26,7 @@ from daybreak.training.compilation import compile_net, is_worth_compiling
 from daybreak.training.loop import Terms, fit
 from daybreak.training.session import Session, prepare
 from daybreak.training.state import Every
+from daybreak.training.step import is_guarded
 from daybreak.training.summary import Order, config_of, model_card, summary_of
 
 LENGTHS = ("epochs=", "steps=", "min_steps=")  # settings that another length takes the place of
@@ -71,8 +72,8 @@ def train(
     Raises:
         UsageError: the device is missing, or `out` is not empty.
         BadStepError: a loss or gradient is not finite. Weights and checkpoint are those before that step.
-        NonFiniteError: so is the net by now (on CUDA, or where the last step of an epoch did it). The last checkpoint
-            is what is left.
+        NonFiniteError: so is the net by now (on CUDA and MPS, or where the last step of an epoch did it). The last
+            checkpoint is what is left.
         BusyError: another process writes to `out`.
         StorageError: the run cannot be written.
     """
@@ -178,8 +179,9 @@ def _with_length(command: Sequence[str], epochs: int | None, budget: float | Non
 
 
 def _allowed(on_nonfinite: OnNonfinite, device: torch.device) -> OnNonfinite:
-    if on_nonfinite == "skip" and device.type == "cuda":
-        raise UsageError("--on-nonfinite skip", "not on CUDA, where steps are not looked at one by one", "without it")
+    if on_nonfinite == "skip" and not is_guarded(device):
+        why = f"not on {device.type.upper()}, where steps are not checked one by one"
+        raise UsageError("--on-nonfinite skip", why, "leave it out, or --device cpu")
     return on_nonfinite
 
 
