@@ -277,6 +277,27 @@ def test_a_norm_that_turns_signs_stays_behind_its_pool() -> None:
         assert torch.allclose(folded(images), net(images), atol=1e-5)
 
 
+@pytest.mark.parametrize("pool", [[], [nn.MaxPool2d(2)]])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_norm_without_weights_of_its_own_is_folded_too(bias: bool, pool: list[nn.Module]) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, bias=bias), *pool, nn.BatchNorm2d(4, affine=False)).eval().double()
+    nn.init.uniform_(net[-1].running_var, 0.5, 2)  # type: ignore[arg-type]
+    nn.init.normal_(net[-1].running_mean)  # type: ignore[arg-type]
+    images = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    folded = fold_batch_norms(net)
+    with torch.no_grad():
+        assert torch.allclose(folded(images), net(images), atol=1e-10)
+    assert not [m for m in folded.modules() if isinstance(m, nn.BatchNorm2d)]
+
+
+def test_a_norm_of_the_batch_at_hand_cannot_be_folded() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False)).eval()
+    images = torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(fold_batch_norms(net)(images), net(images))
+
+
 def test_every_form_gives_the_same_answers() -> None:
     torch.manual_seed(0)
     net = build_net(ModelConfig(name="sprint", width=0.1), 10, 3).eval()
