@@ -69,6 +69,7 @@ def test_a_recipe_claims_what_its_record_says(name: str) -> None:
     assert row["test_acc_tta"]["mean"] == pytest.approx(expected.accuracy, abs=5e-5)
     std = row["test_acc_tta"]["std"]
     assert (std is None and expected.std is None) or std == pytest.approx(expected.std, abs=5e-5)
+    assert row["n"] == expected.n
     assert row["train_seconds"]["mean"] == pytest.approx(expected.train_seconds, abs=0.5)
     assert row["dataset"] == expected.dataset
     used = Recipe.model_validate({k: v for k, v in row["config"].items() if k != "expected"})

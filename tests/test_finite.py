@@ -12,7 +12,7 @@ from resuming import STEPS, recipe
 from daybreak.api import load
 from daybreak.core import metrics
 from daybreak.core.config import Recipe, override
-from daybreak.core.errors import BadStepError
+from daybreak.core.errors import BadStepError, UsageError
 from daybreak.core.options import TrainOptions
 from daybreak.data import open_dataset
 from daybreak.evaluation.evaluate import evaluate
@@ -20,6 +20,7 @@ from daybreak.report import write_report
 from daybreak.runs.directory import RunDirectory
 from daybreak.training import checkpoint, loop
 from daybreak.training.session import Session, prepare
+from daybreak.training.step import Before, check_step
 from daybreak.training.train import resume, train
 
 
@@ -115,3 +116,26 @@ def test_a_gradient_that_is_not_finite() -> None:
     with pytest.raises(BadStepError, match="step 1: a gradient is not finite at learning rate"):
         loop.train_step(session, *session.loader.batch(0, 0.0))
     assert all(torch.equal(value, before[name]) for name, value in session.net.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", ["cuda", "mps"])
+def test_no_step_waits_for_a_device_that_works_on_its_own(kind: str) -> None:
+    """Reading a loss at every step would stall CUDA and MPS alike: nothing is kept and nothing is read there. (The
+    net stays on the CPU; the session says that it does not, and a tensor whose value is asked for complains.)"""
+    digits = open_dataset("digits")
+    session = prepare(page(), digits, 0, torch.device("cpu"))
+    session.device = torch.device(kind)
+    assert Before.of(session) is None
+    check_step(session, Unread(), Unread(), None)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=f"--on-nonfinite skip: not on {kind.upper()}"):
+        check_options(TrainOptions(on_nonfinite="skip"), digits, session.device)
+    check_options(TrainOptions(on_nonfinite="stop"), digits, session.device)
+    assert Before.of(prepare(page(), open_dataset("digits"), 0, torch.device("cpu"))) is not None
+    check_options(TrainOptions(on_nonfinite="skip"), digits, torch.device("cpu"))
+
+
+class Unread:
+    """Stands for a tensor that nobody may look at."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"{name} was asked for")

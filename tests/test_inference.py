@@ -7,17 +7,22 @@ import torch
 from daybreak.core.errors import UsageError
 from daybreak.core.nets import net_config
 from daybreak.data.dataset import images_a_block
+from daybreak.explain.cam import class_maps
+from daybreak.explain.faithfulness import scores
+from daybreak.explain.features import observe
+from daybreak.explain.maps import explain
 from daybreak.models.registry import build_net
-from daybreak.runs.classifier import Classifier, tta_views
+from daybreak.runs.classifier import Classifier, images_a_forward, tta_views
 from daybreak.runs.transforms import Normalizer
 
+CPU = torch.device("cpu")
 IMAGES = np.random.default_rng(0).integers(0, 256, (7, 32, 32, 3), dtype=np.uint8)
 
 
 def classifier(size: int = 32, dtype: torch.dtype = torch.float32) -> Classifier:
     torch.manual_seed(0)
     net = build_net(net_config(name="page", width=0.1), 4, 3)
-    return Classifier(net, tuple("abcd"), size, Normalizer((0.5,) * 3, (0.25,) * 3), torch.device("cpu"), dtype)
+    return Classifier(net, tuple("abcd"), size, Normalizer((0.5,) * 3, (0.25,) * 3), CPU, dtype)
 
 
 def test_the_six_views_are_shifts_and_mirrors_with_airbenchs_weights() -> None:
@@ -54,13 +59,68 @@ def test_an_unknown_augmentation_is_refused() -> None:
 
 def test_the_batch_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = classifier().logits(IMAGES)
-    monkeypatch.setattr("daybreak.inference.BATCH", 2)
+    monkeypatch.setattr("daybreak.runs.classifier.images_a_forward", lambda *_: 2)
     assert np.allclose(classifier().logits(IMAGES), whole, atol=1e-5)
     assert classifier().logits(IMAGES[:0]).shape == (0, 4)
 
 
 def test_batches_shrink_with_the_image() -> None:
     assert [images_a_block(size, 250) for size in (16, 32, 64, 224, 1024)] == [250, 250, 62, 5, 1]
+
+
+def test_batches_are_larger_on_an_accelerator() -> None:
+    """2,000 images of 32 px or 40 of 224 px keep one busy; on a CPU 250 and 5, as its caches want it."""
+    sizes = (16, 32, 224, 2048)
+    assert [images_a_forward(size, CPU) for size in sizes] == [250, 250, 5, 1]
+    for kind in ("cuda", "mps"):
+        assert [images_a_forward(size, torch.device(kind)) for size in sizes] == [2000, 2000, 40, 1]
+    assert images_a_forward(64, torch.device("cuda"), 100) == 200
+
+
+def blocks_of(work: str, one: Classifier) -> list[int]:
+    """Batch sizes of the forwards of seven images."""
+    found: list[int] = []
+    one.net.register_forward_hook(lambda _m, inputs, _o: found.append(len(inputs[0])))
+    classes_N = np.zeros(7, np.int64)
+    if work == "logits":
+        one.logits(IMAGES)
+    elif work == "features":
+        observe(one, IMAGES, "layer1")
+    elif work == "maps":
+        explain(one, IMAGES, classes_N[:, None])
+    elif work == "score-cam":
+        class_maps(one.net, one.prepare(IMAGES[:1]), torch.tensor([0]), ["layer3"], "score-cam")
+        found.remove(1)  # the activations
+    else:
+        scores(one, IMAGES, np.ones((7, 4, 4), np.float32), classes_N)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("work", "module"),
+    [
+        ("logits", "runs.classifier"),
+        ("features", "explain.features"),
+        ("maps", "explain.maps"),
+        ("score-cam", "explain.cam"),
+        ("faithfulness", "explain.faithfulness"),
+    ],
+)
+def test_all_that_runs_a_net_asks_how_many_images_its_device_takes(
+    work: str, module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, torch.device]] = []
+
+    def three(side: int, device: torch.device, _at_32_px: int = 0) -> int:
+        asked.append((side, device))
+        return 3
+
+    monkeypatch.setattr(f"daybreak.{module}.images_a_forward", three)
+    blocks = blocks_of(work, classifier())
+    assert set(asked) == {(32, CPU)}
+    assert max(blocks) == 3
+    if work != "score-cam":  # which has a mask for each channel
+        assert sum(blocks) % 7 == 0
 
 
 def test_the_net_stays_in_its_mode_and_keeps_its_statistics() -> None:

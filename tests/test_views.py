@@ -53,7 +53,7 @@ def spots() -> np.ndarray:
 
 
 def test_peaks_and_where_they_are(spots: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("daybreak.views.BATCH", 5)
+    monkeypatch.setattr("daybreak.explain.features.images_a_forward", lambda *_: 5)
     seen = observe(means(), spots, "layer1")
     assert seen.peaks_NK.shape == (12, 3)
     assert seen.embeddings_ND.shape == (12, 48)

@@ -128,8 +128,12 @@ class Run:
         return find_suspects(self.directory, folds, budget, seed, data, on_event)
 
     def predict(self, *images: str | Path, top: int = 3, tta: Tta = "none") -> list[dict[str, Any]]:
-        """Class probabilities of image files or of the images in folders."""
-        return predict(self.directory, images, top=top, tta=tta)
+        """Class probabilities of image files or of the images in folders.
+
+        Raises:
+            DataError: a file is missing or not an image.
+        """
+        return list(predict(self.directory, images, top=top, tta=tta))
 
     def report(self, data: str | Path | None = None) -> Path:
         """Write the report; returns its path. `data`: where the run's data is now, if it has moved."""

@@ -125,12 +125,13 @@ def predict(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Class probabilities of image files. With --json one object a line."""
+    """Class probabilities of image files, as they come. With --json one object a line."""
     from daybreak import api
+    from daybreak.evaluation.predict import predict as predict_each
 
-    for row in api.load(run).predict(*images, top=top):
+    for row in predict_each(api.load(run).directory, images, top=top):
         text = "  ".join(f"{t['class']} {t['probability']:.1%}" for t in row["top"])
-        print(json.dumps(row) if as_json else one_line(f"{row['file']}  {text}"))
+        print(json.dumps(row) if as_json else one_line(f"{row['file']}  {text}"), flush=True)
 
 
 @app.command(epilog="Example: daybreak serve runs/20261122-101502-cifar10-sprint-s0 --port 8000")

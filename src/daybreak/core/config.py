@@ -118,6 +118,7 @@ class Expected(Section):
 
     accuracy: Fraction  # mean over seeds, with the recipe's test-time augmentation
     std: Annotated[float, Field(ge=0)] | None = None  # of one run, where there were two or more
+    n: PositiveInt | None = None  # runs; None where nobody has written it down
     epochs: int | None = Field(default=None, gt=0)  # where they were fewer than the recipe's own
     train_seconds: float = Field(gt=0)
     dataset: str

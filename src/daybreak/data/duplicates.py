@@ -1,11 +1,10 @@
 """Images of the test part that are, as good as, in the training part: a test on them flatters.
 
-Two steps. A perceptual hash (Zauner 2010) finds candidates among all pairs: the signs of the 8×8 lowest frequencies of
-the grey image about their median, 64 bits that scaling, JPEG and brightness hardly change; mirrored test images are
-hashed too. Then the pixels decide: the correlation of the two images, which no brightness or contrast changes.
+Two steps. A perceptual hash (Zauner 2010) finds candidates: the signs of the 8×8 lowest frequencies of the grey image
+about their median, 64 bits that scaling, JPEG and brightness hardly change; mirrored test images are hashed too. Then
+the pixels decide: the correlation of the two images, which no brightness or contrast changes.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,14 +12,10 @@ import numpy.typing as npt
 from scipy.fft import dctn
 
 from daybreak.data.dataset import Dataset, Pixels, images_a_block
+from daybreak.data.hamming import Hashes, near_pairs
 
 SIDE, LOW = 32, 8  # px of the grey image, lowest frequencies kept in each direction
-MOST_BITS = 10  # that may differ between candidates
 LEAST_CORRELATION = 0.95
-MOST_EACH = 32  # candidates for one test image: images of one colour would all be candidates of each other
-BLOCK = 128  # test images compared with all training images at once
-
-Hashes = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
@@ -40,7 +35,7 @@ def near_duplicates(dataset: Dataset) -> list[Duplicate]:
     known, found = perceptual_hashes(train.images_NHWC), dict[int, Duplicate]()
     for mirrored in (False, True):
         images = test.images_NHWC[:, :, ::-1] if mirrored else test.images_NHWC
-        for i, j in candidates(perceptual_hashes(images), known):
+        for i, j in near_pairs(perceptual_hashes(images), known):
             r = correlation(images[i], train.images_NHWC[j])
             if r >= LEAST_CORRELATION and (i not in found or r > found[i].correlation):
                 found[i] = Duplicate(i, j, r, mirrored, bool(test.labels_N[i] == train.labels_N[j]))
@@ -53,16 +48,6 @@ def perceptual_hashes(images_NHWC: Pixels) -> Hashes:
     bits = [_low_frequency_signs(images_NHWC[at : at + block]) for at in range(0, len(images_NHWC), block)]
     packed = np.packbits(np.concatenate(bits) if bits else np.zeros((0, 64), bool), axis=1)
     return packed.view(">u8")[:, 0].astype(np.uint64)
-
-
-def candidates(test_N: Hashes, train_M: Hashes) -> Iterator[tuple[int, int]]:
-    """The pairs (test, train) whose hashes differ in few bits; at most MOST_EACH for a test image."""
-    for at in range(0, len(test_N), BLOCK):
-        differing_BM = np.bitwise_count(test_N[at : at + BLOCK, None] ^ train_M)
-        for i in np.flatnonzero((differing_BM <= MOST_BITS).any(1)):
-            near = np.flatnonzero(differing_BM[i] <= MOST_BITS)
-            near = near[np.argsort(differing_BM[i, near], kind="stable")][:MOST_EACH]
-            yield from ((at + int(i), int(j)) for j in near)
 
 
 def correlation(a_HWC: Pixels, b_HWC: Pixels) -> float:

@@ -1,7 +1,7 @@
 """Class probabilities for image files."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from daybreak.core.metrics import softmax
 from daybreak.data import decode_image
 from daybreak.data.dataset import DecodeSpec
 from daybreak.data.layout import IMAGE_SUFFIXES
+from daybreak.runs.classifier import Classifier, images_a_forward
 from daybreak.runs.directory import RunDirectory
 
 STDIN = "-"
@@ -20,23 +21,29 @@ STDIN = "-"
 
 def predict(
     run: RunDirectory, images: Sequence[str | Path], *, top: int = 3, tta: Tta = "none", device: Device = "auto"
-) -> list[dict[str, Any]]:
-    """The `top` classes of every image with their probabilities.
+) -> Iterator[dict[str, Any]]:
+    """The `top` classes of every image with their probabilities, a batch of images in memory at a time.
 
     Args:
         images: files, folders (searched for images) or `-` for one image on standard input.
 
+    Yields:
+        "file", and "top": the likeliest classes with "class" and "probability".
+
     Raises:
-        DataError: a file is missing or not an image; nothing is predicted then.
+        DataError: a file is missing or not an image. The rows of the batches before it have been given by then.
     """
-    files = find_images(images)
-    pixels = read_images(files, run.card.decode)
-    probability_NK = softmax(run.classifier(device).logits(pixels, tta))
-    classes = run.card.classes
-    return [
-        {"file": str(file), "top": likeliest(probability_K, classes, top)}
-        for file, probability_K in zip(files, probability_NK, strict=True)
-    ]
+    files, classifier = find_images(images), run.classifier(device)
+    batch = images_a_forward(classifier.size, classifier.device)
+    for start in range(0, len(files), batch):
+        part = files[start : start + batch]
+        for file, probability_K in zip(part, _probabilities(classifier, part, run.card.decode, tta), strict=True):
+            yield {"file": file, "top": likeliest(probability_K, classifier.classes, top)}
+
+
+def _probabilities(classifier: Classifier, files: Sequence[str], decode: DecodeSpec, tta: Tta) -> np.ndarray:
+    """(N, K), of files that are decoded all at once."""
+    return softmax(classifier.logits(read_images(files, decode), tta))
 
 
 def likeliest(probability_K: np.ndarray, classes: Sequence[str], top: int) -> list[dict[str, Any]]:

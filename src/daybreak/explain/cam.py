@@ -26,12 +26,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from daybreak.core.errors import UsageError, nearest
-from daybreak.data.dataset import images_a_block
 from daybreak.models.registry import stages_of
+from daybreak.runs.classifier import images_a_forward
 
 Method = Literal["grad-cam", "grad-cam++", "hires-cam", "layer-cam", "score-cam", "eigen-cam"]
 METHODS: tuple[Method, ...] = get_args(Method)
-MASKED_BATCH = 256  # masked images of 32 px a forward, for Score-CAM
+MASKED_BATCH = 256  # masked images of 32 px a forward on a CPU, for Score-CAM
 
 
 def class_maps(
@@ -197,7 +197,7 @@ def _scores_of_masked(
 ) -> Tensor:
     """Scores (K,) of image n, multiplied by each channel of its activations as a mask of its size in [0, 1]."""
     masks_K1HW = F.interpolate(a_Khw[:, None], size=images_NCHW.shape[2:], mode="bilinear", align_corners=False)
-    batch = images_a_block(images_NCHW.shape[2], MASKED_BATCH)
+    batch = images_a_forward(images_NCHW.shape[2], images_NCHW.device, MASKED_BATCH)
     low, high = (f(masks_K1HW, (1, 2, 3), keepdim=True) for f in (torch.amin, torch.amax))
     masks_K1HW = (masks_K1HW - low) / (high - low).clamp(min=1e-12)
     logits_KL = torch.cat([net(images_NCHW[n] * part) for part in masks_K1HW.split(batch)])

@@ -22,7 +22,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.linalg import spsolve
 from torch import Tensor
 
-from daybreak.runs.classifier import Classifier
+from daybreak.runs.classifier import Classifier, images_a_forward
 
 SHARES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # of the pixels
 ROAD_SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -166,7 +166,8 @@ def _imputed(images_NCHW: Tensor, order_NP: np.ndarray, share: float) -> Tensor:
 @torch.no_grad()
 def _probability(classifier: Classifier, images_NCHW: Tensor, target_N: np.ndarray) -> float:
     targets = torch.as_tensor(np.ascontiguousarray(target_N), device=images_NCHW.device)
-    parts = [classifier.forward(part).softmax(1) for part in images_NCHW.split(250)]
+    batch = images_a_forward(images_NCHW.shape[2], classifier.device)
+    parts = [classifier.forward(part).softmax(1) for part in images_NCHW.split(batch)]
     return float(torch.cat(parts).gather(1, targets[:, None]).mean())
 
 

@@ -10,12 +10,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from daybreak.data.dataset import images_a_block
 from daybreak.data.picture import enlarged
 from daybreak.explain.cam import activations_of, check_layers
 from daybreak.models.anatomy.trace import stage_fields
 from daybreak.models.registry import stages_of
-from daybreak.runs.classifier import BATCH, Classifier
+from daybreak.runs.classifier import Classifier, images_a_forward
 
 GAP = 2  # px between the pictures of a grid
 
@@ -54,7 +53,7 @@ def observe(classifier: Classifier, images_NHWC: np.ndarray, layer: str) -> Obse
         UsageError: a stage has no such name.
     """
     net, (layer,) = classifier.net, check_layers(classifier.net, [layer])
-    batch, training = images_a_block(classifier.size, BATCH), classifier.net.training
+    batch, training = images_a_forward(classifier.size, classifier.device), classifier.net.training
     embeddings, peaks, cells, width = [], [], [], 1
     net.eval()
     try:

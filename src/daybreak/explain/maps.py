@@ -7,12 +7,11 @@ import numpy as np
 import torch
 
 from daybreak.core.errors import UsageError
-from daybreak.data.dataset import images_a_block
 from daybreak.explain.cam import Method, check_layers, class_maps
 from daybreak.models.anatomy.trace import Field, stage_fields
-from daybreak.runs.classifier import Classifier
+from daybreak.runs.classifier import Classifier, images_a_forward
 
-BATCH = 100  # images of 32 px a pass: bounds the memory of the activations that are kept
+BATCH = 100  # images of 32 px a pass on a CPU: bounds the memory of the activations that are kept
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ def explain(
     names = check_layers(classifier.net, question.layers)
     fields = stage_fields(classifier.net, classifier.size, images_NHWC.shape[3])
     found: list[ClassMap] = []
-    batch = images_a_block(classifier.size, BATCH)
+    batch = images_a_forward(classifier.size, classifier.device, BATCH)
     for start in range(0, len(images_NHWC), batch):
         part = slice(start, start + batch)
         images = classifier.prepare(images_NHWC[part])

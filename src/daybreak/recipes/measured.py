@@ -8,6 +8,7 @@ def measured(
     train_seconds: float,
     record: str,
     *,
+    n: int = 1,
     std: float | None = None,
     epochs: int | None = None,
     dataset: str = "CIFAR-10 (JPEG q75)",
@@ -15,11 +16,15 @@ def measured(
     """A result on the machine that has made all our records so far.
 
     Args:
+        accuracy, train_seconds: means over the runs.
         record: the folder's name below benchmarks/records.
+        n: the number of runs.
+        std: the sample standard deviation of their accuracies.
     """
     return Expected(
         accuracy=accuracy,
         std=std,
+        n=n,
         epochs=epochs,
         train_seconds=train_seconds,
         dataset=dataset,

@@ -44,14 +44,14 @@ def rung(
 
 
 LADDER = (
-    rung("sprint-2", "two epochs of sprint", 2, SHORT, measured(0.84367, 71.47, ALONE, std=0.00279)),
-    rung("sprint-5", "five epochs of sprint", 5, SHORT, measured(0.88605, 172.0, AGAINST_AIRBENCH, std=0.00035)),
+    rung("sprint-2", "two epochs of sprint", 2, SHORT, measured(0.84367, 71.47, ALONE, n=3, std=0.00279)),
+    rung("sprint-5", "five epochs of sprint", 5, SHORT, measured(0.88605, 172.0, AGAINST_AIRBENCH, n=2, std=0.00035)),
     rung(
         "sprint",
         "least time to accuracy: whitening, Muon, 20-24-32 px",
         9,
         LONG,
-        measured(0.90522, 367.7, AGAINST_AIRBENCH, std=0.00192),
+        measured(0.90522, 367.7, AGAINST_AIRBENCH, n=5, std=0.00192),
     ),
     rung("marathon", "sprint for those who can wait", 24, LONG, measured(0.9114, 1010.6, ALONE)),
 )

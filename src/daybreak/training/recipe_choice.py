@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from scipy.special import stdtrit
 
 from daybreak.core.clock import Stopwatch
 from daybreak.core.config import Expected, Recipe, override, with_epochs
@@ -19,10 +20,11 @@ from daybreak.core.plugins import is_path, plugins
 from daybreak.data.dataset import Dataset
 from daybreak.models.registry import NETS, SMALLEST_SIZE
 from daybreak.recipes import LADDER, RECIPES, SMALL_DATA, all_recipes, get_recipe
+from daybreak.training.compilation import compile_net, is_worth_compiling
 from daybreak.training.extensions import Extensions
 from daybreak.training.loader import side_at
 from daybreak.training.lr_finder import find_rate, with_rate
-from daybreak.training.session import prepare
+from daybreak.training.session import Session, prepare
 from daybreak.training.step import train_step
 
 STEPS_TIMED = 1  # at each of two image sizes, after one step that is not
@@ -120,14 +122,20 @@ def _cheapest(target: float, dataset_title: str) -> tuple[Recipe, Expected] | No
 
 
 def promise(recipe: Recipe, dataset_title: str) -> float:
-    """The accuracy that 19 of 20 runs exceed by the recipe's record: mean - 1.64 deviations; -inf without a record of
-    several runs at its own length."""
+    """The accuracy that one new run exceeds with 95 % probability by the recipe's record.
+
+    This is the lower one-sided prediction bound, mean - t(0.95, n-1) · std · sqrt(1 + 1/n): the deviation of few runs
+    says little about that of the next, and Student's t accounts for it. -inf without a record of several runs at the
+    recipe's own length.
+    """
     expected = recipe.expected
-    if expected is None or expected.std is None or expected.epochs is not None:
+    if expected is None or expected.epochs is not None:
         return -math.inf
     if expected.dataset not in (dataset_title, HARDER.get(dataset_title)):
         return -math.inf
-    return expected.accuracy - 1.64 * expected.std
+    if expected.std is None or expected.n is None or expected.n < 2:
+        return -math.inf
+    return expected.accuracy - float(stdtrit(expected.n - 1, 0.95)) * expected.std * math.sqrt(1 + 1 / expected.n)
 
 
 def for_budget(
@@ -143,14 +151,14 @@ def for_budget(
     """The rung of the ladder that takes about this long on this machine; its cycle is then stretched to fit exactly.
 
     Args:
-        budget: seconds of training. The steps that are timed here run on `watch` and are spent from it.
+        budget: seconds of training. The steps that are timed here are spent from it.
+        watch: what runs here is timed on it, as in training: steps as `train`, compiling as `compile`.
         net: in place of the ladder's own.
     """
     if is_small(dataset):
         return RECIPES["small"], "recipe small, for little data"
-    with watch.timed("train"):
-        timed = override(LADDER[-1], {"model.name": net} if net else {})
-        seconds_at = step_seconds(timed, dataset, seed, device, extensions)
+    timed = override(LADDER[-1], {"model.name": net} if net else {})
+    seconds_at = step_seconds(timed, dataset, seed, device, watch, extensions)
     foretold = {recipe.name: predicted_seconds(recipe, dataset, seconds_at) for recipe in LADDER}
     chosen = min(LADDER, key=lambda recipe: abs(math.log(foretold[recipe.name] / budget)))
     return (
@@ -160,22 +168,36 @@ def for_budget(
 
 
 def step_seconds(
-    recipe: Recipe, dataset: Dataset, seed: int, device: torch.device, extensions: Extensions = Extensions()
+    recipe: Recipe,
+    dataset: Dataset,
+    seed: int,
+    device: torch.device,
+    watch: Stopwatch,
+    extensions: Extensions = Extensions(),
 ) -> Callable[[int], float]:
-    """Seconds a step as a function of the image side: linear in the pixels, from a few steps of a net thrown away."""
+    """Seconds a step as a function of the image side: linear in the pixels, from a few steps of a net thrown away,
+    compiled where training would compile it."""
     wait = synchronizer(device)
     with kept_memory():
-        session = prepare(recipe, dataset, seed, device, extensions=extensions)
-        points = []
-        for progress in (0.0, 1.0):
-            session.optimizer.set_progress(0.0)
-            batch, begun = session.loader.batch(0, progress), 0.0
-            for step in range(1 + STEPS_TIMED):
-                begun = time.perf_counter() if step == 1 else begun
-                train_step(session, *batch)
-                wait()
-            points.append((session.loader.size_at(progress) ** 2, (time.perf_counter() - begun) / STEPS_TIMED))
+        session = prepare(recipe, dataset, seed, device, watch=watch, extensions=extensions)
+        if is_worth_compiling(session):
+            compile_net(session)
+        with watch.timed("train"):
+            points = [(session.loader.size_at(at) ** 2, _time_steps(session, at, wait)) for at in (0.0, 1.0)]
     return _line(points)
+
+
+def _time_steps(session: Session, progress: float, wait: Callable[[], None]) -> float:
+    """Seconds a step at this progress; the first step is not timed."""
+    session.optimizer.set_progress(progress)
+    batch = session.loader.batch(0, progress)
+    train_step(session, *batch)
+    wait()
+    begun = time.perf_counter()
+    for _ in range(STEPS_TIMED):
+        train_step(session, *batch)
+    wait()
+    return (time.perf_counter() - begun) / STEPS_TIMED
 
 
 def predicted_seconds(recipe: Recipe, dataset: Dataset, seconds_at: Callable[[int], float]) -> float:

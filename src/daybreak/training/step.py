@@ -1,7 +1,7 @@
 """A step that would spoil the net is found before it changes anything.
 
-On CUDA this would make the host wait for the device at every step; there the losses are looked at about once a second
-(`steplog`), and the last checkpoint is what is left.
+On CUDA and MPS this would make the host wait for the device at every step; there the losses are looked at about once a
+second (`step_log`), and the last checkpoint is what is left.
 """
 
 from dataclasses import dataclass
@@ -19,15 +19,14 @@ from daybreak.training.session import Session
 NAMED = 3  # images of a batch that are named
 
 
-def is_guarded(session: Session) -> bool:
-    return session.device.type != "cuda"
+def is_guarded(device: torch.device) -> bool:
+    """Whether every step is checked on this device. Others than the CPU work on their own: looking would stall them."""
+    return device.type == "cpu"
 
 
 @dataclass(frozen=True)
 class Before:
-    """What a forward pass changes, as it was: buffers (batch norm's running statistics) and random state (dropout).
-
-    (On MPS the device's own random numbers go on.)"""
+    """What a forward pass changes, as it was: buffers (batch norm's running statistics) and random state (dropout)."""
 
     buffers: list[Tensor]
     random: Tensor
@@ -35,7 +34,7 @@ class Before:
     @classmethod
     def of(cls, session: Session) -> "Before | None":
         """None where steps are not guarded."""
-        if not is_guarded(session):
+        if not is_guarded(session.device):
             return None
         return cls([buffer.clone() for buffer in session.net.buffers()], torch.get_rng_state())
 
@@ -82,7 +81,7 @@ def train_step(session: Session, images_BCHW: Tensor, labels_B: Tensor) -> Tenso
     """Forward, backward, update; returns the mean loss over the batch.
 
     Raises:
-        BadStepError: see `finite.check_step`.
+        BadStepError: see `check_step`.
     """
     before = Before.of(session)
     with autocast(session.device, session.dtype):

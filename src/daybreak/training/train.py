@@ -27,6 +27,7 @@ from daybreak.training.compilation import compile_net, is_worth_compiling
 from daybreak.training.extensions import Extensions
 from daybreak.training.loop import fit
 from daybreak.training.session import Session, prepare
+from daybreak.training.step import is_guarded
 from daybreak.training.summary import config_of, model_card, summary_of
 
 
@@ -56,8 +57,8 @@ def train(
     Raises:
         UsageError: the device is missing, `out` is not empty, or options do not go together with the data.
         BadStepError: a loss or gradient is not finite. Weights and checkpoint are those before that step.
-        NonFiniteError: so is the net by now (on CUDA, or where the last step of an epoch did it). The last checkpoint
-            is what is left.
+        NonFiniteError: so is the net by now (on CUDA and MPS, or where the last step of an epoch did it). The last
+            checkpoint is what is left.
         BusyError: another process writes to `out`.
         StorageError: the run cannot be written.
     """
@@ -146,8 +147,9 @@ def check_options(options: TrainOptions, dataset: Dataset, device: torch.device)
     Raises:
         UsageError: options do not go together with the data or the device.
     """
-    if options.on_nonfinite == "skip" and device.type == "cuda":
-        raise UsageError("--on-nonfinite skip", "not on CUDA, where steps are not looked at one by one", "without it")
+    if options.on_nonfinite == "skip" and not is_guarded(device):
+        why = f"not on {device.type.upper()}, where steps are not checked one by one"
+        raise UsageError("--on-nonfinite skip", why, "leave it out, or --device cpu")
     if options.dawn_rule and dataset.validation is not None:
         raise UsageError(
             "--dawn-rule", "goes by the test part, and the curves show the validation part", "--validate 0"

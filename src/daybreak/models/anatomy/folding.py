@@ -8,6 +8,7 @@ import copy
 
 import torch
 from torch import fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from daybreak.models.anatomy.trace import symbolic
 
@@ -18,7 +19,7 @@ def fold_batch_norms(net: nn.Module) -> nn.Module:
     graph_module = symbolic(copy.deepcopy(net).eval())
     for node in list(graph_module.graph.nodes):
         norm = _module(graph_module, node)
-        if isinstance(norm, nn.BatchNorm2d):
+        if isinstance(norm, nn.BatchNorm2d) and norm.track_running_stats:
             conv_node = _convolution_before(graph_module, node, norm)
             if conv_node is not None:
                 _fold(graph_module.get_submodule(str(conv_node.target)), norm)
@@ -32,19 +33,23 @@ def fold_batch_norms(net: nn.Module) -> nn.Module:
 def _convolution_before(net: fx.GraphModule, norm_node: fx.Node, norm: nn.BatchNorm2d) -> fx.Node | None:
     """The convolution whose output reaches the norm and nothing else, directly or through a max-pool."""
     node = _only_source(norm_node)
-    if node is not None and isinstance(_module(net, node), nn.MaxPool2d) and bool((norm.weight > 0).all()):
+    if node is not None and isinstance(_module(net, node), nn.MaxPool2d) and _keeps_order(norm):
         node = _only_source(node)
     return node if node is not None and isinstance(_module(net, node), nn.Conv2d) else None
 
 
+def _keeps_order(norm: nn.BatchNorm2d) -> bool:
+    """Whether the larger of two values is the larger one behind the norm. (Without weights it scales by 1 / std.)"""
+    return not norm.affine or bool((norm.weight > 0).all())
+
+
 def _fold(conv: nn.Module, norm: nn.BatchNorm2d) -> None:
     assert isinstance(conv, nn.Conv2d)
-    assert norm.running_var is not None
     assert norm.running_mean is not None
-    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-    before = torch.zeros_like(scale) if conv.bias is None else conv.bias
-    conv.weight.mul_(scale[:, None, None, None])
-    conv.bias = nn.Parameter(norm.bias + (before - norm.running_mean) * scale)
+    assert norm.running_var is not None
+    conv.weight, conv.bias = fuse_conv_bn_weights(
+        conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+    )
 
 
 def _module(net: fx.GraphModule, node: fx.Node) -> nn.Module | None:
