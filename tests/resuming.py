@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from daybreak.core.config import Recipe, override
-from daybreak.core.files import LOCK
+from daybreak.core.locks import LOCK
 from daybreak.data import open_dataset
 from daybreak.recipes import RECIPES
 from daybreak.runs.directory import RunDirectory

@@ -15,7 +15,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from daybreak.core.errors import RunError
-from daybreak.core.files import guarded, remove_folder, to_json, whole_folder
+from daybreak.core.files import remove_folder, storage_errors, to_json, whole_folder
 
 FORMAT = 1
 TENSORS, FACTS, MANIFEST = "state.safetensors", "state.json", "manifest.json"
@@ -67,7 +67,7 @@ def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
             return read(path), damaged
         except _DamagedError as error:
             aside = _aside(path)
-            with guarded(path):
+            with storage_errors(path):
                 path.rename(aside)
             damaged.append(f"{path.name} is damaged ({error}), kept as {aside.name}")
     if any(folder.glob("damaged-*")):

@@ -144,7 +144,7 @@ def resume(
         plan = {"recipe": recipe.model_dump(mode="json", exclude={"expected"})} | vars(order)
         plan["command"] = _with_length(config["command"], epochs, budget)
         run.write_config(config | plan | {"resumed": resumed})
-        run.cut_metrics(saved.facts["metrics_bytes"] if saved else 0)
+        run.truncate_metrics(saved.facts["metrics_bytes"] if saved else 0)
         on_event(_start(session, run, notes))
         return _to_the_end(session, run, order, every, stop, on_event)
 
@@ -221,7 +221,7 @@ def _write_what_is_left(session: Session, run: RunDirectory, order: Order, error
 
 
 def _write_model(session: Session, run: RunDirectory) -> None:
-    run.remove_judgement()  # that of a resumed run is about the weights that are now replaced
+    run.remove_results()  # a resumed run may have some, of the weights that are now replaced
     run.write_model(session.classifier.net, model_card(session))
 
 
