@@ -19,6 +19,7 @@ from typing import Any
 from peers import open_record, setting_of, write_pixels
 
 from daybreak.bench.record import read_record, spread
+from daybreak.core.files import write_json
 from daybreak.data import open_dataset
 
 ANCHOR = Path(__file__).parent / "peers" / "airbench94_muon.py"
@@ -107,7 +108,7 @@ def write_ratios(out: Path) -> dict[str, Any]:
         seconds = row["train_seconds"]["mean"]
         ratios = {name: seconds / a["train_seconds"]["mean"] for name, a in found["anchors"].items() if a["n"]}
         found["recipes"][row["recipe"]] = {"n": row["n"], "test_acc_tta": row["test_acc_tta"], "ratio_to": ratios}
-    (out / "ratio.json").write_text(json.dumps(found, indent=2) + "\n")
+    write_json(out / "ratio.json", found)
     return found
 
 

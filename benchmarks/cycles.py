@@ -26,6 +26,7 @@ from tune import without_test
 from daybreak.bench.record import spread
 from daybreak.core.config import Recipe, override
 from daybreak.core.errors import NonFiniteError, StoppedError
+from daybreak.core.files import write_json, write_text
 from daybreak.core.options import TrainOptions
 from daybreak.data import Dataset, open_dataset
 from daybreak.recipes import get_recipe
@@ -116,7 +117,7 @@ def grid_trials(name: str, dataset: Dataset, folder: Path) -> dict[str, Recipe]:
     grid, file = GRIDS[name], folder / f"lr-find-{name}.json"
     recipe = override(get_recipe(name), grid.settings)
     if not file.exists():
-        file.write_text(json.dumps(find_rate(recipe, dataset, seeds=(0, 1)).as_json(), indent=2) + "\n")
+        write_json(file, find_rate(recipe, dataset, seeds=(0, 1)).as_json())
     test = json.loads(file.read_text())
     found = test["lr_max"] if test["clear"] else recipe.schedule.max_lr  # as --lr auto does
     trials = {f"{name} {rate:g}": with_rate(recipe, rate) for rate in grid.rates}
@@ -155,7 +156,7 @@ def write_docs(what: str, folder: Path) -> None:
     text = TABLES[what](folder)
     DOCS.write_text(BLOCKS[what].sub(lambda m: m[1] + text + m[2], DOCS.read_text()))
     if what == "variants":
-        FIGURE.write_text(svg(draw(read(folder))))
+        write_text(FIGURE, svg(draw(read(folder))))
     print(text)
 
 

@@ -9,7 +9,6 @@ docs/explanation.md, which a test holds equal to the record.
 """
 
 import argparse
-import json
 import sys
 import tempfile
 from dataclasses import replace
@@ -23,6 +22,7 @@ from readme import between
 from daybreak.bench.record import spread
 from daybreak.core.config import Recipe, override
 from daybreak.core.device import describe_hardware, versions
+from daybreak.core.files import write_json
 from daybreak.core.options import TrainOptions
 from daybreak.data import open_dataset
 from daybreak.explain.cam import METHODS
@@ -68,7 +68,7 @@ def main() -> None:
         "chance": OBJECT**2 / SIDE**2,
     }
     arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "faithfulness.json").write_text(json.dumps(record, indent=1) + "\n")
+    write_json(arguments.out / "faithfulness.json", record)
     DOCS.write_text(BLOCK.sub(lambda m: m[1] + table(record) + m[2], DOCS.read_text()))
     print(table(record))
 

@@ -27,6 +27,7 @@ from daybreak.bench.latency import latencies
 from daybreak.cli.progress_bar import TrainingProgress
 from daybreak.core.config import override
 from daybreak.core.device import describe_hardware, kept_memory, versions
+from daybreak.core.files import write_json
 from daybreak.core.nets import net_config
 from daybreak.core.options import TrainOptions
 from daybreak.core.signals import StopRequest
@@ -70,7 +71,7 @@ def main() -> None:
     }
     folder = RECORDS / f"{time.strftime('%Y-%m-%d')}_parts"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "parts.json").write_text(json.dumps(found, indent=2) + "\n")
+    write_json(folder / "parts.json", found)
     print(json.dumps(found, indent=2))
 
 

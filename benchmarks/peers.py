@@ -34,6 +34,7 @@ from platformdirs import user_cache_path
 
 from daybreak.bench.record import spread
 from daybreak.core.device import describe_hardware, versions
+from daybreak.core.files import write_json, write_text
 from daybreak.data import Dataset, open_dataset
 from daybreak.report.figures import STYLE, svg
 
@@ -76,8 +77,8 @@ def main() -> None:
             append(folder, run_job(job, command(job, pythons[job.peer], arguments.data, pixels, Path(scratch))))
     results = summarize(read(folder))
     record = setting | {"not_installable": not_installable, "results": results}
-    (folder / "peers.json").write_text(json.dumps(record, indent=2) + "\n")
-    (folder / "peers.svg").write_text(svg(draw(results)))
+    write_json(folder / "peers.json", record)
+    write_text(folder / "peers.svg", svg(draw(results)))
     print(table(results, not_installable))
 
 
@@ -129,7 +130,7 @@ def open_record(folder: Path, setting: Row) -> Path:
         raise SystemExit(
             f"error: {folder}: was begun with other data, versions or on another machine; try: another --record"
         )
-    file.write_text(json.dumps(setting, indent=2) + "\n")
+    write_json(file, setting)
     return folder
 
 

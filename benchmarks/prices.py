@@ -9,7 +9,6 @@ into docs/reliability.md.
 """
 
 import argparse
-import json
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -23,6 +22,7 @@ from readme import between
 from daybreak.bench.record import spread
 from daybreak.core.clock import Stopwatch
 from daybreak.core.device import kept_memory, pick_device, repeatable, synchronizer
+from daybreak.core.files import write_json
 from daybreak.data import open_dataset
 from daybreak.recipes import get_recipe
 from daybreak.runs.directory import RunDirectory
@@ -59,7 +59,7 @@ def main() -> None:
         pairs = time_pairs(session, promise[arguments.promise], arguments.pairs, arguments.steps)
     found = judge(arguments.promise, pairs)
     found |= {"promise": arguments.promise, "recipe": arguments.recipe, "steps": arguments.steps, "windows": pairs}
-    (folder / "pairs.json").write_text(json.dumps(found, indent=2) + "\n")
+    write_json(folder / "pairs.json", found)
     DOCS.write_text(BLOCKS[arguments.promise].sub(lambda m: m[1] + line(found) + m[2], DOCS.read_text()))
     print(line(found), end="")
 

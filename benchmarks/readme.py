@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from daybreak.bench.record import evidence, read_record, settings
 from daybreak.core.config import Recipe
+from daybreak.core.files import write_text
 from daybreak.recipes import RECIPES
 from daybreak.report.figures import STYLE, TEST, svg
 
@@ -35,7 +36,7 @@ DATASET, HARDWARE = "CIFAR-10 (JPEG q75)", "2 cores, AMD EPYC Zen 5"  # of the f
 def main() -> None:
     for file, block, text in blocks():
         file.write_text(block.sub(lambda m, text=text: m[1] + text + m[2], file.read_text()))
-    FIGURE.write_text(svg(ladder(rows())))
+    write_text(FIGURE, svg(ladder(rows())))
 
 
 def blocks() -> list[tuple[Path, re.Pattern[str], str]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from daybreak.core.config import Recipe, override
-from daybreak.core.files import LOCK
+from daybreak.core.locks import LOCK
 from daybreak.core.options import TrainOptions
 from daybreak.data import open_dataset
 from daybreak.recipes import RECIPES

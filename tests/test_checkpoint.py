@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from daybreak.core import files
 from daybreak.core.clock import Every
 from daybreak.core.errors import BusyError, RunError, StorageError, UsageError
-from daybreak.core.files import sole_writer, sweep, whole_file
+from daybreak.core.files import remove_leftovers, whole_file
+from daybreak.core.locks import LOCK, locked
 from daybreak.training import checkpoint
 from daybreak.training.checkpoint import FACTS, MANIFEST, TENSORS, Checkpoint, newest, read, write
 
@@ -172,7 +172,7 @@ def test_a_fault_at_any_write_leaves_a_valid_checkpoint(
             faults_at(patch, number)
             with pytest.raises(StorageError):
                 write(folder, made(3))
-        sweep(folder)
+        remove_leftovers(folder)
         assert not [path for path in folder.rglob("*") if path.name.startswith(".")]
         found, damaged = newest(folder)
         assert found is not None
@@ -211,19 +211,19 @@ def test_files_are_flushed_before_they_are_named(tmp_path: Path, monkeypatch: py
 
 
 def test_one_writer_at_a_time(tmp_path: Path) -> None:
-    with sole_writer(tmp_path):
-        with pytest.raises(BusyError, match=f"in use by process {os.getpid()} on ") as caught, sole_writer(tmp_path):
+    with locked(tmp_path):
+        with pytest.raises(BusyError, match=f"in use by process {os.getpid()} on ") as caught, locked(tmp_path):
             pass
         assert caught.value.exit_code == 7
     assert steps(tmp_path) == []
-    with sole_writer(tmp_path):
+    with locked(tmp_path):
         pass
 
 
 def test_a_lock_whose_file_was_removed_meanwhile_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The last holder lets go between our opening the file and locking it: the lock on the removed file is worth
     nothing, since a third process could lock a new one."""
-    path, original = tmp_path / files.LOCK, os.open
+    path, original = tmp_path / LOCK, os.open
     opened: list[int] = []
 
     def open_then_lose(name: Any, *args: Any) -> int:
@@ -234,7 +234,7 @@ def test_a_lock_whose_file_was_removed_meanwhile_is_none(tmp_path: Path, monkeyp
         return descriptor
 
     monkeypatch.setattr(os, "open", open_then_lose)
-    with sole_writer(tmp_path):
+    with locked(tmp_path):
         assert path.exists()
         assert len(opened) == 2
 

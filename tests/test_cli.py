@@ -586,12 +586,58 @@ def test_a_signal_while_it_starts_ends_it(number: signal.Signals, seconds: float
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_no_import_swallows_a_signal(number: signal.Signals, tmp_path: Path) -> None:
+@pytest.mark.parametrize("depth", [1, 3])
+def test_no_import_swallows_a_signal(number: signal.Signals, depth: int, tmp_path: Path) -> None:
+    """Torch would even end with SIGABRT, because its C++ cannot pass on an exception."""
     swallows = f"import signal\ntry:\n    signal.raise_signal({int(number)})\nexcept BaseException:\n    pass\n"
-    (tmp_path / "swallows.py").write_text(swallows)
-    code = "from daybreak.signals import obey_signals\nobey_signals()\nimport swallows\nprint('goes on')"
+    (tmp_path / "module1.py").write_text(swallows)
+    for n in range(2, depth + 1):
+        (tmp_path / f"module{n}.py").write_text(f"import module{n - 1}")
+    code = "from daybreak.core.signals import obey_signals\nobey_signals()\n"
+    code += f"def later():\n    import module{depth}\nlater()\nprint('goes on')"
     found = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (found.returncode, found.stdout, found.stderr) == (-number, "", "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "then", ["pass", "raise ImportError('numpy')", "raise DaybreakError('a', 'b', 'c')", "sys.exit(0)", "raise"]
+)
+def test_a_signal_decides_the_exit_code_whatever_became_of_it(then: str, number: signal.Signals) -> None:
+    """What C code calls back may swallow the exception of a signal, or another may take its place."""
+    code = f"""
+import signal, sys
+from daybreak import cli
+from daybreak.core.errors import DaybreakError
+def app(**_):
+    try:
+        signal.raise_signal({int(number)})
+    except BaseException:
+        {then}
+cli.app = app
+cli.main(["data", "digits"])
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout, found.stderr) == (128 + number, "", "interrupted\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_ends_the_process_at_once(number: signal.Signals) -> None:
+    code = f"""
+import signal
+from daybreak.core.signals import obey_signals
+obey_signals()
+try:
+    signal.raise_signal(signal.SIGTERM)
+except SystemExit as leaving:
+    print(leaving.code, flush=True)
+try:
+    signal.raise_signal({int(number)})
+finally:
+    print("goes on")
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout, found.stderr) == (-number, "143\n", "")
 
 
 @pytest.mark.parametrize("work", ["import swallows", "import becomes_an_error"])
@@ -603,7 +649,7 @@ def test_work_that_can_be_done_again_ends_with_a_signal_in_an_import(work: str, 
         )
         (tmp_path / f"{name}.py").write_text(lines)
     code = f"""
-from daybreak.signals import StopRequest
+from daybreak.core.signals import StopRequest
 def work():
     {work}
     return 1
@@ -618,7 +664,7 @@ print(found, stop.signal)
 def test_a_signal_that_was_swallowed_still_ends_the_process() -> None:
     code = """
 import signal
-from daybreak.signals import StopRequest, obey_signals
+from daybreak.core.signals import StopRequest, obey_signals
 obey_signals()
 try:
     signal.raise_signal(signal.SIGTERM)

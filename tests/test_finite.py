@@ -21,7 +21,7 @@ from daybreak.runs.directory import RunDirectory
 from daybreak.training import checkpoint, loop
 from daybreak.training.session import Session, prepare
 from daybreak.training.step import Before, check_step
-from daybreak.training.train import resume, train
+from daybreak.training.train import check_options, resume, train
 
 
 def spoil(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:

@@ -14,6 +14,7 @@ LABELS = RNG.integers(0, 5, 500)  # class 5 never occurs
 
 def test_accuracy_and_loss() -> None:
     assert metrics.accuracy(LOGITS, LABELS) == sk.accuracy_score(LABELS, LOGITS.argmax(1))
+    assert metrics.correct(LOGITS[:3], LOGITS[:3].argmax(1) + np.array([0, 1, 0])).tolist() == [True, False, True]
     expected = torch.nn.functional.cross_entropy(torch.from_numpy(LOGITS), torch.from_numpy(LABELS)).item()
     assert metrics.cross_entropy(LOGITS, LABELS) == pytest.approx(expected, rel=1e-5)
 

@@ -1,6 +1,5 @@
 """What `import daybreak` offers, but for `bench`. The command line calls these functions."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from daybreak.core.config import Device, Recipe
 from daybreak.core.device import pick_device, synchronizer
 from daybreak.core.errors import StoppedError, UsageError
 from daybreak.core.events import OnEvent
+from daybreak.core.files import write_json, write_picture, write_text
 from daybreak.core.lr_curve import FoundRate
 from daybreak.core.nets import is_from_library
 from daybreak.core.options import TrainOptions, resumed_options, takes_options, train_options
@@ -171,10 +171,10 @@ def find_lr(
     chosen = recipe_choice.named_or_default(recipe, dataset, None, settings)
     found = find_rate(chosen, dataset, seeds=range(seeds), steps=steps, lowest=lowest, highest=highest, device=device)
     if out is not None:
-        folder, figure = RunDirectory(out), figures.rates(found)
-        folder.write_text("lr-find.json", json.dumps(found.as_json(), indent=2) + "\n")
-        folder.write_text("lr-find.svg", figures.svg(figure))
-        folder.write_picture("lr-find.png", figures.png(figure, 150))
+        folder, figure = Path(out), figures.rates(found)
+        write_json(folder / "lr-find.json", found.as_json())
+        write_text(folder / "lr-find.svg", figures.svg(figure))
+        write_picture(folder / "lr-find.png", figures.png(figure, 150))
     return found
 
 
@@ -234,5 +234,5 @@ def inspect(
         factory = imported(str(what), "inspect") if is_path(str(what)) and not is_from_library(str(what)) else None
         found = inspect_net(str(what), build_net(config, 10, 3, factory), 3, image_size or 32)
     if picture is not None:
-        RunDirectory(Path(picture).parent).write_picture(Path(picture).name, figures.png(anatomy.draw(found), 130))
+        write_picture(picture, figures.png(anatomy.draw(found), 130))
     return found

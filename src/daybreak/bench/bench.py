@@ -20,6 +20,7 @@ from daybreak.core.config import Device, with_epochs
 from daybreak.core.device import describe_hardware, pick_device, versions
 from daybreak.core.errors import NonFiniteError, StoppedError, UsageError
 from daybreak.core.events import OnEvent
+from daybreak.core.files import write_json
 from daybreak.core.options import train_options
 from daybreak.data import Dataset, open_dataset
 from daybreak.recipes import get_recipe
@@ -162,8 +163,7 @@ def _train_once(series: Series, candidate: Candidate, seed: int, out: Path, on_e
 
 def _measure_latency(run: RunDirectory, dataset: Dataset, path: Path, device: Device) -> None:
     found = latencies(run.classifier(device), dataset.test.images_NHWC)
-    text = json.dumps({"one_image_ms": found, "fastest": fastest(found)}, indent=2) + "\n"
-    RunDirectory(path.parent).write_text(path.name, text)
+    write_json(path, {"one_image_ms": found, "fastest": fastest(found)})
 
 
 def _inference(folder: Path) -> dict[str, Any]:

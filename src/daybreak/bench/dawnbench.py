@@ -10,8 +10,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from daybreak.core.files import to_json
-from daybreak.runs.directory import RunDirectory
+from daybreak.core.files import write_json, write_text
 
 HOUR = 3600.0
 
@@ -68,13 +67,13 @@ def write_entries(
     Raises:
         StorageError: a file cannot be written.
     """
-    shared, files = describe(row, record, cost_per_hour), RunDirectory(folder)
+    shared = describe(row, record, cost_per_hour)
     stem = f"daybreak_{row['recipe']}_{record['hardware']['device']}-{record['hardware']['cores']}cores_pytorch"
     for seed, log in logs.items():
         entry = shared | {"misc": shared["misc"] | {"seed": seed, "rule": "accuracy of one view at each epoch's end"}}
-        files.write_text(f"train/{stem}_seed{seed}.json", to_json(entry))
-        files.write_text(f"train/{stem}_seed{seed}.tsv", log)
+        write_json(folder / "train" / f"{stem}_seed{seed}.json", entry)
+        write_text(folder / "train" / f"{stem}_seed{seed}.tsv", log)
     if row["latency_ms"] is not None:
         cost = {} if cost_per_hour is None else {"cost": inference_cost(row["latency_ms"], cost_per_hour)}
         found = {"latency": row["latency_ms"], **cost, "top1Accuracy": 100 * row["test_acc"]["mean"]}
-        files.write_text(f"inference/{stem}.json", to_json(shared | found))
+        write_json(folder / "inference" / f"{stem}.json", shared | found)

@@ -6,7 +6,6 @@ A record is a folder: record.json, and for every run `LABEL/seed-N/` with its co
 
 import json
 import math
-import shutil
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from scipy import stats
 
 from daybreak.core.config import Recipe
 from daybreak.core.errors import RunError
-from daybreak.core.files import to_json
+from daybreak.core.files import remove_leftovers, to_json, whole_folder, write_json
 from daybreak.runs.directory import RunDirectory
 from daybreak.training.loop import reaches
 
@@ -35,12 +34,12 @@ def keep_evidence(run: RunDirectory, folder: Path) -> None:
     Raises:
         StorageError: the copy cannot be written; then nothing has the folder's name.
     """
-    unfinished = RunDirectory(folder.with_name(f".{folder.name}"))
-    shutil.rmtree(unfinished.path, ignore_errors=True)
-    for name in (name for name in EVIDENCE if (run.path / name).exists()):  # a run may fail before its first row
-        text = (run.path / name).read_text(encoding="utf-8")
-        unfinished.write_text(name, to_json(_without_paths(json.loads(text))) if name == "config.json" else text)
-    unfinished.path.rename(folder)
+    remove_leftovers(folder.parent)
+    with whole_folder(folder) as unfinished:
+        for name in (name for name in EVIDENCE if (run.path / name).exists()):  # a run may fail before its first row
+            text = (run.path / name).read_text(encoding="utf-8")
+            kept = to_json(_without_paths(json.loads(text))) if name == "config.json" else text
+            (unfinished / name).write_text(kept, encoding="utf-8")
 
 
 def evidence(folder: Path) -> dict[str, list[RunDirectory]]:
@@ -107,7 +106,7 @@ def make_record(folder: Path, target: float | None = None, dawn_rule: bool = Fal
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> Path:
     """record.json, whole or not at all."""
-    return RunDirectory(folder).write_text("record.json", to_json(record))
+    return write_json(folder / "record.json", record)
 
 
 def read_record(folder: Path) -> dict[str, Any]:

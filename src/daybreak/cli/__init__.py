@@ -6,6 +6,7 @@ docs/exit-codes.md; `--debug` shows the traceback.
 
 import json
 import os
+import signal
 import sys
 import traceback
 import warnings
@@ -15,7 +16,7 @@ import typer
 from daybreak.cli import output, run_commands, train_commands
 from daybreak.cli.options import app, stderr
 from daybreak.core.errors import DaybreakError, StoppedError, UsageError
-from daybreak.core.signals import obey_signals
+from daybreak.core.signals import noted_signal, obey_signals
 
 __all__ = ["app", "main", "run_commands", "train_commands"]  # the two modules add their verbs to the app
 
@@ -32,7 +33,7 @@ def _run(arguments: list[str]) -> int:
     )  # images too large get an error of ours, from their header
     output.log(quiet=not {"-q", "--quiet"}.isdisjoint(arguments))
     try:
-        return int(app(args=arguments, standalone_mode=False) or 0)
+        return _call_app(arguments)
     except DaybreakError as error:
         return _fail(error, arguments)
     except typer.TyperException as error:
@@ -45,7 +46,7 @@ def _run(arguments: list[str]) -> int:
         return 128 + stopped.signal
     except (KeyboardInterrupt, typer.Abort):
         stderr.print("interrupted", highlight=False)
-        return 130
+        return 128 + (noted_signal() or signal.SIGINT)
     except BrokenPipeError:  # the reader of our output has left, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -54,6 +55,24 @@ def _run(arguments: list[str]) -> int:
             type(error).__name__, str(error) or "unexpected", "--debug, and report what it shows"
         )
         return _fail(unexpected, arguments)
+
+
+def _call_app(arguments: list[str]) -> int:
+    """The app's exit code.
+
+    Raises:
+        KeyboardInterrupt: a signal has come that no training took, whatever has become of its exception since
+            (`core.signals`).
+    """
+    try:
+        code = int(app(args=arguments, standalone_mode=False) or 0)
+    except BaseException:
+        if noted_signal() is not None:
+            raise KeyboardInterrupt from None
+        raise
+    if noted_signal() is not None:
+        raise KeyboardInterrupt
+    return code
 
 
 def _fail(error: DaybreakError, arguments: list[str]) -> int:

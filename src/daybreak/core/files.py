@@ -1,48 +1,91 @@
-"""Files and folders that are whole or not there, and one writer at a time.
+"""Files and folders that are whole or not there: the one place that writes them.
 
-What is written stands beside its place first, is flushed to the disk, and is renamed; then the folder is flushed too,
-so that neither a killed process nor a power cut leaves half of anything under a final name.
+Everything is written under a temporary name beside its final one, flushed to the disk, and renamed; then the folder is
+flushed too, so that neither a killed process nor a power cut leaves half of anything under a final name. Who may write
+to a folder: `core.locks`.
 """
 
 import errno
-import fcntl
 import json
 import os
-import platform
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from daybreak.core.errors import BusyError, StorageError
+import psutil
+from PIL import Image
 
-LOCK = ".lock"
-MAKE_ROOM = "free space, or another disk"
+from daybreak.core.errors import StorageError
+
+FREE_SPACE = "free space, or another disk"
+WINDOWS = os.name == "nt"
 
 
 @contextmanager
-def guarded(path: Path, needed: int = 0) -> Iterator[None]:
-    """Turns a failing file system into a StorageError that names the file, and the bytes it needed where they are
-    known."""
+def storage_errors(path: Path, needed: int = 0, remedy: str | None = None) -> Iterator[None]:
+    """Turn an error of the file system into a StorageError that names the file.
+
+    Args:
+        needed: bytes, for the message, where they are known.
+        remedy: by default what suits the error: free space, or another place.
+    """
     try:
         yield
     except OSError as error:
         why = f"cannot be written ({error.strerror or error}{f', {needed:,} bytes needed' if needed else ''})"
         is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise StorageError(path, why, MAKE_ROOM if is_full else "a place that can be written") from None
+        usual = FREE_SPACE if is_full else "a place that can be written"
+        raise StorageError(path, why, remedy or usual) from None
+
+
+def write_text(path: Path | str, text: str) -> Path:
+    """Write a text file as UTF-8, with line breaks as they are in `text`; returns its path.
+
+    Raises:
+        StorageError: the file system refused; what was there is still there.
+    """
+    return write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path | str, values: Mapping[str, Any]) -> Path:
+    """Write a JSON file as `to_json` has it; errors as for `write_text`.
+
+    Raises:
+        ValueError: a number is not finite.
+    """
+    return write_text(path, to_json(values))
+
+
+def write_picture(path: Path | str, picture: Image.Image) -> Path:
+    """Write a picture as PNG; errors as for `write_text`."""
+    with whole_file(Path(path)) as temporary:
+        picture.save(temporary, "PNG")
+    return Path(path)
+
+
+def write_bytes(path: Path | str, content: bytes) -> Path:
+    """Write a file; errors as for `write_text`."""
+    with whole_file(Path(path)) as temporary:
+        temporary.write_bytes(content)
+    return Path(path)
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` to write to; it takes its place when the block ends well, else it is removed.
+    """A temporary path beside `path` to write to; it is renamed to `path` when the block ends without an error, else
+    removed.
 
     Raises:
-        StorageError: the file system refused.
+        StorageError: the file system refused, or there is something at `path` that is no file. (Renaming would put a
+            file in the place of /dev/null.)
     """
     temporary = _beside(path)
-    with guarded(path):
+    with storage_errors(path):
+        if path.exists() and not path.is_file():
+            raise StorageError(path, "cannot be written (it is there and is not a file)", "another path")
         make_folder(path.parent)
         try:
             yield temporary
@@ -53,7 +96,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def make_folder(path: Path) -> None:
-    """A folder that is there after a power cut too."""
+    """Make a folder, and those above it, so that it is still there after a power cut."""
     if not path.exists():
         path.mkdir(parents=True, exist_ok=True)
         _flush(path.parent)
@@ -61,16 +104,16 @@ def make_folder(path: Path) -> None:
 
 @contextmanager
 def whole_folder(path: Path, needed: int = 0) -> Iterator[Path]:
-    """The same for a folder of files; `path` must not be there yet.
+    """The same for a folder of files; `path` must not exist yet.
 
     Args:
-        needed: bytes, for the error where they are not to be had.
+        needed: bytes that will be written, for the error message.
 
     Raises:
         StorageError: the file system refused.
     """
     temporary = _beside(path)
-    with guarded(path, needed):
+    with storage_errors(path, needed):
         make_folder(path.parent)
         temporary.mkdir()
         try:
@@ -84,120 +127,76 @@ def whole_folder(path: Path, needed: int = 0) -> Iterator[Path]:
 
 
 def to_json(values: Mapping[str, Any]) -> str:
-    """JSON as every file of ours has it: indented, strictly JSON, a line break at its end."""
+    """JSON as in every file of ours: indented, strict (no NaN), with a line break at its end."""
     return json.dumps(values, indent=2, allow_nan=False) + "\n"
 
 
 def check_space(folder: Path, needed: int) -> None:
-    """Find a disk that is too full before hours of work rather than after.
+    """Refuse a disk that is too full before hours of work rather than after.
 
     Raises:
         StorageError: fewer than `needed` bytes are free.
     """
-    with guarded(folder):
+    with storage_errors(folder):
         free = shutil.disk_usage(folder).free
     if free < needed:
-        raise StorageError(folder, f"{needed:,} bytes needed, {free:,} are free", MAKE_ROOM)
+        raise StorageError(folder, f"{needed:,} bytes needed, {free:,} are free", FREE_SPACE)
 
 
-def append_line(path: Path, line: str) -> None:
-    """Add a line to a file that grows; `flush` makes it durable."""
-    with guarded(path), path.open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
+def append_text(path: Path, text: str) -> None:
+    """Append to a file; after `flush` it will survive a power cut."""
+    with storage_errors(path), path.open("a", encoding="utf-8", newline="") as file:
+        file.write(text)
 
 
-def cut(path: Path, size: int) -> None:
-    """Shorten a file to its first `size` bytes; one that is not there counts as empty."""
-    with guarded(path):
+def truncate(path: Path, size: int) -> None:
+    """Shorten a file to its first `size` bytes; a missing one counts as empty."""
+    with storage_errors(path):
         if path.exists() and path.stat().st_size > size:
             os.truncate(path, size)
             _flush(path)
 
 
 def flush(path: Path) -> int:
-    """Flush a file to the disk, an empty one where there is none; returns its size in bytes."""
-    with guarded(path):
-        path.touch()
+    """Flush a file to the disk, an empty one if there is none; returns its size in bytes."""
+    with storage_errors(path):
+        if not path.exists():
+            path.touch()
         _flush(path)
         _flush(path.parent)
         return path.stat().st_size
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder as a whole: killed in the middle, nothing is left under its name."""
-    with guarded(path):
-        doomed = _beside(path)
-        path.rename(doomed)
-        shutil.rmtree(doomed)
+    """Remove a folder as a whole: a process killed in the middle leaves nothing under its name."""
+    with storage_errors(path):
+        renamed = _beside(path)
+        path.rename(renamed)
+        shutil.rmtree(renamed)
 
 
 def is_leftover(path: Path, name: str | None = None) -> bool:
-    """Whether a path is something that a process left unfinished which is no more.
+    """Whether a path is a temporary file or folder of a process that no longer runs.
 
     Args:
-        name: of what was to be written; by default anything.
+        name: the final name it was meant for; by default any.
     """
-    found = re.fullmatch(r"\.(.+)\.(\d+)\.tmp", path.name)
-    return found is not None and name in (None, found[1]) and not _is_alive(int(found[2]))
+    match = re.fullmatch(r"\.(.+)\.(\d+)\.tmp", path.name)
+    return match is not None and name in (None, match[1]) and not _is_running(int(match[2]))
 
 
-def sweep(folder: Path) -> None:
-    """Remove what killed writers left unfinished. Only for who holds the folder (`sole_writer`)."""
-    with guarded(folder):
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed writers left unfinished. Only for the holder of the folder's lock (`core.locks`)."""
+    with storage_errors(folder):
         for path in filter(is_leftover, list(folder.rglob("*"))):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-@contextmanager
-def sole_writer(folder: Path) -> Iterator[None]:
-    """Hold the folder against other writers. The kernel holds the lock (flock), so one that was killed leaves none.
-
-    Raises:
-        BusyError: another process holds it, which is named.
-        StorageError: the folder cannot be written.
-    """
-    path = folder / LOCK
-    with guarded(path):
-        descriptor = _locked(path)
+def _is_running(process: int) -> bool:
     try:
-        yield
-    finally:
-        with suppress(OSError):  # a file that stays is no lock
-            path.unlink()  # still locked: nobody else can have taken the name meanwhile
-        os.close(descriptor)
-
-
-def _locked(path: Path) -> int:
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(descriptor, 200).decode(errors="replace") or "another process"
-            os.close(descriptor)
-            raise BusyError(path.parent, f"in use by {holder}", "wait for it, or another directory") from None
-        if _is_file_of(path, descriptor):
-            os.truncate(descriptor, 0)
-            os.write(descriptor, f"process {os.getpid()} on {platform.node()}".encode())
-            return descriptor
-        os.close(descriptor)  # its last holder removed the file between our opening and locking it
-
-
-def _is_file_of(path: Path, descriptor: int) -> bool:
-    try:
-        return os.path.samestat(path.stat(), os.fstat(descriptor))
-    except FileNotFoundError:
+        return psutil.pid_exists(process)  # os.kill(process, 0) would end it on Windows
+    except OverflowError:  # no process can have this number
         return False
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 def _beside(path: Path) -> Path:
@@ -211,7 +210,9 @@ def _put_in_place(temporary: Path, path: Path) -> None:
 
 
 def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    if WINDOWS and path.is_dir():
+        return  # Windows cannot flush a folder
+    descriptor = os.open(path, os.O_RDWR if WINDOWS else os.O_RDONLY)  # Windows flushes what it may write to
     try:
         os.fsync(descriptor)
     finally:

@@ -8,21 +8,25 @@ from scipy.optimize import minimize_scalar
 
 def softmax(logits_NK: np.ndarray) -> np.ndarray:
     """Probabilities (N, K), float64."""
-    shifted = logits_NK.astype(np.float64) - logits_NK.max(1, keepdims=True)
-    weights = np.exp(shifted)
-    return weights / weights.sum(1, keepdims=True)
+    weights_NK = np.exp(_below_max(logits_NK))
+    return weights_NK / weights_NK.sum(1, keepdims=True)
+
+
+def correct(logits_NK: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
+    """Whether the highest logit of each image is the label's, bool (N,)."""
+    return np.asarray(logits_NK.argmax(1) == labels_N)
 
 
 def accuracy(logits_NK: np.ndarray, labels_N: np.ndarray) -> float:
     """Top-1: the share of images whose highest logit is the label's."""
-    return float((logits_NK.argmax(1) == labels_N).mean())
+    return float(correct(logits_NK, labels_N).mean())
 
 
 def cross_entropy(logits_NK: np.ndarray, labels_N: np.ndarray) -> float:
     """Mean negative log-likelihood in nats."""
-    shifted = logits_NK.astype(np.float64) - logits_NK.max(1, keepdims=True)
-    log_total = np.log(np.exp(shifted).sum(1))
-    return float((log_total - shifted[np.arange(len(labels_N)), labels_N]).mean())
+    shifted_NK = _below_max(logits_NK)
+    log_total_N = np.log(np.exp(shifted_NK).sum(1))
+    return float((log_total_N - shifted_NK[np.arange(len(labels_N)), labels_N]).mean())
 
 
 def confusion_matrix(logits_NK: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
@@ -69,7 +73,7 @@ def expected_calibration_error(logits_NK: np.ndarray, labels_N: np.ndarray, bins
 
 
 def fit_temperature(logits_NK: np.ndarray, labels_N: np.ndarray) -> float:
-    """The T in [1/20, 20] for which softmax(logits / T) has the least cross-entropy (Guo et al. 2017, section 4.2).
+    """The T in [1/20, 20] for which softmax(logits / T) has the lowest cross-entropy (Guo et al. 2017, section 4.2).
     Above one: the net is surer than it should be."""
     found = minimize_scalar(
         lambda log_t: cross_entropy(logits_NK / np.exp(log_t), labels_N), bounds=(-np.log(20), np.log(20)),
@@ -80,7 +84,7 @@ def fit_temperature(logits_NK: np.ndarray, labels_N: np.ndarray) -> float:
 
 def cross_fitted(logits_NK: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
     """The logits over a temperature; that of each half of the images (even, odd) is fitted on the other half, so that
-    what is judged has not been fitted."""
+    no image is evaluated with a temperature that was fitted on it."""
     scaled_NK = logits_NK.astype(np.float64)
     for mine, other in ((slice(0, None, 2), slice(1, None, 2)), (slice(1, None, 2), slice(0, None, 2))):
         if len(labels_N[other]):
@@ -127,3 +131,8 @@ def unsure(logits_NK: np.ndarray, labels_N: np.ndarray, n: int) -> np.ndarray:
     probability_NK = softmax(logits_NK)
     right = np.flatnonzero(probability_NK.argmax(1) == labels_N)
     return right[np.argsort(probability_NK[right].max(1), kind="stable")][:n]
+
+
+def _below_max(logits_NK: np.ndarray) -> np.ndarray:
+    """Logits minus the highest of their image, float64: their exponentials cannot overflow."""
+    return logits_NK.astype(np.float64) - logits_NK.max(1, keepdims=True)

@@ -25,12 +25,13 @@ import numpy as np
 import platformdirs
 
 from daybreak.core.errors import StorageError
-from daybreak.core.files import whole_file
+from daybreak.core.files import storage_errors, write_text
 from daybreak.data.dataset import DecodeSpec, Indices, Part, Pictures, Pixels, Split
 
 FORMAT = 2
 FORMAT_OF_0_1_0 = 1  # without a validation part
 STALE_SECONDS = 24 * 3600
+REMEDY = "set DAYBREAK_CACHE_DIR to a folder that can be written and has space"
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,8 @@ def recall(where: str, stamp: str) -> str | None:
 
 def remember(where: str, stamp: str, content: str) -> None:
     """Note what was read. Only a shortcut: where it cannot be written, the next start reads again."""
-    with suppress(StorageError), whole_file(_seen(where)) as temporary:
-        temporary.write_text(json.dumps({"stamp": stamp, "content": content}), "utf-8")
+    with suppress(StorageError):
+        write_text(_seen(where), json.dumps({"stamp": stamp, "content": content}))
 
 
 def load(key: str) -> Entry | None:
@@ -111,10 +112,10 @@ def staging() -> Iterator[Path]:
         StorageError: the cache cannot be written, or the disk is full.
     """
     root = cache_dir() / "decoded"
-    with _storage_errors():
+    with storage_errors(cache_dir(), remedy=REMEDY):
         root.mkdir(parents=True, exist_ok=True)
         _remove_stale(root)
-        folder = _scratch(root)
+        folder = _temporary(root)
     try:
         yield folder
     finally:
@@ -133,7 +134,7 @@ def write(folder: Path, pictures: Pictures, parts: Mapping[Part, Indices], notes
     images = pictures.images(np.concatenate(list(parts.values())))
     side, channels = pictures.decode.size, pictures.decode.channels
     digest = hashlib.sha256(json.dumps(pictures.classes).encode())
-    with _storage_errors():
+    with storage_errors(cache_dir(), remedy=REMEDY):  # closing a file writes too, and fails again on a full disk
         for part, index in parts.items():
             shape = (len(index), side, side, channels)
             labels_N = pictures.labels_N[index]
@@ -184,18 +185,7 @@ def _write_images(path: Path, shape: tuple[int, ...], images: Iterator[Pixels], 
             file.write(data)
 
 
-@contextmanager
-def _storage_errors() -> Iterator[None]:
-    """Around the whole of a file's life, because closing writes too and fails again on a full disk."""
-    try:
-        yield
-    except OSError as error:
-        remedy = "set DAYBREAK_CACHE_DIR to a folder that can be written and has space"
-        why = f"the cache cannot be written ({error.strerror or error})"
-        raise StorageError(cache_dir(), why, remedy) from None
-
-
-def _scratch(root: Path) -> Path:
+def _temporary(root: Path) -> Path:
     """A new hidden directory with the usual permissions, so that a shared cache can be read by others."""
     folder = root / f".{secrets.token_hex(8)}"
     folder.mkdir()
@@ -204,7 +194,7 @@ def _scratch(root: Path) -> Path:
 
 def _discard(folder: Path) -> None:
     """Move aside first: what has its name must be whole at any moment."""
-    aside = _scratch(folder.parent)
+    aside = _temporary(folder.parent)
     with suppress(OSError):  # another process may have done so
         folder.rename(aside / folder.name)
     shutil.rmtree(aside, ignore_errors=True)

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from daybreak.core.errors import DataError, StorageError, one_line
+from daybreak.core.errors import DataError, one_line
+from daybreak.core.files import write_picture
 from daybreak.data.dataset import Dataset, Part, Pixels, Split
 from daybreak.data.files import plural
 from daybreak.data.picture import enlarged
@@ -88,7 +89,7 @@ def contact_sheet(dataset: Dataset, path: str | Path) -> Path:
             sheet.paste(image, (SHEET_LABEL + column * cell, row * cell))
     if left_out:
         draw.text((SHEET_GAP, len(shown) * cell + cell // 2), f"{left_out} more classes", "black", font, anchor="lm")
-    return _saved(sheet, Path(path))
+    return write_picture(path, sheet)
 
 
 def _parts(dataset: Dataset) -> dict[Part, Split]:
@@ -132,12 +133,3 @@ def _conflicts(splits: list[Split], digests: list[bytes]) -> list[list[str]]:
 
 def _shortened(text: str, most: int = 22) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
-
-
-def _saved(image: Image.Image, path: Path) -> Path:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        image.save(path, format="PNG")
-    except OSError as error:
-        raise StorageError(path, f"cannot be written ({error.strerror or error})", "another path") from None
-    return path

@@ -3,23 +3,23 @@
 Without a network the caller knows within ten seconds. The file gets its name only after size and SHA-256 match.
 """
 
-import fcntl
 import hashlib
 import http.client
 import logging
-import os
 import queue
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from daybreak.core.errors import DataError, StorageError
+from daybreak.core.errors import DataError
+from daybreak.core.files import storage_errors
+from daybreak.core.locks import locked
 
 CONNECT_SECONDS = 8.0  # for all attempts together, until a server answers
 ATTEMPT_SECONDS = 4.0
@@ -27,6 +27,7 @@ STALL_SECONDS = 20.0
 PAUSE_SECONDS = 0.3
 TRIES = 3
 BLOCK_BYTES = 2**18
+REMEDY = "set DAYBREAK_CACHE_DIR to a folder with free space"
 log = logging.getLogger(__name__)
 
 
@@ -55,15 +56,12 @@ def fetch(file: RemoteFile, target: Path, schemes: Sequence[str] = ("https",)) -
         StorageError: it cannot be written.
     """
     part = target.with_name(f"{target.name}.part")
-    try:
+    with storage_errors(target, remedy=REMEDY):  # the network's errors have become Lost
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _alone_in(target.parent):
+        with locked(target.parent, wait=True, remedy=REMEDY):
             if not target.exists():  # another process may have fetched it meanwhile
                 _fetch_part(file, part, target, schemes)
                 part.replace(target)
-    except OSError as error:  # the network's errors have become Lost
-        why = f"cannot be written ({error.strerror or error})"
-        raise StorageError(target, why, "set DAYBREAK_CACHE_DIR to a folder with free space") from None
 
 
 def sha256_of(path: Path) -> str:
@@ -169,17 +167,6 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
         _check_scheme(newurl, self._schemes)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """One download into a folder at a time; a killed process leaves no lock behind."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def _size(part: Path) -> int:

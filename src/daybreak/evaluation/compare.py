@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest
 
+from daybreak.core import metrics
 from daybreak.core.errors import UsageError, one_line
 from daybreak.core.sections import flatten
 from daybreak.evaluation.evaluate import Evaluation, evaluate
@@ -112,7 +113,7 @@ def differences(configs: Sequence[Mapping[str, Any]]) -> list[tuple[str, tuple[s
 
 
 def _pair(first: Evaluation, other: Evaluation, number: int) -> Pair:
-    a_N, b_N = (e.logits_NK.argmax(1) == e.labels_N for e in (first, other))
+    a_N, b_N = (metrics.correct(e.logits_NK, e.labels_N) for e in (first, other))
     only = (tuple(np.flatnonzero(chosen).tolist()) for chosen in (a_N & ~b_N, b_N & ~a_N))
     return Pair(number, mcnemar(a_N, b_N), *only)
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from daybreak.core.config import Device
+from daybreak.core.files import write_picture
 from daybreak.evaluation.evaluate import Mistake, evaluate
 from daybreak.evaluation.predict import find_images, read_images
 from daybreak.explain.maps import ClassMap, Question, class_numbers, explain
@@ -105,7 +106,7 @@ def draw(
             rows.append(row)
             continue
         name = f"{_safe(names[m.image])}-{m.layer}-{question.method}-{_numbered(target, run.card.classes)}{against}.png"
-        path = run.write_picture(f"{FOLDER}/{name}", overlay(images_NHWC[m.image], m.values_HW, MAP_SIZE))
+        path = write_picture(run.path / FOLDER / name, overlay(images_NHWC[m.image], m.values_HW, MAP_SIZE))
         rows.append(row | {"path": str(path)})
     return rows
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from daybreak.core.errors import DataError, RunError, StorageError
+from daybreak.core.errors import DataError, RunError
+from daybreak.core.files import write_text
 from daybreak.data import Dataset
 from daybreak.evaluation.compare import Comparison, Pair
 from daybreak.report.chart import Chart, Line
@@ -33,13 +34,7 @@ def write_comparison(found: Comparison, path: str | Path) -> Path:
         charts=_charts(found),
         differences=found.differences,
     )
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise StorageError(path, f"cannot be written ({error.strerror})", "--out FILE elsewhere") from None
-    return path
+    return write_text(path, page)
 
 
 def _images_of(found: Comparison) -> Dataset | None:

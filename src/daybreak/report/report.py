@@ -9,6 +9,7 @@ import numpy as np
 from daybreak.core import metrics
 from daybreak.core.config import Device
 from daybreak.core.errors import one_line
+from daybreak.core.files import write_picture, write_text
 from daybreak.evaluation.evaluate import Evaluation, evaluate
 from daybreak.explain.features import Observed, observe, principal_plane
 from daybreak.explain.overlay import HEAT
@@ -74,7 +75,7 @@ def write_report(run: RunDirectory, *, data: str | Path | None = None, device: D
         data=sections.described(dataset),
         images=page_data(items, evaluation, classifier, dataset.test.images_NHWC) | _for_maps(classifier),
     )
-    return run.write_text("report.html", page)
+    return write_text(run.path / "report.html", page)
 
 
 def charts(run: RunDirectory) -> dict[str, Any]:
@@ -139,8 +140,8 @@ def draw_figures(run: RunDirectory, evaluation: Evaluation, seen: Observed) -> d
         made["curves"] = figures.curves(epochs)
         made["schedule"] = figures.schedule(steps, run.summary["steps"] / run.summary["epochs"])
     for name, figure in made.items():
-        run.write_text(f"figures/{name}.svg", figures.svg(figure))
-        run.write_picture(f"figures/{name}.png", figures.png(figure, dpi=200))
+        write_text(run.path / "figures" / f"{name}.svg", figures.svg(figure))
+        write_picture(run.path / "figures" / f"{name}.png", figures.png(figure, dpi=200))
     return {"embeddings": data_uri(figures.png(made["embeddings"], dpi=110))}
 
 

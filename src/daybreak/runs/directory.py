@@ -1,8 +1,5 @@
 """The run directory: written and read here only. Its files: docs/run-directory.md."""
 
-import csv
-import io
-import json
 import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,7 +11,6 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
-from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
@@ -23,18 +19,15 @@ from daybreak.core.config import Device, Precision, Recipe
 from daybreak.core.device import compute_dtype, pick_device
 from daybreak.core.errors import RunError, UsageError
 from daybreak.core.files import (
-    LOCK,
-    append_line,
-    cut,
-    flush,
-    guarded,
     is_leftover,
     make_folder,
-    sole_writer,
-    sweep,
-    to_json,
+    remove_leftovers,
+    storage_errors,
     whole_file,
+    write_bytes,
+    write_json,
 )
+from daybreak.core.locks import LOCK, locked
 from daybreak.core.nets import NetConfig, is_from_library
 from daybreak.core.options import TrainOptions
 from daybreak.core.plugins import Factory, is_path
@@ -42,8 +35,10 @@ from daybreak.core.sections import validate
 from daybreak.data.dataset import DecodeSpec
 from daybreak.models.registry import build_net, place
 from daybreak.runs.classifier import Classifier
+from daybreak.runs.metrics_log import MetricsLog
 from daybreak.runs.old_format import net_of, options_of, recipe_values
 from daybreak.runs.predictions import Predictions
+from daybreak.runs.reading import COPY, read_json
 from daybreak.runs.transforms import Normalizer
 
 FORMAT = 1
@@ -63,7 +58,8 @@ class ModelCard:
 
 
 class RunDirectory:
-    """A run on disk. Everything after training sees training only through this class."""
+    """A run on disk: its configuration, metrics, net, predictions and summary, typed. Everything after training sees
+    training only through this class; files that are not about a training are written with `core.files`."""
 
     def __init__(self, path: Path | str, net: Factory | None = None) -> None:
         self.path, self._factory = Path(path), net
@@ -74,39 +70,39 @@ class RunDirectory:
         """Make a directory and hold it against other writers while the block runs.
 
         Args:
-            out: the directory, which must not be there or be empty; or names, of which the first that is free is taken.
+            out: the directory, which must be empty if it exists; or names, of which the first that is free is taken.
             net: as for `open`.
 
         Raises:
-            UsageError: it exists and has something in it.
-            BusyError: another process is about to write to it.
+            UsageError: it exists and is not empty.
+            BusyError: another process writes to it.
             StorageError: it cannot be made.
         """
         path = out if isinstance(out, Path) else _first_free(out)
-        with guarded(path):
+        with storage_errors(path):
             if path.exists() and not path.is_dir():
                 raise UsageError(f"--out {path}", "is a file", "another directory")
             make_folder(path)
-        with sole_writer(path):
-            with guarded(path):
+        with locked(path):
+            with storage_errors(path):
                 leftovers = [file for file in path.iterdir() if file.name != LOCK]
             if not all(is_leftover(file, "config.json") for file in leftovers):
                 raise UsageError(f"--out {path}", "exists and is not empty", "another directory, or remove it first")
-            sweep(path)  # one that was killed before it had written anything
+            remove_leftovers(path)  # of a run that was killed before it had written anything
             yield cls(path, net)
 
     @classmethod
     @contextmanager
     def reopen(cls, path: Path | str, net: Factory | None = None) -> "Iterator[RunDirectory]":
-        """A run made earlier, to go on with, held against other writers; rid of what a killed one left half written.
+        """A run made earlier, to go on with, held against other writers. What a killed one left unfinished is removed.
 
         Raises:
             RunError: there is no run at this path.
             BusyError: another process writes to it.
         """
         run = cls.open(path, net)
-        with sole_writer(run.path):
-            sweep(run.path)
+        with locked(run.path):
+            remove_leftovers(run.path)
             yield run
 
     @classmethod
@@ -131,19 +127,19 @@ class RunDirectory:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        return self._read_json("config.json")
+        return read_json(self.path / "config.json")
 
     @property
     def summary(self) -> dict[str, Any]:
-        return self._read_json("summary.json")
+        return read_json(self.path / "summary.json")
 
     @property
     def has_result(self) -> bool:
-        """Whether training came to an end, of itself or by a signal, and not by an error."""
+        """Whether training ended, by itself or by a signal, without an error."""
         return (self.path / "summary.json").exists() and self.summary["error"] is None
 
     def is_finished(self, step: int) -> bool:
-        """Whether the run came to its end, with this step as its last."""
+        """Whether the run ended by itself, and this step was its last."""
         return self.has_result and self.summary["interrupted"] is None and self.summary["steps"] == step
 
     @property
@@ -162,15 +158,12 @@ class RunDirectory:
             raise RunError(self.path / "config.json", f"cannot be read ({error})", "upgrade daybreak") from None
 
     def metrics(self, event: str) -> list[dict[str, Any]]:
-        """The rows of metrics.jsonl of one kind of event."""
-        *lines, unfinished = self._read_text("metrics.jsonl").split("\n")
-        lines += [unfinished] if unfinished.endswith("}") else []  # a killed run may have left half a row
-        rows = [self._parse("metrics.jsonl", line) for line in lines]
-        return [row for row in rows if row["event"] == event]
+        """The rows of metrics.jsonl of one kind, `step` or `epoch`."""
+        return self._metrics.rows(event)
 
     @cached_property
     def card(self) -> ModelCard:
-        values = self._read_json("model.json")
+        values = read_json(self.path / "model.json")
         if values.get("format") != FORMAT:
             raise RunError(self.path / "model.json", "written by another version of daybreak", "upgrade daybreak")
         try:
@@ -184,7 +177,7 @@ class RunDirectory:
                 precision=values["precision"],
             )
         except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
-            raise RunError(self.path / "model.json", f"cannot be read ({error})", "a whole copy of the run") from None
+            raise RunError(self.path / "model.json", f"cannot be read ({error})", COPY) from None
 
     def classifier(self, device: Device = "auto") -> Classifier:
         """The trained net, ready to use, in evaluation mode.
@@ -211,8 +204,8 @@ class RunDirectory:
             raise RunError(path, f"cannot be read ({error})", "remove it; daybreak evaluate makes it again") from None
 
     def suspects(self) -> dict[str, Any] | None:
-        """What `daybreak suspects` found, or None where nobody has asked."""
-        return self._read_json("suspects.json") if (self.path / "suspects.json").exists() else None
+        """The labels that `daybreak suspects` found to be probably wrong, or None if it has not been run."""
+        return read_json(self.path / "suspects.json") if (self.path / "suspects.json").exists() else None
 
     @property
     def checkpoints(self) -> Path:
@@ -222,80 +215,51 @@ class RunDirectory:
     # Writing
 
     def write_config(self, config: Mapping[str, Any]) -> None:
-        self._write("config.json", to_json(config))
+        write_json(self.path / "config.json", config)
         self.__dict__.pop("config", None)  # read before, and cached
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        self._write("summary.json", to_json(summary))
+        write_json(self.path / "summary.json", summary)
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
-        append_line(self.path / "metrics.jsonl", json.dumps(row, allow_nan=False))
-        if row["event"] == "epoch":
-            self._write_csv()
+        """Add a row to metrics.jsonl, and one of an epoch to metrics.csv too."""
+        self._metrics.append(row)
 
     def flush_metrics(self) -> int:
-        """Make the rows durable; returns how many bytes they are."""
-        return flush(self.path / "metrics.jsonl")
+        """Make the rows survive a power cut; returns how many bytes metrics.jsonl has."""
+        return self._metrics.flush()
 
-    def cut_metrics(self, size: int) -> None:
-        """Take back the rows after the first `size` bytes: their steps are about to be taken again."""
-        cut(self.path / "metrics.jsonl", size)
-        self._write_csv()
+    def truncate_metrics(self, size: int) -> None:
+        """Drop the rows after the first `size` bytes: their steps are about to be taken again."""
+        self._metrics.truncate(size)
 
     def write_model(self, net: nn.Module, card: ModelCard) -> None:
         values = asdict(card) | {"net": card.net.model_dump(), "format": FORMAT}
-        self._write("model.json", to_json(values))
+        write_json(self.path / "model.json", values)
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
-        with whole_file(self.path / "model.safetensors") as temporary:
-            temporary.write_bytes(save(weights))
+        write_bytes(self.path / "model.safetensors", save(weights))
 
     def write_predictions(self, predictions: Predictions) -> None:
         with whole_file(self.path / "predictions.npz") as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **asdict(predictions), indices=np.arange(len(predictions.labels)))
 
-    def remove_judgement(self) -> None:
-        """Take back what was said about weights that are about to be replaced."""
+    def remove_results(self) -> None:
+        """Remove the results of weights that are about to be replaced."""
         for name in ("summary.json", "predictions.npz", "report.html"):
-            with guarded(self.path / name):
+            with storage_errors(self.path / name):
                 (self.path / name).unlink(missing_ok=True)
         found = self.suspects() or {}
-        if "test" in found:  # those of the training part are other nets' findings
+        if "test" in found:  # those of the training part come from the nets of a cross-validation
             self.write_suspects({key: value for key, value in found.items() if key != "test"})
 
     def write_suspects(self, found: Mapping[str, Any]) -> None:
-        self._write("suspects.json", to_json(found))
-
-    def write_text(self, name: str, text: str) -> Path:
-        """A text file of the run, such as report.html or figures/curves.svg."""
-        return self._write(name, text)
-
-    def write_picture(self, name: str, picture: Image.Image) -> Path:
-        """A picture of the run, as PNG."""
-        with whole_file(self.path / name) as temporary:
-            picture.save(temporary, "PNG")
-        return self.path / name
+        write_json(self.path / "suspects.json", found)
 
     # How
 
-    def _read_text(self, name: str) -> str:
-        try:
-            return (self.path / name).read_text(encoding="utf-8")
-        except FileNotFoundError:
-            raise RunError(self.path / name, "missing", "a run that daybreak train finished") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise RunError(self.path / name, f"cannot be read ({error})", "a whole copy of the run") from None
-
-    def _read_json(self, name: str) -> dict[str, Any]:
-        return self._parse(name, self._read_text(name))
-
-    def _parse(self, name: str, text: str) -> dict[str, Any]:
-        try:
-            values = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise RunError(self.path / name, f"not JSON ({error})", "a whole copy of the run") from None
-        if not isinstance(values, dict):
-            raise RunError(self.path / name, "not a JSON object", "a whole copy of the run")
-        return values
+    @cached_property
+    def _metrics(self) -> MetricsLog:
+        return MetricsLog(self.path)
 
     def _build(self, card: ModelCard) -> nn.Module:
         name = card.net.name
@@ -311,39 +275,19 @@ class RunDirectory:
         except FileNotFoundError:
             raise RunError(path, "missing", "a run that daybreak train finished") from None
         except (SafetensorError, RuntimeError, OSError) as error:
-            raise RunError(path, f"does not fit model.json ({str(error)[:200]})", "a whole copy of the run") from None
-
-    def _write_csv(self) -> None:
-        """metrics.csv: the epochs as a table, made anew from metrics.jsonl."""
-        rows = self.metrics("epoch") if (self.path / "metrics.jsonl").exists() else []
-        table = io.StringIO(newline="")
-        writer = csv.DictWriter(
-            table,
-            [key for key in (rows[-1] if rows else {}) if key != "event"],
-            restval="",
-            extrasaction="ignore",
-            lineterminator="\n",
-        )
-        writer.writeheader()
-        writer.writerows(rows)
-        self._write("metrics.csv", table.getvalue())
-
-    def _write(self, name: str, text: str) -> Path:
-        with whole_file(self.path / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-        return self.path / name
+            raise RunError(path, f"does not fit model.json ({str(error)[:200]})", COPY) from None
 
 
 def default_paths(dataset: str, recipe: str, seed: int) -> Iterator[Path]:
-    """runs/DATE-TIME-DATA-RECIPE-sSEED, then the same with a number behind it."""
+    """runs/DATE-TIME-DATA-RECIPE-sSEED, then the same with -2, -3 and so on at its end."""
     stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{dataset}-{recipe}-s{seed}"
     return (Path("runs") / (stem if n == 1 else f"{stem}-{n}") for n in range(1, 1000))
 
 
 def _first_free(paths: Iterable[Path]) -> Path:
-    """The first path that nobody has; made at once, so that two processes never take the same."""
+    """The first path that does not exist; made at once, so that two processes never take the same one."""
     for path in paths:
-        with guarded(path), suppress(FileExistsError):
+        with storage_errors(path), suppress(FileExistsError):
             path.mkdir(parents=True)
             return path
     raise UsageError("--out", "all default names of this second are taken", "--out DIR")

@@ -15,7 +15,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from daybreak.core.errors import RunError
-from daybreak.core.files import guarded, remove_folder, to_json, whole_file, whole_folder
+from daybreak.core.files import remove_folder, storage_errors, to_json, whole_folder, write_json
 
 FORMAT = 1
 TENSORS, FACTS, MANIFEST, BEST = "state.safetensors", "state.json", "manifest.json", "best.json"
@@ -67,7 +67,7 @@ def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
             return read(path), damaged
         except _DamagedError as error:
             aside = _aside(path)
-            with guarded(path):
+            with storage_errors(path):
                 path.rename(aside)
             damaged.append(f"{path.name} is damaged ({error}), kept as {aside.name}")
     if any(folder.glob("damaged-*")):
@@ -78,8 +78,7 @@ def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
 
 def mark_best(folder: Path, step: int) -> None:
     """Say that the checkpoint of this step is the best so far: it stays until another one is."""
-    with whole_file(folder / BEST) as temporary:
-        temporary.write_text(to_json({"step": step}), encoding="utf-8")
+    write_json(folder / BEST, {"step": step})
 
 
 def best(folder: Path) -> Checkpoint | None:

@@ -13,6 +13,7 @@ from typing import Any, Protocol, cast
 
 from daybreak.core.errors import UsageError, nearest, one_line
 from daybreak.core.events import Event, OnEvent
+from daybreak.core.files import write_json
 from daybreak.core.sections import flatten
 from daybreak.runs.directory import RunDirectory
 
@@ -84,7 +85,7 @@ class MLflow:
         found = self._client.get_experiment_by_name("daybreak")
         experiment = found.experiment_id if found else self._client.create_experiment("daybreak")
         self._id = self._client.create_run(experiment, run_name=run.path.name).info.run_id
-        run.write_text(MLFLOW_FILE, json.dumps({"run_id": self._id}) + "\n")
+        write_json(run.path / MLFLOW_FILE, {"run_id": self._id})
         config = run.config
         facts = flatten(config["recipe"]) | {"seed": config["seed"], "data": config["data"]["title"]}
         params = [self._param(key, str(value)) for key, value in facts.items()]

@@ -137,7 +137,7 @@ def resume(
         notes += [f"resumed after step {session.step}" if saved else "no checkpoint yet; from the beginning"]
         notes += [f"not bit-exact: {'; '.join(unlike)}"] if unlike else []
         run.write_config(_resumed_config(run.config, session, options, [*command], notes))
-        run.cut_metrics(saved.facts["metrics_bytes"] if saved else 0)
+        run.truncate_metrics(saved.facts["metrics_bytes"] if saved else 0)
         on_event(_start(session, run, notes))
         return _to_the_end(session, run, options, stop, on_event)
 
@@ -233,7 +233,7 @@ def _write_what_is_left(session: Session, run: RunDirectory, options: TrainOptio
 
 
 def _write_model(session: Session, run: RunDirectory) -> None:
-    run.remove_judgement()  # that of a resumed run is about the weights that are now replaced
+    run.remove_results()  # a resumed run may have some, of the weights that are now replaced
     run.write_model(session.classifier.net, model_card(session))
 
 
