@@ -12,12 +12,19 @@ import warnings
 
 import typer
 
-from daybreak.cli import output, run_commands, train_commands
+# The help lists the verbs in the order of these imports.
+from daybreak.cli import train_commands
+
+# isort: split
+from daybreak.cli import run_commands
+
+# isort: split
+from daybreak.cli import about_commands, output
 from daybreak.cli.options import app, stderr
 from daybreak.core.errors import DaybreakError, StoppedError, UsageError
 from daybreak.core.signals import obey_signals
 
-__all__ = ["app", "main", "run_commands", "train_commands"]  # the two modules add their verbs to the app
+__all__ = ["about_commands", "app", "main", "run_commands", "train_commands"]  # these modules add their verbs to app
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -32,7 +39,7 @@ def _run(arguments: list[str]) -> int:
     )  # images too large get an error of ours, from their header
     output.log(quiet=not {"-q", "--quiet"}.isdisjoint(arguments))
     try:
-        return int(app(args=arguments, standalone_mode=False) or 0)
+        return int(app(args=arguments, prog_name="daybreak", standalone_mode=False) or 0)
     except DaybreakError as error:
         return _fail(error, arguments)
     except typer.TyperException as error:
