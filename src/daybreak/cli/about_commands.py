@@ -107,3 +107,12 @@ def data(
         check_strictly(opened)
     facts = describe(opened) | ({"sheet": str(contact_sheet(opened, sheet))} if sheet else {})
     print_result(facts, as_json, lambda: output.data_set(facts, opened.notes))
+
+
+@app.command(epilog="Example: daybreak doctor")
+def doctor(as_json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
+    """Describe this machine, what daybreak would use of it and why, and what is wrong with it; takes a few seconds."""
+    from daybreak.doctor import doctor as diagnose
+
+    found = diagnose()
+    print_result(found.as_json(), as_json, lambda: output.diagnosis(found))

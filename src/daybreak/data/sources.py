@@ -16,7 +16,7 @@ from daybreak.data.arrays import read_digits, read_npz
 from daybreak.data.cache import cache_dir
 from daybreak.data.canonical import PUBLISHED, Published, verify
 from daybreak.data.dataset import Pictures
-from daybreak.data.download import fetch, sha256_of
+from daybreak.data.download import RemoteFile, fetch, sha256_of
 from daybreak.data.files import read_pictures
 from daybreak.data.folder import Folder
 
@@ -72,6 +72,19 @@ def find(data: str | Path) -> tuple[Source, float]:
         if path.name == published.files[0].path:  # a CIFAR archive by its path; MNIST's files do not tell the two sets
             return PublishedSource(name, published, (path,)), 0.0
     return FileSource(path), 0.0
+
+
+def find_here(name: str) -> str | None:
+    """Where a data set that has a name is on this machine; nothing is downloaded or read. None if it is not here."""
+    if name == "digits":
+        return "scikit-learn"
+    if name in PUBLISHED:
+        paths = [_here(file) for file in PUBLISHED[name].files]
+        return str(paths[0]) if all(paths) else None
+    try:
+        return str(_locate(name))
+    except DataError:
+        return None
 
 
 class DigitsSource:
@@ -164,14 +177,17 @@ def _published(name: str) -> tuple[PublishedSource, float]:
     published = PUBLISHED[name]
     paths, seconds = [], 0.0
     for file in published.files:
-        here = [folder / file.path for folder in _search_dirs() if os.path.isfile(folder / file.path)]
-        target = cache_dir() / file.path
-        if not here:
+        here, target = _here(file), cache_dir() / file.path
+        if here is None:
             started = time.perf_counter()
             fetch(file, target)
             seconds += time.perf_counter() - started
-        paths.append(here[0] if here else target)
+        paths.append(here or target)
     return PublishedSource(name, published, tuple(paths)), seconds
+
+
+def _here(file: RemoteFile) -> Path | None:
+    return next((folder / file.path for folder in _search_dirs() if os.path.isfile(folder / file.path)), None)
 
 
 def _search_dirs() -> list[Path]:
