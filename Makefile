@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 READY_TO_WORK := $(VENV)/.ready-to-work
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak docs lint format clean
+.PHONY: help demo test test-all soak docs lint format clean
 
 help:  ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -15,7 +15,10 @@ help:  ## Show this list.
 demo: $(READY)  ## Train on CIFAR-10 (or on digits where it cannot be had) and write a report.
 	@$(BIN)/python -m daybreak.cli.demo
 
-test: $(READY_TO_WORK)  ## Run the whole test suite; its pages need a Chromium.
+test: $(READY_TO_WORK)  ## Run the tests, all but the slow; those of pages need a Chromium.
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(READY_TO_WORK)  ## Run all tests, those too that build and install daybreak.
 	$(BIN)/python -m pytest
 
 soak: $(READY_TO_WORK)  ## The tests of reliability in their long form (half an hour); writes docs/reliability.md.

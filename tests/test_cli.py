@@ -29,6 +29,7 @@ COMMANDS = (
     "inspect",
     "recipes",
     "data",
+    "doctor",
     "bench",
     "lr-find",
     "serve",

@@ -1,17 +1,20 @@
 """The house: files stay readable, starting up stays quick, and a room that reaches too high is found by `make lint`."""
 
+import importlib
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 import daybreak
 
 SOURCE = Path(daybreak.__file__).parent
-PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
+ROOT = Path(__file__).parents[1]
+PYPROJECT = ROOT / "pyproject.toml"
 FILES = sorted(SOURCE.rglob("*.py"))
 LONGEST_FILE = 350
 
@@ -47,3 +50,43 @@ def test_an_import_against_the_flow_is_found(module: str, imported: str, tmp_pat
     assert found.returncode == 1, found.stdout + found.stderr
     assert module in found.stdout
     assert imported in found.stdout
+
+
+@pytest.fixture
+def house(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    return importlib.import_module("house")
+
+
+def test_the_picture_of_the_rooms_is_what_their_imports_say(house: ModuleType) -> None:
+    """It is what `python docs/house.py` draws."""
+    assert house.PICTURE.read_text(encoding="utf-8") == house.svg(house.draw())
+
+
+def test_every_room_is_in_a_layer_and_described(house: ModuleType) -> None:
+    layers = [room for layer in house.layers() for room in layer]
+    rooms = {path.stem for path in SOURCE.iterdir() if path.is_dir() and list(path.glob("*.py"))}
+    modules = {path.stem for path in SOURCE.glob("*.py")} - {"__init__", "__main__"}
+    assert sorted(layers) == sorted(rooms | modules)
+    described = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert [room for room in layers if f"| `{room}`" not in described] == []
+
+
+def test_arrows_that_others_imply_are_left_out(house: ModuleType) -> None:
+    edges = {"top": {"left", "right", "base"}, "left": {"base"}, "right": {"base", "left"}, "base": set()}
+    assert house.reduced(edges) == {"top": {"right"}, "left": {"base"}, "right": {"left"}, "base": set()}
+    assert house.rows([["top"], ["right"], ["left"], ["base"]], edges) == [["base"], ["left"], ["right"], ["top"]]
+    apart = {"top": {"base"}, "left": {"base"}, "right": {"base"}, "base": set()}
+    assert house.rows([["top"], ["right"], ["left"], ["base"]], apart) == [["base"], ["left", "right", "top"]]
+
+
+def test_no_arrow_runs_through_a_box(house: ModuleType) -> None:
+    """Where an arrow passes a row, it keeps its distance from the rooms there."""
+    edges = house.imports({room for layer in house.layers() for room in layer})
+    stacked = house.rows(house.layers(), edges)
+    places = house.place(stacked, house.ways(stacked, house.reduced(edges)))
+    passing = [node for node in places if not isinstance(node, str)]
+    assert passing
+    for node in passing:
+        for room in stacked[node[2]]:
+            assert abs(places[node][0] - places[room][0]) >= house.WIDTH / 2 + house.GAP - 0.02

@@ -13,12 +13,19 @@ import warnings
 
 import typer
 
-from daybreak.cli import output, run_commands, train_commands
+# The help lists the verbs in the order of these imports.
+from daybreak.cli import train_commands
+
+# isort: split
+from daybreak.cli import run_commands
+
+# isort: split
+from daybreak.cli import about_commands, output
 from daybreak.cli.options import app, stderr
 from daybreak.core.errors import DaybreakError, StoppedError, UsageError
 from daybreak.core.signals import noted_signal, obey_signals
 
-__all__ = ["app", "main", "run_commands", "train_commands"]  # the two modules add their verbs to the app
+__all__ = ["about_commands", "app", "main", "run_commands", "train_commands"]  # these modules add their verbs to app
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -65,7 +72,7 @@ def _call_app(arguments: list[str]) -> int:
             (`core.signals`).
     """
     try:
-        code = int(app(args=arguments, standalone_mode=False) or 0)
+        code = int(app(args=arguments, prog_name="daybreak", standalone_mode=False) or 0)
     except BaseException:
         if noted_signal() is not None:
             raise KeyboardInterrupt from None

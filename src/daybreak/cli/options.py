@@ -14,7 +14,6 @@ app = typer.Typer(
     name="daybreak",
     help="Train image classifiers in the least time your hardware allows, and see why they are wrong.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -25,7 +24,23 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on std
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")]
 DATA_HELP = "cifar10, cifar100, mnist, fashion-mnist, digits, or a folder, archive or .npz."
-Data = Annotated[str, typer.Argument(metavar="DATA", help=DATA_HELP)]
+
+
+def data_names() -> list[str]:
+    """What a shell offers for DATA besides files."""
+    from daybreak.data.sources import NAMES
+
+    return list(NAMES)
+
+
+def recipe_names() -> list[str]:
+    """What a shell offers for a recipe."""
+    from daybreak.recipes import RECIPES
+
+    return list(RECIPES)
+
+
+Data = Annotated[str, typer.Argument(metavar="DATA", help=DATA_HELP, autocompletion=data_names)]
 MovedData = Annotated[str | None, typer.Option("--data", help="Where the run's data is now, if it has moved.")]
 RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
 SplitSeed = Annotated[int, typer.Option(min=0, help="Seed of the test split, for data that has no test part.")]

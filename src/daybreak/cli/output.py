@@ -3,7 +3,7 @@
 import logging
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from daybreak.core.errors import one_line
 if TYPE_CHECKING:
     from daybreak.core.config import Expected, Recipe
     from daybreak.core.lr_curve import FoundRate
+    from daybreak.doctor import Diagnosis
     from daybreak.evaluation.compare import Comparison
     from daybreak.evaluation.evaluate import Evaluation
     from daybreak.explain.inspection import Inspection
@@ -213,6 +214,43 @@ def data_set(facts: dict[str, Any], notes: tuple[str, ...]) -> None:
         console.print(f"{key}: {value}", highlight=False, markup=False)
     for note in notes:
         console.print(f"note: {one_line(note)}", highlight=False, markup=False)
+
+
+def diagnosis(found: "Diagnosis") -> None:
+    """A line per fact, then the problems."""
+    for name, fact in _facts(found):
+        console.print(f"{name:<12} {one_line(fact)}", highlight=False, markup=False)
+    for problem in found.problems:
+        console.print(f"warning: {problem}", highlight=False, markup=False)
+
+
+def _facts(found: "Diagnosis") -> Iterator[tuple[str, str]]:
+    m = found.machine
+    yield "processor", f"{m.cpu}, {m.usable_cores} of {m.cores} cores usable, {m.cpu_capability}, load {m.load:.1f}"
+    memory = "kept while training on the CPU" if m.keeps_memory else "returned to the system at once"
+    total, available = _gigabytes(m.memory_bytes), _gigabytes(m.available_bytes)
+    yield "memory", f"{total}, {available} available; freed memory is {memory}"
+    gpus = (f"{gpu['name']}, {_gigabytes(gpu['memory_bytes'])}, {_gigabytes(gpu['free_bytes'])} free" for gpu in m.gpus)
+    yield "GPU", "; ".join(gpus) or "none that PyTorch can use"
+    yield "compiler", m.compiler or "none"
+    for name, choice in found.auto.items():
+        yield name, f"{choice.value}: {choice.why}"
+    for dtype, rates in found.speed.items():
+        yield "rough speed", f"{dtype}: {', '.join(f'{what} {rate:,.0f} GFLOP/s' for what, rate in rates.items())}"
+    yield "versions", f"{', '.join(f'{name} {version}' for name, version in found.versions.items())}; {m.platform}"
+    for name, folder in found.folders.items():
+        state = "" if folder.exists else ", not there yet"
+        access = "writable" if folder.writable else "read-only"
+        yield name, f"{folder.path}{state}, {access}, {_gigabytes(folder.free_bytes)} free"
+    for name, where in found.data_sets.items():
+        yield "data set", f"{name}: {where or 'not on this machine'}"
+    for name, extra in found.extras.items():
+        missing = f"{', '.join(extra.missing)} not installed; {extra.install}"
+        yield "extra", f"{name}: {missing if extra.missing else 'installed'}"
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.1f} GB"
 
 
 def _name(name: str) -> str:

@@ -41,6 +41,11 @@ def compute_dtype(precision: Precision, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if precision == "bfloat16" else torch.float32
 
 
+def can_keep_memory() -> bool:
+    """Whether the C library is one whose allocator can be told to keep freed memory: glibc."""
+    return sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt")
+
+
 @contextmanager
 def kept_memory() -> Iterator[None]:
     """Keep freed memory in the process while the block runs, and give it back at the end.
@@ -49,10 +54,10 @@ def kept_memory() -> Iterator[None]:
     and zeroing hundreds of MiB again: at batch 2000 of 32 px, 40 % of the time (benchmarks/LOG.md). Elsewhere than on
     glibc this does nothing. Afterwards glibc's thresholds are fixed at its defaults and no longer move by themselves.
     """
-    libc: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if not hasattr(libc, "mallopt"):
+    if not can_keep_memory():
         yield
         return
+    libc: Any = ctypes.CDLL(None)
     libc.mallopt(_M_MMAP_MAX, 0)
     libc.mallopt(_M_TRIM_THRESHOLD, -1)
     try:

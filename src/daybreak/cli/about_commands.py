@@ -1,0 +1,118 @@
+"""Verbs about what there is to train with: recipes, nets, data, and the machine."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from daybreak import __version__
+from daybreak.cli import output
+from daybreak.cli.options import (
+    Data,
+    Debug,
+    Json,
+    Quiet,
+    Settings,
+    Size,
+    SkipBad,
+    SplitSeed,
+    Strict,
+    app,
+    print_result,
+    recipe_names,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"daybreak {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def daybreak(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """Options of the program itself; its help text is the app's."""
+
+
+@app.command(epilog="Example: daybreak recipes sprint")
+def recipes(
+    name: Annotated[
+        str | None,
+        typer.Argument(help="Print this recipe whole, as TOML: a file for --recipe.", autocompletion=recipe_names),
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """The recipes, with what they reached when they were last measured."""
+    from daybreak.recipes import RECIPES, get_recipe, to_toml
+
+    if name:
+        chosen = get_recipe(name)
+        print_result(chosen.model_dump(mode="json"), as_json, lambda: print(to_toml(chosen), end=""))
+        return
+    listed = {"recipes": [recipe.model_dump(mode="json") for recipe in RECIPES.values()]}
+    print_result(listed, as_json, lambda: output.recipes(RECIPES.values()))
+
+
+@app.command(epilog="Example: daybreak inspect page --picture page.png")
+def inspect(
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="RECIPE|NET|RUN", help="Such as page, vgg or timm:resnet18.", autocompletion=recipe_names
+        ),
+    ],
+    size: Size = None,
+    picture: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also draw the net and what its stages see, as PNG.")
+    ] = None,
+    settings: Settings = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """The layers of a net: shape, parameters, multiply-adds, memory, receptive field, effective stride."""
+    from daybreak import api
+    from daybreak.core.config import parse_settings
+
+    found = api.inspect(what, size, settings=parse_settings(settings or []), picture=picture)
+    facts = found.as_json() | ({"picture": str(picture)} if picture else {})
+    print_result(facts, as_json, lambda: output.inspection(found, picture))
+
+
+@app.command(epilog="Example: daybreak data my-photos/ --sheet sheet.png")
+def data(
+    data: Data,
+    sheet: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a contact sheet of every class as PNG.")
+    ] = None,
+    size: Size = None,
+    split_seed: SplitSeed = 0,
+    skip_bad: SkipBad = False,
+    strict: Strict = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Describe and check a data set: counts, sizes, mean and deviation, duplicates across splits."""
+    from daybreak.data import check_strictly, contact_sheet, describe, open_dataset
+
+    opened = open_dataset(data, size=size, split_seed=split_seed, skip_bad=skip_bad)
+    if strict:
+        check_strictly(opened)
+    facts = describe(opened) | ({"sheet": str(contact_sheet(opened, sheet))} if sheet else {})
+    print_result(facts, as_json, lambda: output.data_set(facts, opened.notes))
+
+
+@app.command(epilog="Example: daybreak doctor")
+def doctor(as_json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
+    """Describe this machine, what daybreak would use of it and why, and what is wrong with it; takes a few seconds."""
+    from daybreak.doctor import doctor as diagnose
+
+    found = diagnose()
+    print_result(found.as_json(), as_json, lambda: output.diagnosis(found))

@@ -1,0 +1,61 @@
+"""The machine as its operating system describes it: cores and memory that this process may use, folders. No torch."""
+
+import math
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+CGROUP = Path("/sys/fs/cgroup")  # version 2: the limits of the container this runs in
+MEMINFO = Path("/proc/meminfo")
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder that may not exist yet: then what holds for the nearest parent that does.
+
+    Attributes:
+        free_bytes: what its file system can still take.
+    """
+
+    path: str
+    exists: bool
+    writable: bool
+    free_bytes: int
+
+
+def usable_cores() -> int:
+    """How many cores this process may use: its affinity, and the container's quota where there is one."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota, *period = _words(CGROUP / "cpu.max") or ["max"]
+    return allowed if quota == "max" else max(1, min(allowed, math.ceil(int(quota) / int(period[0]))))
+
+
+def memory_bytes() -> tuple[int, int]:
+    """Total memory and what is available to this process, in bytes, within the container's limit where there is one."""
+    page = os.sysconf("SC_PAGE_SIZE")
+    total = os.sysconf("SC_PHYS_PAGES") * page
+    available = _available() or total
+    limit, *_ = _words(CGROUP / "memory.max") or ["max"]
+    if limit != "max" and int(limit) < total:
+        used = int(_words(CGROUP / "memory.current")[0])
+        total, available = int(limit), min(available, int(limit) - used)
+    return total, max(0, available)
+
+
+def describe_folder(path: Path) -> Folder:
+    """Whether a folder exists, can be written, and how many bytes are free there."""
+    nearest = next(place for place in (path, *path.absolute().parents) if place.exists())
+    writable = nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
+    return Folder(str(path), path.is_dir(), writable, shutil.disk_usage(nearest).free)
+
+
+def _available() -> int | None:
+    """MemAvailable: free memory, and caches that the kernel would give up. None where there is no /proc/meminfo."""
+    lines = MEMINFO.read_text().splitlines() if MEMINFO.exists() else []
+    found = [line for line in lines if line.startswith("MemAvailable:")]
+    return int(found[0].split()[1]) * 1024 if found else None
+
+
+def _words(path: Path) -> list[str]:
+    return path.read_text().split() if path.is_file() else []
