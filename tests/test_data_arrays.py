@@ -89,7 +89,7 @@ GOOD = {
         ({"y_train": np.array([0, 1, 0, 1], object)}, "y_train: Object arrays cannot be loaded"),
         ({"x_test": pixels(2, side=9)}, "x_test: images of shape"),
         ({"classes": np.array(["a"])}, "classes: 1 names, but labels go to 1"),
-        ({"classes": np.array(["a", "a"])}, "classes: must be one row of different strings"),
+        ({"classes": np.array(["a", "a"])}, "classes: must be a one-dimensional array of distinct strings"),
         ({"classes": np.array([1, 2])}, "classes: must be"),
         ({"y_test": np.array([0, 0])}, "no image in test: 1"),
         ({"y_test": np.array([0, 3])}, "no image in train: 2, 3; no image in test: 1, 2"),

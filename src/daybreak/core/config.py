@@ -122,7 +122,7 @@ class OneCycle(Section):
         if self.phases == 3 and self.warmup > 0.5:
             raise ValueError(f"three phases need warmup <= 0.5, not {self.warmup}")
         if self.shape == "steps" and (self.phases == 3 or self.momentum is not None):
-            raise ValueError("shape steps has two phases and cycles no momentum")
+            raise ValueError("shape steps needs two phases and a fixed momentum")
         return self
 
 
@@ -189,7 +189,7 @@ class Recipe(Section):
     def stages_cover_training(self) -> Self:
         ends = [stage.until for stage in self.resolution]
         if not ends or ends[-1] != 1.0 or ends != sorted(set(ends)):
-            raise ValueError(f"resolution: `until` must rise and end at 1.0, not {ends}")
+            raise ValueError(f"resolution: `until` must increase and end at 1.0, not {ends}")
         return self
 
 
@@ -230,7 +230,7 @@ def with_epochs(recipe: Recipe, epochs: int | None, settings: Mapping[str, Any] 
     """The recipe with so many epochs, whatever it says about its length, and with other keys replaced."""
     length = {} if epochs is None else {"epochs": epochs, "min_steps": 0, "steps": None}
     for key in length.keys() & (settings or {}).keys():
-        raise UsageError(f"--epochs and --set {key}", "both say how long to train", "one of them")
+        raise UsageError(f"--epochs and --set {key}", "both set the length of training", "use one of them")
     return override(recipe, dict(settings or {}) | length)
 
 

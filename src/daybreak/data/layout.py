@@ -100,7 +100,7 @@ def _parts(root: Parts, tree: set[Parts], where: object) -> tuple[Parts, Parts |
         return root, None, ()
     strangers = [folder[-1] for folder in _below(root, tree) if folder[-1].lower() not in ("train", *TEST_PARTS)]
     if strangers:
-        raise DataError(where, f"folders beside train/: {', '.join(strangers[:10])}", "move them into train/ or away")
+        raise DataError(where, f"folders beside train/: {', '.join(strangers[:10])}", "move or remove them")
     tests = [part for part in TEST_PARTS if part in found]
     notes = tuple(f"{part}/ is not used: {tests[0]}/ is the test part" for part in tests[1:])
     return train, found[tests[0]] if tests else None, notes

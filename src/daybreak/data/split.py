@@ -19,7 +19,7 @@ def split_indices(pictures: Pictures, seed: int, where: object) -> tuple[Indices
     """
     if len(pictures.classes) < 2:
         found = ", ".join(map(repr, pictures.classes)) or "none"
-        raise DataError(where, f"a classifier needs two classes or more (found: {found})", "add a folder a class")
+        raise DataError(where, f"a classifier needs two classes or more (found: {found})", "add one folder per class")
     if pictures.is_test_N is not None:
         train, test = np.flatnonzero(~pictures.is_test_N), np.flatnonzero(pictures.is_test_N)
         _check_parts(pictures, train, test, where)
