@@ -133,18 +133,20 @@ def headline() -> str:
     assert ours is not None
     low, high = (f(map(per_cent, theirs)) for f in (min, max))
     runs = " or ".join(str(n) for n in sorted({row["n"] for row in [ours, *theirs]}))
-    lines = [
-        f"With a budget of {minutes:g} minutes on two CPU cores it reaches {per_cent(ours):.1f} % on {DATASET}; a "
-        f"standard ResNet-18 in plain PyTorch,\nLightning or fastai reaches {low:.0f} to {high:.0f} % "
-        f"([n = {runs} each]({folder})).",
-        *(
-            f"`{name}` comes within {100 * EQUAL_ACCURACY:.1f} points of the accuracy of {PLAIN} in "
-            f"{ratio(row, anchor):.2f} of its time ([n = {row['n']} and {anchor['n']}]({place(folder)}))."
-            for folder in anchor_series()
-            for name, row, anchor in comparable(folder)
-        ),
-    ]
-    return "\n".join(lines) + "\n"
+    text = f"With a budget of {minutes:g} minutes on {hardware(record['hardware'])}, it reaches {per_cent(ours):.1f} % "
+    text += f"on {record['dataset']}.\n"
+    text += f"A standard ResNet-18 in plain PyTorch, Lightning or fastai reaches {low:.0f} to {high:.0f} % "
+    text += f"([n = {runs} each]({folder})).\n"
+    return text + "".join(anchor_sentence(series, *row) for series in anchor_series() for row in comparable(series))
+
+
+def anchor_sentence(folder: Path, name: str, row: Row, anchor: Row) -> str:
+    machine = hardware(read_record(folder)["hardware"])
+    return (
+        f"`{name}` comes within {100 * EQUAL_ACCURACY:.1f} points of the accuracy of {PLAIN} (Jordan 2024), a method "
+        f"built for speed,\nin {ratio(row, anchor):.2f} of its time ({machine}; [n = {row['n']} and {anchor['n']}]"
+        f"({place(folder)})).\n"
+    )
 
 
 def anchor_series() -> list[Path]:

@@ -230,7 +230,7 @@ def with_epochs(recipe: Recipe, epochs: int | None, settings: Mapping[str, Any] 
     """The recipe with so many epochs, whatever it says about its length, and with other keys replaced."""
     length = {} if epochs is None else {"epochs": epochs, "min_steps": 0, "steps": None}
     for key in length.keys() & (settings or {}).keys():
-        raise UsageError(f"--epochs and --set {key}", "both set the length of training", "use one of them")
+        raise UsageError(f"--epochs and --set {key}", "both say how long to train", "one of them")
     return override(recipe, dict(settings or {}) | length)
 
 
