@@ -1,10 +1,11 @@
-"""sprint against its anchor, airbench94_muon in plain eager PyTorch, alternating in one series of runs.
+"""sprint and its anchor, airbench94_muon in plain eager PyTorch, alternating in one series of runs.
 
     python benchmarks/anchor.py cifar10-jpeg --out benchmarks/records/DATE_sprint
 
-Every run is a process of its own, one at a time. The anchor (benchmarks/peers/airbench94_muon.py) runs as anyone would
-run it, and once more with the memory setting that daybreak uses on CPUs, to say how much of the difference that is.
-What is there already is not repeated. ratio.json has mean seconds over mean seconds of the anchor.
+Every run is a process of its own, one at a time. The anchor (benchmarks/peers/airbench94_muon.py) runs with default
+settings, and on CPUs once more with the memory setting that daybreak uses there. Only that second anchor can be
+compared with a recipe. Runs that are there already are not repeated. ratio.json has mean seconds over mean seconds of
+the anchor.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""What the one-cycle policy's choices change at equal length, and how good the range test's rates are.
+"""What each option of the one-cycle policy changes at equal length, and how good the rates of the range test are.
 
     python benchmarks/cycles.py variants cifar10-jpeg --out benchmarks/records/DATE_cycles
     python benchmarks/cycles.py rates cifar10-jpeg --out benchmarks/records/DATE_rates
 
-Every trial is judged on a tenth of the training images, held out, the same for all; the test set chooses nothing. Seeds
-are interleaved, a failed trial is counted. trials.jsonl has every trial with its curve; what is there is not repeated.
-Tables and figure go into docs/one-cycle.md.
+Every trial is evaluated on a tenth of the training images, held out and the same for all; the test set is not used.
+Seeds are interleaved and failed trials are counted. trials.jsonl has every trial with its curve; trials that are there
+are not repeated. Tables and figure go into docs/one-cycle.md.
 """
 
 import argparse
@@ -209,9 +209,9 @@ def to_the_best(recipe: str, rows: list[Row]) -> str:
 
 
 def rates_table(folder: Path) -> str:
-    """A row a recipe: the grid, what was found, and how far below the best of the grid it ended."""
+    """One row per recipe: the grid, the suggested rate, and its accuracy minus that of the best rate of the grid."""
     rows = read(folder)
-    lines = ["| recipe | grid: peak and held-out accuracy | found | accuracy | to the best of the grid |"]
+    lines = ["| recipe | grid: peak and held-out accuracy | suggested | accuracy | minus the best of the grid |"]
     lines.append("| --- " * 5 + "|")
     for recipe, seeds in grids(rows).items():
         groups = by_name(row for row in rows if row["name"].startswith(f"{recipe} ") and row["seed"] in seeds)

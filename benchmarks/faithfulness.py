@@ -1,4 +1,4 @@
-"""Are the maps of a run true? Deletion, insertion and ROAD on its test images, the pointing game on drawn shapes.
+"""Are the maps of a run faithful? Deletion, insertion and ROAD on its test images, the pointing game on drawn shapes.
 
     python benchmarks/faithfulness.py runs/RUN --out benchmarks/records/DATE_faithfulness
 
@@ -139,7 +139,7 @@ def maps_of(
 def table(record: Row) -> str:
     """The record as Markdown."""
     facts = f"`{record['recipe']}` on {record['dataset']} ({100 * record['test_acc']:.2f} % with one view), "
-    facts += f"{record['seeds']} draws of {record['images']} test images, the predicted class; mean ± deviation:"
+    facts += f"{record['seeds']} samples of {record['images']} test images, predicted class; mean ± standard deviation:"
     head = ["| stage | map | deletion ↓ | insertion ↑ | ROAD ↑ |", "| --- " * 5 + "|"]
     lines = [
         f"| {row['layer']} | {row['method']} | "
@@ -149,7 +149,7 @@ def table(record: Row) -> str:
     ]
     pointing = [
         f"\nThe pointing game on drawn shapes (chance: {100 * record['chance']:.1f} %), {record['seeds']} seeds:\n",
-        "| map | trained net | the same net, fresh weights |",
+        "| map | trained net | the same net, random weights |",
         "| --- " * 3 + "|",
         *(
             f"| {r['method']} | {shown(r['trained'], 100)} % | {shown(r['untrained'], 100)} % |"

@@ -1,11 +1,11 @@
-"""What a promise costs sprint: windows of training with it, and windows without, in turn.
+"""The cost of a guarantee: sprint trains windows of steps with it and without it, alternating.
 
     python benchmarks/prices.py checkpoints cifar10-jpeg --out benchmarks/records/DATE_checkpoints
     python benchmarks/prices.py deterministic cifar10-jpeg --out benchmarks/records/DATE_deterministic
 
-A pair is two neighbouring windows of one training at full image size. A window with a checkpoint begins with one, so
-the difference is its price with whatever it does to the steps behind it. pairs.json has every window; the line goes
-into docs/reliability.md.
+A pair is two consecutive windows of one training at full image size. A window with a checkpoint begins with one, so
+the difference includes its effect on the steps after it. pairs.json has every window; the sentence goes into
+docs/reliability.md.
 """
 
 import argparse
@@ -98,7 +98,7 @@ def window(session: Session, promise: Promise, steps: int) -> float:
 
 
 def judge(promise: str, pairs: list[tuple[float, float]]) -> dict[str, Any]:
-    """What a promise adds, as a share of training: of a minute's for one checkpoint, of a window's for what lasts."""
+    """The added time as a share of training: of a minute for one checkpoint, of a window for a permanent setting."""
     cost = spread([with_it - without for with_it, without in pairs])
     whole = MINUTE if promise == "checkpoints" else sum(without for _, without in pairs) / len(pairs)
     return {"seconds": cost, "share": [bound / whole for bound in (cost["ci95"][0], cost["mean"], cost["ci95"][1])]}
@@ -108,8 +108,8 @@ def line(found: dict[str, Any]) -> str:
     low, mean, high = (f"{100 * share:.2f} %" for share in found["share"])
     what = {"checkpoints": "with a checkpoint every minute", "deterministic": "with `--deterministic`"}
     return (
-        f"`{found['recipe']}` {what[found['promise']]} is slower by {mean} (95 % interval {low} to {high}) than\n"
-        f"without, by {len(found['windows'])} pairs of windows of {found['steps']} steps with and without.\n"
+        f"`{found['recipe']}` {what[found['promise']]} takes {mean} longer (95 % interval {low} to {high}),\n"
+        f"measured over {len(found['windows'])} pairs of windows of {found['steps']} steps with and without.\n"
     )
 
 

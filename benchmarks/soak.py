@@ -1,4 +1,4 @@
-"""The tests of reliability in their long form: every resume point, 300 kills, 1,000 flipped bits, every write.
+"""The reliability tests at full length: every resume point, 300 kills, 1,000 flipped bits, every write.
 
     make soak
 
@@ -21,20 +21,20 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs" / "reliability.md"
 BLOCK = between("soak")
 PROMISES = {
-    "test_resume.py::test_resumed_at_any_step_it_ends_the_same": "resumed after any of 40 steps, the state is the same",
-    "test_resume.py::test_killed_at_any_moment_it_ends_the_same": "killed (`kill -9`) at a random moment and resumed",
-    "test_resume.py::test_a_signal_in_any_phase_loses_nothing": "a signal in a step, an evaluation, the last judgement",
-    "test_resume.py::test_two_runs_in_one_directory": "two processes in one run directory: one wins",
-    "test_checkpoint.py::test_a_fault_at_any_write_leaves_a_valid_checkpoint": "a full disk at each write or rename",
-    "test_hostile.py::test_an_input_gives_its_code_and_its_line": "hostile inputs: their exit code and their line",
-    "test_hostile.py::test_a_name_that_is_no_file_here_is_not_fetched": "image names that lead out, or to the network",
-    "test_serve.py::test_bad_uploads_keep_nobody_waiting": "uploads: too large, too slow, gone",
-    "test_serve.py::test_no_name_leads_out_of_the_run_or_to_the_network": "addresses that lead out of a served run",
-    "test_hostile.py::test_a_hundred_pickles_and_archives_run_nothing": "malicious pickles and archives run nothing",
-    "test_cli.py::test_a_signal_while_it_starts_ends_it": "a signal while it starts, before there is a run",
+    "test_resume.py::test_resumed_at_any_step_it_ends_the_same": "resumed after any of 40 steps: same final state",
+    "test_resume.py::test_killed_at_any_moment_it_ends_the_same": "killed (`kill -9`) at random: same final state",
+    "test_resume.py::test_a_signal_in_any_phase_loses_nothing": "a signal in a step or any evaluation",
+    "test_resume.py::test_two_runs_in_one_directory": "two processes in one run directory: one is refused",
+    "test_checkpoint.py::test_a_fault_at_any_write_leaves_a_valid_checkpoint": "a disk full at any write or rename",
+    "test_hostile.py::test_an_input_gives_its_code_and_its_line": "malformed inputs: exit code and error line",
+    "test_hostile.py::test_a_name_that_is_no_file_here_is_not_fetched": "image names outside the folder or remote",
+    "test_serve.py::test_bad_uploads_keep_nobody_waiting": "uploads: too large, too slow, aborted",
+    "test_serve.py::test_no_name_leads_out_of_the_run_or_to_the_network": "URLs outside a served run",
+    "test_hostile.py::test_a_hundred_pickles_and_archives_run_nothing": "malicious pickles and archives",
+    "test_cli.py::test_a_signal_while_it_starts_ends_it": "a signal at start-up, before a run exists",
     "test_data_download.py::test_a_signal_ends_a_download_and_what_came_is_kept": "a signal in a download",
     "test_data_download.py::test_a_server_that_fails_midway_is_asked_for_the_rest": "servers: stalled, reset, 80 kB/s",
-    "test_checkpoint.py::test_no_flipped_bit_and_no_cut_is_loaded": "a bit flipped, or a file cut short",
+    "test_checkpoint.py::test_no_flipped_bit_and_no_cut_is_loaded": "a flipped bit or a truncated file",
 }
 
 
@@ -71,7 +71,7 @@ def table(tally: Tally) -> str:
         f"| {text} | `{name.split('::')[1]}` | {tally.trials[name]} | {tally.failures[name]} |"
         for name, text in PROMISES.items()
     ]
-    return "\n".join([head, "| promise | test | trials | failures |", "| --- " * 4 + "|", *lines]) + "\n"
+    return "\n".join([head, "| guarantee | test | trials | failures |", "| --- " * 4 + "|", *lines]) + "\n"
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Judge settings of a recipe on held-out training images, so that the test set chooses nothing.
+"""Evaluate settings of a recipe on held-out training images, so that nothing is tuned on the test set.
 
     python benchmarks/tune.py cifar10-jpeg --recipe sprint settings.txt
 
-settings.txt has one trial a line, as `key=value key=value`; an empty line is the recipe as it is. A tenth of each
-class's training images is held out, the same ones for every trial. What was learnt goes into LOG.md.
+settings.txt has one trial per line, as `key=value key=value`; an empty line is the unchanged recipe. A tenth of each
+class's training images is held out, the same for every trial. Write the result into LOG.md.
 """
 
 import argparse

@@ -94,7 +94,7 @@ GOOD = {
         ({"x_val": GOOD["x_test"], "y_val": np.array([0, 0])}, "no image in validation: 1"),
         ({"x_val": GOOD["x_test"], "y_val": np.array([0, 2])}, "no image in train: 2; .* no image in validation: 1"),
         ({"classes": np.array(["a"])}, "classes: 1 names, but labels go to 1"),
-        ({"classes": np.array(["a", "a"])}, "classes: must be one row of different strings"),
+        ({"classes": np.array(["a", "a"])}, "classes: must be a one-dimensional array of distinct strings"),
         ({"classes": np.array([1, 2])}, "classes: must be"),
         ({"y_test": np.array([0, 0])}, "no image in test: 1"),
         ({"y_test": np.array([0, 3])}, "no image in train: 2, 3; no image in test: 1, 2"),

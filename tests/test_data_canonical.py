@@ -204,7 +204,7 @@ def test_missing_members_and_wrong_labels_are_named(shelf: Path, monkeypatch: py
     images = pixels(4, side=32)
     changes: list[tuple[dict, str]] = [
         ({"test_batch": None}, "cifar-10-batches-py/test_batch is missing"),
-        ({"data_batch_1": batch(images, [0, 1, 2, 10])}, "do not fit"),
+        ({"data_batch_1": batch(images, [0, 1, 2, 10])}, "do not match"),
         ({"data_batch_1": batch(images, [0, 1, 2])}, "3 file names for 4 images"),
         ({"data_batch_1": batch(images, ["a"] * 4)}, "bad labels"),
         ({"batches.meta": {}}, "no class names"),

@@ -295,11 +295,11 @@ def test_a_body_without_end_is_cut(server: Server, target: Path):
 
 
 def test_a_redirect_may_not_change_the_scheme(server: Server, target: Path):
-    assert "refused to go to ftp://example.org/file" in fails(server, target, "to-other-scheme")
+    assert "refused to follow ftp://example.org/file" in fails(server, target, "to-other-scheme")
 
 
 def test_by_default_nothing_but_https_is_asked(server: Server, target: Path):
-    with pytest.raises(DataError, match=r"refused to go to http://127\.0\.0\.1"):
+    with pytest.raises(DataError, match=r"refused to follow http://127\.0\.0\.1"):
         fetch(remote(server, "good"), target)
     assert server.seen == []
 

@@ -1,4 +1,4 @@
-"""Documents cannot drift: links lead somewhere, commands exist, named records are there and say what is claimed."""
+"""Documentation matches code and records: links resolve, commands parse, numbers are those of the records."""
 
 import importlib
 import json
@@ -91,7 +91,7 @@ def test_records_add_up(path: Path) -> None:
 
 
 def test_the_readme_quotes_its_records(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tables are what `python benchmarks/readme.py` writes from the records, and the figure too."""
+    """The generated blocks and the figure are what `python benchmarks/readme.py` writes from the records."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     readme = importlib.import_module("readme")
     for file, block, text in readme.blocks():
@@ -99,11 +99,66 @@ def test_the_readme_quotes_its_records(monkeypatch: pytest.MonkeyPatch) -> None:
         assert found is not None
         assert found[0] == found[1] + text + found[2]
         assert found[0].count("benchmarks/records/") >= 1
-    assert "times as fast" in readme.peers()
     reached = dict(re.findall(r"^\| `([\w-]+)` \| `[^`]+` \| ([\d.]+)", readme.nets(), re.MULTILINE))
     assert set(reached) == set(NETS)
     assert all(float(accuracy) > LEAST_IN_TWO_EPOCHS for accuracy in reached.values())
     assert readme.FIGURE.read_text() == readme.svg(readme.ladder(readme.rows()))
+
+
+def anchored(root: Path, hardware: dict[str, Any], recipes: dict[str, float], anchors: dict[str, float]) -> Path:
+    """A series of recipes and anchors with these accuracies: anchors take 100 s, recipes 50 s."""
+    folder = root / "benchmarks" / "records" / "DATE_sprint"
+    folder.mkdir(parents=True)
+    zero = {"mean": None, "std": None}
+
+    def figures(accuracy: float | None, seconds: float) -> dict[str, Any]:
+        tta = zero if accuracy is None else {"mean": accuracy, "std": None}
+        return {"n": int(accuracy is not None), "test_acc_tta": tta, "train_seconds": {"mean": seconds, "std": None}}
+
+    found = {name: figures(anchors.get(name), 100) for name in ("airbench94_muon", "airbench94_muon, memory kept")}
+    (folder / "ratio.json").write_text(json.dumps({"anchors": found}))
+    rows = [{"recipe": name} | figures(accuracy, 50) for name, accuracy in recipes.items()]
+    (folder / "record.json").write_text(json.dumps({"hardware": hardware, "recipes": rows}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("hardware", "anchors", "compared"),
+    [
+        ({"cpu": "c"}, {"airbench94_muon": 0.906, "airbench94_muon, memory kept": 0.907}, ["sprint"]),
+        ({"cpu": "c"}, {"airbench94_muon": 0.906}, []),  # its memory setting is not ours
+        ({"cpu": "c", "gpu": "g"}, {"airbench94_muon": 0.906}, ["sprint"]),  # where there is no such setting
+    ],
+    ids=["memory kept", "glibc's default", "on a GPU"],
+)
+def test_times_are_compared_at_equal_accuracy_and_memory_setting_only(
+    hardware: dict[str, Any],
+    anchors: dict[str, float],
+    compared: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    readme = importlib.import_module("readme")
+    monkeypatch.setattr(readme, "ROOT", tmp_path)
+    folder = anchored(tmp_path, hardware, {"sprint-5": 0.886, "sprint": 0.905, "marathon": 0.911}, anchors)
+    assert [name for name, _, _ in readme.comparable(folder)] == compared
+    texts = readme.against_anchor(folder)
+    assert len(texts) == len(compared)
+    assert all("(n = 1), a ratio of 0.500." in text for text in texts)
+
+
+def test_the_readme_compares_no_other_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ratios stand in generated blocks alone; in the table of peers, results that missed their budget are named."""
+    text = re.sub(r"<!-- (\w+) -->.*?<!-- end of \1 -->", "", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    assert not re.findall(r"\bratio\b|of (?:its|the) time of|times (?:as fast|faster)", text)
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    readme = importlib.import_module("readme")
+    assert "times as fast" not in readme.peers()
+    record, _ = readme.peers_record()
+    for row in record["results"]:
+        used = f"{row['train_seconds']['mean']:.0f} of {60 * row['minutes']:g} s"
+        assert (used in readme.off_budget(record)) == bool(row["off_budget"])
 
 
 @pytest.mark.parametrize(("what", "record"), [("rates", "*_rates"), ("variants", "*_cycles")])

@@ -36,7 +36,7 @@ def test_lengths_of_time(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "m", "5 m", "-5m", "5d", "5m!", "1e3"])
 def test_what_is_not_a_length_of_time_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match=f"^--budget {re.escape(text)}: not a length of time"):
+    with pytest.raises(UsageError, match=f"^--budget {re.escape(text)}: not a duration"):
         parse_seconds(text, "--budget")
 
 

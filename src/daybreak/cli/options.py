@@ -1,4 +1,4 @@
-"""What the verbs share: the app, their common options, and how a result is printed."""
+"""What the commands share: the app, common options, and how a result is printed."""
 
 import json
 from collections.abc import Callable
@@ -20,9 +20,9 @@ app = typer.Typer(
 )
 stderr = Console(stderr=True, soft_wrap=True)
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback on errors.")]
 DATA_HELP = "cifar10, cifar100, mnist, fashion-mnist, digits, or a folder, archive or .npz."
 
 
@@ -41,15 +41,15 @@ def recipe_names() -> list[str]:
 
 
 Data = Annotated[str, typer.Argument(metavar="DATA", help=DATA_HELP, autocompletion=data_names)]
-MovedData = Annotated[str | None, typer.Option("--data", help="Where the run's data is now, if it has moved.")]
+MovedData = Annotated[str | None, typer.Option("--data", help="New place of the run's data, if it has moved.")]
 RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
-SplitSeed = Annotated[int, typer.Option(min=0, help="Seed of the test split, for data that has no test part.")]
-SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be used, and count them.")]
+SplitSeed = Annotated[int, typer.Option(min=0, help="Seed of the test split, for data without a test part.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be read, and count them.")]
 Strict = Annotated[
-    bool, typer.Option("--strict", help="Refuse data with the same pixels in both parts or under two labels.")
+    bool, typer.Option("--strict", help="Refuse data with identical images in two parts or with two labels.")
 ]
 Size = Annotated[
-    int | None, typer.Option(metavar="PX", min=8, help="Side at which the net sees images; the data's own by default.")
+    int | None, typer.Option(metavar="PX", min=8, help="Side length of the net's images; the data's own by default.")
 ]
 TtaOption = Annotated[
     str | None, typer.Option("--tta", metavar="none|flip|full", help="Test-time augmentation; the recipe's by default.")
@@ -61,7 +61,7 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 def print_result(values: dict[str, Any], as_json: bool, show: Callable[[], object]) -> None:
-    """One JSON object, or what a person reads."""
+    """Print one JSON object, or call `show`, which prints for a person."""
     if as_json:
         print(json.dumps(values))
     else:
@@ -69,13 +69,17 @@ def print_result(values: dict[str, Any], as_json: bool, show: Callable[[], objec
 
 
 def choice(option: str, value: str, allowed: tuple[str, ...]) -> Any:
-    """The value, if it is one of those allowed."""
+    """The value, if it is allowed.
+
+    Raises:
+        UsageError: it is not; lists the allowed values.
+    """
     if value not in allowed:
-        raise UsageError(f"{option} {value}", "not a choice", f"one of {', '.join(allowed)}")
+        raise UsageError(f"{option} {value}", "not a valid value", f"one of {', '.join(allowed)}")
     return value
 
 
 def is_given(context: typer.Context, name: str) -> bool:
-    """Whether an option stands on the command line."""
+    """Whether an option was given on the command line."""
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"

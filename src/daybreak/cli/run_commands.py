@@ -1,4 +1,4 @@
-"""Verbs about a run: judge it, explain it, use it."""
+"""Commands that work on a finished run: evaluate, explain, report, suspects, compare, predict, serve."""
 
 import json
 import sys
@@ -15,13 +15,13 @@ from daybreak.core.errors import one_line
 @app.command(epilog="Example: daybreak evaluate runs/20261122-101502-cifar10-sprint-s0 --tta full")
 def evaluate(
     run: RunDir,
-    data: Annotated[str | None, typer.Option(help="Other data with the same classes.")] = None,
+    data: Annotated[str | None, typer.Option(help="Evaluate on the test part of other data.")] = None,
     tta: TtaOption = None,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Accuracy, a table by class, calibration error and confusion matrix."""
+    """Evaluate a run: accuracy, metrics per class, calibration error and confusion matrix."""
     from daybreak import api
 
     loaded = api.load(run)
@@ -39,25 +39,25 @@ def explain(
     image: Annotated[
         list[str] | None, typer.Option(help="Explain this file instead of misclassified test images; repeatable.")
     ] = None,
-    layers: Annotated[str | None, typer.Option(help="Stages, separated by commas; all by default.")] = None,
+    layers: Annotated[str | None, typer.Option(help="Stages to explain, separated by commas; all by default.")] = None,
     method: Annotated[
         str, typer.Option(metavar="NAME", help="grad-cam, grad-cam++, hires-cam, layer-cam, score-cam or eigen-cam.")
     ] = "grad-cam",
     target: Annotated[
         str | None,
-        typer.Option("--class", metavar="CLASS", help="Explain this class, or `predicted` or `true`; both by default."),
+        typer.Option("--class", metavar="CLASS", help="Explain this class, `predicted` or `true`; default: both."),
     ] = None,
     against: Annotated[
         str | None,
-        typer.Option(metavar="CLASS", help="Show what speaks for the one class and not for this one ('why not dog')."),
+        typer.Option(metavar="CLASS", help="Explain the class against this one ('why cat and not dog')."),
     ] = None,
-    n: Annotated[int, typer.Option("--n", min=1, help="How many misclassified images.")] = 10,
+    n: Annotated[int, typer.Option("--n", min=1, help="Number of misclassified images.")] = 10,
     data: MovedData = None,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Class activation maps of misclassified or given images, at any stage, as PNG files."""
+    """Write class activation maps of misclassified or given images as PNG files, for any stage."""
     from daybreak import api
     from daybreak.explain.cam import METHODS
 
@@ -70,7 +70,7 @@ def explain(
 def report(
     run: RunDir, data: MovedData = None, as_json: Json = False, quiet: Quiet = False, debug: Debug = False
 ) -> None:
-    """Write the run's report again: one self-contained HTML file."""
+    """Write the report of a run again: one self-contained HTML file."""
     from daybreak import api
 
     path = api.load(run).report(data)
@@ -82,16 +82,16 @@ def suspects(
     run: RunDir,
     folds: Annotated[
         int | None,
-        typer.Option(min=2, help="Search the training part too, with a net for each fold that never saw its images."),
+        typer.Option(min=2, help="Check the training part too, by cross-validation with this many folds."),
     ] = None,
-    budget: Annotated[str, typer.Option(metavar="TIME", help="Training time of each fold's net.")] = "1m",
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the folds and their nets.")] = 0,
+    budget: Annotated[str, typer.Option(metavar="TIME", help="Training time per fold.")] = "1m",
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the folds and of their nets.")] = 0,
     data: MovedData = None,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Images whose labels are probably wrong, the most suspicious first. The run's report shows them."""
+    """List suspect labels: those that are probably wrong, most suspicious first. The report shows them too."""
     from daybreak import api
     from daybreak.cli.progress_bar import TrainingProgress
     from daybreak.core.clock import parse_seconds
@@ -104,12 +104,12 @@ def suspects(
 @app.command(epilog="Example: daybreak compare runs/A runs/B --out compare.html")
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Run directories.")],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="The page to write.")] = Path("compare.html"),
+    out: Annotated[Path, typer.Option(metavar="FILE", help="HTML file to write.")] = Path("compare.html"),
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Runs side by side: what differs, which images one gets right and another wrong, and whether that is chance."""
+    """Compare runs: settings, accuracy, images that only one of them gets right, and whether that is chance."""
     from daybreak import api
 
     found = api.compare(*runs, out=out)
@@ -120,12 +120,12 @@ def compare(
 def predict(
     run: RunDir,
     images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Files, folders, or - for standard input.")],
-    top: Annotated[int, typer.Option(min=1, help="How many classes an image.")] = 3,
+    top: Annotated[int, typer.Option(min=1, help="Number of classes per image.")] = 3,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Class probabilities of image files, as they come. With --json one object a line."""
+    """Class probabilities of image files, as they come. With --json, one object per line."""
     from daybreak import api
     from daybreak.evaluation.predict import predict as predict_each
 
@@ -137,12 +137,12 @@ def predict(
 @app.command(epilog="Example: daybreak serve runs/20261122-101502-cifar10-sprint-s0 --port 8000")
 def serve(
     run: RunDir,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any that is free.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")] = 8000,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """A web page for this machine alone: drop an image, see its classes and why; Ctrl-C ends it."""
+    """Start a local web page: drop an image, see its classes and maps. Ctrl-C stops it."""
     from daybreak import api
 
     def show_address(address: str) -> None:

@@ -19,24 +19,24 @@ _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def parse_seconds(text: str, option: str) -> float:
-    """Seconds in a length of time such as `300`, `90s`, `5m`, `1.5h` or `1h30m`.
+    """Seconds in a duration such as `300`, `90s`, `5m`, `1.5h` or `1h30m`.
 
     Raises:
         UsageError: it is none; it names the option that it was given for.
     """
     parts = re.findall(r"(\d+(?:\.\d+)?)([smh]?)", text)
     if not parts or "".join(number + unit for number, unit in parts) != text:
-        raise UsageError(f"{option} {text}", "not a length of time", "a time such as 90s, 5m or 1h30m")
+        raise UsageError(f"{option} {text}", "not a duration", "a duration such as 90s, 5m or 1h30m")
     return sum(float(number) * _UNITS[unit] for number, unit in parts)
 
 
 def check_budget(seconds: float) -> None:
     """
     Raises:
-        UsageError: it is not a length of time to train for.
+        UsageError: it is not a duration to train for.
     """
     if not 0 < seconds < inf:
-        raise UsageError(f"--budget {seconds}", "not a length of time", "a time such as 90s, 5m or 1h")
+        raise UsageError(f"--budget {seconds}", "not a duration", "a duration such as 90s, 5m or 1h")
 
 
 class Stopwatch:

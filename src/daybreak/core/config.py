@@ -88,7 +88,7 @@ class OneCycle(Section):
         if self.phases == 3 and self.warmup > 0.5:
             raise ValueError(f"three phases need warmup <= 0.5, not {self.warmup}")
         if self.shape == "steps" and (self.phases == 3 or self.momentum is not None):
-            raise ValueError("shape steps has two phases and cycles no momentum")
+            raise ValueError("shape steps needs two phases and a fixed momentum")
         return self
 
 
@@ -156,7 +156,7 @@ class Recipe(Section):
     def stages_cover_training(self) -> Self:
         ends = [stage.until for stage in self.resolution]
         if not ends or ends[-1] != 1.0 or ends != sorted(set(ends)):
-            raise ValueError(f"resolution: `until` must rise and end at 1.0, not {ends}")
+            raise ValueError(f"resolution: `until` must increase and end at 1.0, not {ends}")
         return self
 
 

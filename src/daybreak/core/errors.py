@@ -1,7 +1,7 @@
-"""The few errors a user can meet: each carries its exit code, its cause and a remedy.
+"""The errors that a user can see. Each has an exit code, a cause and a remedy.
 
-An error prints as one line, ``error: WHAT: WHY; try: REMEDY``. WHAT names the file or the key. The exit codes
-are part of the public contract; a new kind of failure takes the code of the part of the world that failed.
+An error prints as one line, ``error: WHAT: WHY; try: REMEDY``. WHAT names the file or the key. The exit codes are part
+of the public interface. A new kind of failure uses the code of its cause: usage, data, run or storage.
 """
 
 import difflib
@@ -11,12 +11,12 @@ from typing import Any
 
 
 class DaybreakError(Exception):
-    """Base of all errors that a user can mend.
+    """Base of all errors that a user can fix.
 
     Args:
-        what: the file, key or command that is at fault.
+        what: the file, key or command that caused the error.
         why: what is wrong with it.
-        remedy: what the user can do next.
+        remedy: what the user can try.
     """
 
     exit_code = 1
@@ -31,26 +31,26 @@ class DaybreakError(Exception):
 
 
 class UsageError(DaybreakError):
-    """The call or the configuration is wrong."""
+    """The command line, the arguments or the configuration are invalid."""
 
     exit_code, code = 2, "usage"
 
 
 class DataError(DaybreakError):
-    """The data is wrong or cannot be had."""
+    """The data is invalid or cannot be obtained."""
 
     exit_code, code = 3, "data"
 
 
 class BadImagesError(DataError):
-    """Some images cannot be used; `names` are all of them."""
+    """Some images cannot be read; `names` lists all of them."""
 
     def __init__(self, what: object, why: str, remedy: str, names: Sequence[str]) -> None:
         super().__init__(what, why, remedy)
         self.names = tuple(names)
 
     def as_json(self) -> dict[str, Any]:
-        """With all names, of which the line shows the first."""
+        """With all names; the error line shows only the first ten."""
         found = super().as_json()
         found["error"]["names"] = [one_line(name) for name in self.names]
         return found
@@ -63,19 +63,19 @@ class RunError(DaybreakError):
 
 
 class StorageError(DaybreakError):
-    """The file system failed."""
+    """A file cannot be written, or the disk is full."""
 
     exit_code, code = 5, "storage"
 
 
 class NonFiniteError(DaybreakError):
-    """The loss, a gradient or the net's answers stopped being finite."""
+    """The loss, a gradient or the net's outputs became NaN or infinite."""
 
     exit_code, code = 6, "non-finite"
 
 
 class BadStepError(NonFiniteError):
-    """A step's loss or gradient is not finite, found before the step changed the net."""
+    """The loss or a gradient of a step is not finite; raised before the step changes the weights."""
 
 
 class BusyError(DaybreakError):
@@ -85,7 +85,7 @@ class BusyError(DaybreakError):
 
 
 class StoppedError(Exception):
-    """A signal ended a training that is part of a larger work; `remark` says what is left of it."""
+    """A signal ended one training of a series; `remark` says what was saved and how to continue."""
 
     def __init__(self, signal: int, remark: str) -> None:
         super().__init__(f"interrupted; {remark}")
@@ -93,20 +93,20 @@ class StoppedError(Exception):
 
 
 TARGET_MISSED_EXIT_CODE = 8
-MOST_NAMES = 20  # in a remedy: more would hide it
+MAX_NAMES = 20  # listed in a remedy; more would be unreadable
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """The known name most like `word`, else all of them, or the first of many: the remedy for a typo."""
+    """The remedy for a typo: the known name closest to `word`, or else a list of the known names."""
     names = list(known)
     near = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
-    listed = names if len(names) <= MOST_NAMES else [*names[:MOST_NAMES], "…"]
+    listed = names if len(names) <= MAX_NAMES else [*names[:MAX_NAMES], "…"]
     return f"{near[0]!r}" if near else f"one of {', '.join(listed)}"
 
 
 def one_line(text: object) -> str:
-    """Text with line breaks and control characters escaped, so that a hostile file name stays one line."""
+    """Text with line breaks and control characters escaped, so that any file name stays on one line."""
     printable = str(text)
-    with suppress(UnicodeEncodeError):  # a lone surrogate that is no byte: not printable, and escaped below
+    with suppress(UnicodeEncodeError):  # a lone surrogate that encodes no byte is not printable and escaped below
         printable = printable.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in printable)

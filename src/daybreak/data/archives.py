@@ -120,7 +120,7 @@ class _Tar:
     def _resolve(self, links: dict[str, str], path: Path) -> None:
         for name, target in links.items():
             if target not in self._extents:
-                raise DataError(path, f"{name!r} links to {target!r}, which is no file before it", "store plain files")
+                raise DataError(path, f"{name!r} links to {target!r}, which is not a file before it", "plain files")
             self._extents[name] = self._extents[target]
 
     def open(self, name: str) -> BinaryIO:

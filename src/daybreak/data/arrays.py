@@ -125,7 +125,7 @@ def _labels(labels: npt.NDArray[np.generic], count: int, key: str, path: Path) -
         raise _wrong(path, key, f"shape {labels.shape} for {count} images")
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high > np.iinfo(np.int32).max:
-        raise _wrong(path, key, f"labels from {low} to {high}, but must count from 0")
+        raise _wrong(path, key, f"labels from {low} to {high}, but must be class indices from 0")
     return labels.reshape(-1).astype(np.int64)
 
 
@@ -134,14 +134,14 @@ def _classes(arrays: Arrays, highest: int, path: Path) -> tuple[str, ...]:
         return tuple(map(str, range(highest + 1)))
     classes = arrays["classes"]
     if classes.dtype.kind != "U" or classes.ndim != 1 or len(set(classes.tolist())) != len(classes):
-        raise _wrong(path, "classes", "must be one row of different strings")
+        raise _wrong(path, "classes", "must be a one-dimensional array of distinct strings")
     if highest >= len(classes):
         raise _wrong(path, "classes", f"{len(classes)} names, but labels go to {highest}")
     return tuple(classes.tolist())
 
 
 def _wrong(path: Path, key: str, why: str) -> DataError:
-    return DataError(path, f"{key}: {why}", "x_train and y_train, and best x_test and y_test, as described in the docs")
+    return DataError(path, f"{key}: {why}", "x_train, y_train and optionally x_test, y_test, see docs/images.md")
 
 
 def _fitted(image_HWC: Pixels, spec: DecodeSpec) -> Pixels:

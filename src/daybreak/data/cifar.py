@@ -96,7 +96,7 @@ class _Array:
         if not isinstance(dtype, _Dtype) or dtype.kind not in ("u1", b"u1") or is_fortran or type(data) is not bytes:
             raise pickle.UnpicklingError("an array that is not plain uint8")
         if not all(type(side) is int and side >= 0 for side in shape) or math.prod(shape) != len(data):
-            raise pickle.UnpicklingError("an array whose bytes do not fit its shape")
+            raise pickle.UnpicklingError("an array whose bytes do not match its shape")
         self.shape, self.data = tuple(shape), data
 
     def array(self) -> Pixels:

@@ -143,7 +143,7 @@ def _eight_bit(image: Image.Image) -> Image.Image:
         values_HW = np.asarray(image).astype(np.uint32)
         return Image.fromarray(((values_HW + 128) // 257).astype(np.uint8))  # 65535 -> 255, rounded
     if image.mode in ("I", "F"):
-        raise BadImage("32 bits a pixel, with no range to scale from")
+        raise BadImage("32 bits per pixel without a known range of values")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

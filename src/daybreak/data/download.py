@@ -157,7 +157,7 @@ def _check(part: Path, file: RemoteFile) -> None:
 
 def _check_scheme(url: str, schemes: Sequence[str]) -> None:
     if url.split(":", 1)[0].lower() not in schemes:
-        raise Lost(f"refused to go to {url}: not {' or '.join(schemes)}")
+        raise Lost(f"refused to follow {url}: not {' or '.join(schemes)}")
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):

@@ -46,13 +46,13 @@ def _idx(path: Path, dimensions: int) -> Pixels:
     except (*BROKEN, struct.error) as error:
         raise malformed(path, str(error)) from None
     if magic != 0x800 + dimensions or len(data) != math.prod(shape):
-        raise malformed(path, f"no idx file with {dimensions} dimensions")
+        raise malformed(path, f"not an idx file with {dimensions} dimensions")
     return np.frombuffer(data, np.uint8).reshape(shape)
 
 
 def check_labels(labels_N: Labels, count: int, classes: int, path: Path) -> None:
     if labels_N.shape != (count,) or count == 0 or labels_N.min() < 0 or labels_N.max() >= classes:
-        raise malformed(path, f"{len(labels_N)} labels for {count} images of {classes} classes do not fit")
+        raise malformed(path, f"{len(labels_N)} labels for {count} images of {classes} classes do not match")
 
 
 def malformed(path: Path, why: str) -> DataError:

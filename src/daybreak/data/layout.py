@@ -117,7 +117,7 @@ def _parts(
         return {TRAIN: root}, ()
     strangers = [folder[-1] for folder in _below(root, tree) if folder[-1].lower() not in part_names.all()]
     if strangers:
-        raise DataError(where, f"folders beside train/: {', '.join(strangers[:10])}", "move them into train/ or away")
+        raise DataError(where, f"folders beside train/: {', '.join(strangers[:10])}", "move or remove them")
     validation, validation_notes = first_there(part_names.validation, found, "validation", "{}/")
     test, test_notes = first_there(part_names.test, found, "test", "{}/")
     parts = {TRAIN: train}

