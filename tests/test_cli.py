@@ -589,7 +589,7 @@ def test_a_signal_while_it_starts_ends_it(number: signal.Signals, seconds: float
 def test_no_import_swallows_a_signal(number: signal.Signals, tmp_path: Path) -> None:
     swallows = f"import signal\ntry:\n    signal.raise_signal({int(number)})\nexcept BaseException:\n    pass\n"
     (tmp_path / "swallows.py").write_text(swallows)
-    code = "from daybreak.signals import obey_signals\nobey_signals()\nimport swallows\nprint('goes on')"
+    code = "from daybreak.core.signals import obey_signals\nobey_signals()\nimport swallows\nprint('goes on')"
     found = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (found.returncode, found.stdout, found.stderr) == (-number, "", "")
 
@@ -603,7 +603,7 @@ def test_work_that_can_be_done_again_ends_with_a_signal_in_an_import(work: str, 
         )
         (tmp_path / f"{name}.py").write_text(lines)
     code = f"""
-from daybreak.signals import StopRequest
+from daybreak.core.signals import StopRequest
 def work():
     {work}
     return 1
@@ -618,7 +618,7 @@ print(found, stop.signal)
 def test_a_signal_that_was_swallowed_still_ends_the_process() -> None:
     code = """
 import signal
-from daybreak.signals import StopRequest, obey_signals
+from daybreak.core.signals import StopRequest, obey_signals
 obey_signals()
 try:
     signal.raise_signal(signal.SIGTERM)
