@@ -579,7 +579,7 @@ def test_a_signal_while_it_starts_ends_it(number: signal.Signals, seconds: float
     time.sleep(seconds)
     process.send_signal(number)
     try:
-        process.communicate(timeout=10)
+        process.communicate(timeout=60)
     finally:
         process.kill()  # one that did not end must not go on training
     assert process.returncode in (128 + number, -number)

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -313,19 +315,25 @@ def test_stopwatch_counts_named_phases(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_train_clock_stops_for_evaluation(digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    session = prepare(tiny(epochs=1), digits, 0, CPU)
+    """Time is made of steps here, 0.1 s each, and of an evaluation, 50 s."""
     from daybreak.core.signals import StopRequest
     from daybreak.training import loop as module
 
-    def slow(*_: object) -> dict[str, float]:
-        time.sleep(0.5)
+    original, now = module.train_step, [0.0]
+
+    def step(*args: Any) -> Any:
+        now[0] += 0.1
+        return original(*args)
+
+    def judged(*_: object) -> dict[str, float]:
+        now[0] += 50.0
         return {"train_seconds": session.watch.seconds("train"), "test_acc": 0.0}
 
-    monkeypatch.setattr(module, "evaluate_epoch", slow)
-    before = session.watch.seconds("train")
-    begun = time.perf_counter()
+    monkeypatch.setattr(module, "train_step", step)
+    monkeypatch.setattr(module, "evaluate_epoch", judged)
+    monkeypatch.setattr("daybreak.core.clock.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    session = prepare(tiny(epochs=1), digits, 0, CPU)
     with RunDirectory.create(tmp_path / "run") as run:
         fit(session, run, StopRequest())
-    whole = time.perf_counter() - begun
-    assert session.watch.seconds("evaluate") >= 0.5
-    assert session.watch.seconds("train") - before <= whole - 0.5
+    assert session.watch.seconds("evaluate") == pytest.approx(50.0)
+    assert session.watch.seconds("train") == pytest.approx(22 * 0.1)
