@@ -1,13 +1,14 @@
-# daybreak: `make demo` trains and explains; `make test` runs the test suite. Each sets up in .venv what it needs.
+# daybreak: `make demo` trains and explains; `make test` tests the whole product. Each sets up in .venv what it needs.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 READY_TO_WORK := $(VENV)/.ready-to-work
+PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all soak docs lint format clean
+.PHONY: help demo test test-slow test-all soak docs lint format clean
 
 help:  ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -15,13 +16,16 @@ help:  ## Show this list.
 demo: $(READY)  ## Train on CIFAR-10 (or on digits where it cannot be had) and write a report.
 	@$(BIN)/python -m daybreak.cli.demo
 
-test: $(READY_TO_WORK)  ## Run the tests, all but the slow; those of pages need a Chromium.
-	$(BIN)/python -m pytest -m "not slow"
+test: $(READY_TO_WORK)  ## Test the whole product in under five minutes on two cores; needs a Chromium.
+	$(PYTEST) -m "not slow"
 
-test-all: $(READY_TO_WORK)  ## Run all tests, those too that build and install daybreak.
-	$(BIN)/python -m pytest
+test-slow: $(READY_TO_WORK)  ## The tests that `make test` leaves out: more repetitions, real sizes.
+	$(PYTEST) -m slow
 
-soak: $(READY_TO_WORK)  ## The tests of reliability in their long form (half an hour); writes docs/reliability.md.
+test-all: $(READY_TO_WORK)  ## Every test, quick and slow.
+	$(PYTEST) -m ""
+
+soak: $(READY_TO_WORK)  ## The tests of reliability in their long form: half an hour; writes docs/reliability.md.
 	$(BIN)/python benchmarks/soak.py
 
 docs: $(READY_TO_WORK)  ## Build the documentation as a site, in site/.

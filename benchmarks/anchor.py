@@ -19,7 +19,7 @@ from typing import Any
 
 from peers import open_record, setting_of, write_pixels
 
-from daybreak.bench.record import read_record, spread
+from daybreak.benchmarking.record import read_record, spread
 from daybreak.core.files import write_json
 from daybreak.data import open_dataset
 

@@ -23,7 +23,7 @@ from peers import open_record, setting_of
 from readme import between
 from tune import without_test
 
-from daybreak.bench.record import spread
+from daybreak.benchmarking.record import spread
 from daybreak.core.config import Recipe, override
 from daybreak.core.errors import NonFiniteError, StoppedError
 from daybreak.core.files import write_json, write_text

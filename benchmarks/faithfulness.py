@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from readme import between
 
-from daybreak.bench.record import spread
+from daybreak.benchmarking.record import spread
 from daybreak.core.config import Recipe, override
 from daybreak.core.device import describe_hardware, versions
 from daybreak.core.files import write_json

@@ -23,7 +23,7 @@ import torch
 from captum.attr import LayerGradCam
 from rich.console import Console
 
-from daybreak.bench.latency import latencies
+from daybreak.benchmarking.latency import latencies
 from daybreak.cli.progress_bar import TrainingProgress
 from daybreak.core.config import override
 from daybreak.core.device import describe_hardware, kept_memory, versions

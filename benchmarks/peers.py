@@ -32,7 +32,7 @@ import torch
 from matplotlib.figure import Figure
 from platformdirs import user_cache_path
 
-from daybreak.bench.record import spread
+from daybreak.benchmarking.record import spread
 from daybreak.core.device import describe_hardware, versions
 from daybreak.core.files import write_json, write_text
 from daybreak.data import Dataset, open_dataset

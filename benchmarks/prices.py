@@ -19,7 +19,7 @@ import torch
 from peers import open_record, setting_of
 from readme import between
 
-from daybreak.bench.record import spread
+from daybreak.benchmarking.record import spread
 from daybreak.core.clock import Stopwatch
 from daybreak.core.device import kept_memory, pick_device, repeatable, synchronizer
 from daybreak.core.files import write_json

@@ -15,7 +15,7 @@ from anchor import KEPT, PLAIN
 from matplotlib.figure import Figure
 from peers import DAYBREAK, TOLERANCE, best
 
-from daybreak.bench.record import evidence, read_record, settings
+from daybreak.benchmarking.record import evidence, read_record, settings
 from daybreak.core.config import Recipe
 from daybreak.core.files import write_text
 from daybreak.recipes import RECIPES

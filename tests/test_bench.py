@@ -6,6 +6,7 @@ import math
 import signal
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -15,16 +16,16 @@ import pytest
 import torch
 from torch import nn
 
-from daybreak.bench import bench as benchmark
-from daybreak.bench import dawnbench
-from daybreak.bench.latency import fastest, form_of, latencies
-from daybreak.bench.record import _time_to, keep_evidence, make_record, spread, time_to_target
+from daybreak.benchmarking import bench as benchmark
+from daybreak.benchmarking import dawnbench
+from daybreak.benchmarking.latency import fastest, form_of, latencies
+from daybreak.benchmarking.record import _time_to, keep_evidence, make_record, spread, time_to_target
 from daybreak.core.clock import Stopwatch
 from daybreak.core.config import Expected, Recipe, Stage, override
 from daybreak.core.errors import NonFiniteError, RunError, StoppedError, UsageError
 from daybreak.core.nets import net_config
 from daybreak.core.options import TrainOptions
-from daybreak.data import Dataset, open_dataset
+from daybreak.data import Dataset
 from daybreak.models.anatomy.folding import fold_batch_norms
 from daybreak.models.registry import build_net
 from daybreak.recipes import LADDER, RECIPES, to_toml
@@ -93,6 +94,7 @@ def quick_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("one", "two"):
         changed = override(RECIPES["small"], QUICK).model_copy(update={"name": name})
         monkeypatch.setitem(RECIPES, name, changed)
+    monkeypatch.setattr(benchmark, "latencies", partial(latencies, forms=("eager", "folded")))  # no time to compile
 
 
 @pytest.mark.usefixtures("quick_recipes")
@@ -300,19 +302,19 @@ def test_a_norm_of_the_batch_at_hand_cannot_be_folded() -> None:
         assert torch.equal(fold_batch_norms(net)(images), net(images))
 
 
-def test_every_form_gives_the_same_answers() -> None:
+@pytest.mark.parametrize("form", ["folded", pytest.param("compiled", marks=pytest.mark.slow)])
+def test_every_form_gives_the_same_answers(form: str) -> None:
     torch.manual_seed(0)
     net = build_net(net_config(name="sprint", width=0.1), 10, 3).eval()
     classes = tuple("abcdefghij")
     classifier = Classifier(net, classes, 32, Normalizer((0.5,) * 3, (0.25,) * 3), CPU, torch.float32)
     images = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
     expected = classifier.logits(images)
-    for form in ("folded", "compiled"):
-        assert form_of(classifier, form).logits(images) == pytest.approx(expected, abs=1e-4)
+    assert form_of(classifier, form).logits(images) == pytest.approx(expected, abs=1e-4)
 
 
 def test_a_form_that_does_not_work_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    from daybreak.bench import latency as module
+    from daybreak.benchmarking import latency as module
 
     net = build_net(net_config(name="sprint", width=0.1), 10, 3).eval()
     classifier = Classifier(net, ("a",) * 10, 32, Normalizer((0.5,) * 3, (0.25,) * 3), CPU, torch.float32)
@@ -326,13 +328,6 @@ def test_a_form_that_does_not_work_says_why(monkeypatch: pytest.MonkeyPatch) -> 
     assert found == {"compiled": {"unavailable": "RuntimeError: no C++ compiler\\nand more"}}
     monkeypatch.undo()
     assert fastest(latencies(classifier, images, ["eager"]) | found) == "eager"
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DAYBREAK_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
-        return open_dataset("digits")
 
 
 def claim(

@@ -3,6 +3,7 @@
 import hashlib
 import http.server
 import os
+import queue
 import signal
 import socket
 import struct
@@ -14,6 +15,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,7 +65,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         """The first answer goes silent midway and holds the line."""
         if self.is_first():
             self.reply(CONTENT[:400_000], length=len(CONTENT))
-            self.server.released.wait(20)
+            self.server.released.wait(120)
         else:
             self.good()
 
@@ -191,7 +194,7 @@ def test_a_server_that_fails_midway_is_asked_for_the_rest(
     path: str, kept: int | None, server: Server, target: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Slow is not stalled: what comes at 80 kB/s is waited for. A reset may take along what was on its way."""
-    monkeypatch.setattr(download, "STALL_SECONDS", 0.5)
+    monkeypatch.setattr(download, "STALL_SECONDS", 1.0)  # ten times the pauses of a slow server
     monkeypatch.setattr(download, "CONNECT_SECONDS", 0.4)  # shorter than the stall, as in earnest
     get(server, target, path)
     (_, first), (_, second) = server.seen
@@ -210,6 +213,7 @@ from daybreak import cli
 from daybreak.data import download, sources
 from daybreak.data.canonical import PUBLISHED
 from dataclasses import replace
+download.STALL_SECONDS = 120.0  # twice what is waited for the end of this process
 file = download.RemoteFile("mnist/set.bin", {file.size}, {file.sha256!r}, {file.urls!r})
 PUBLISHED["mnist"] = replace(PUBLISHED["mnist"], files=(file,))
 sources.fetch = partial(download.fetch, schemes=("http",))
@@ -225,7 +229,7 @@ cli.main(["train", "mnist", "--quiet"])
         time.sleep(0.02)
     process.send_signal(number)
     try:
-        _, said = process.communicate(timeout=10)
+        _, said = process.communicate(timeout=60)
     finally:
         process.kill()
     assert process.returncode == 128 + number, said
@@ -324,20 +328,26 @@ def test_two_at_once_download_once(server: Server, target: Path):
 
 
 def test_servers_that_never_answer_cost_the_connect_time_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(download, "CONNECT_SECONDS", 0.6)
-    monkeypatch.setattr(download, "ATTEMPT_SECONDS", 0.3)
+    """Nine attempts of four seconds would be 36: after eight of them nothing more is waited for. (The clock here counts
+    what the code asked to wait for, and no real time passes.)"""
+    now = [0.0]
+
+    class Answers(queue.Queue[Any]):
+        def get(self, timeout: float) -> Any:  # type: ignore[override]
+            now[0] += timeout
+            raise queue.Empty
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    monkeypatch.setattr(download, "queue", SimpleNamespace(Queue=Answers, Empty=queue.Empty))
+    monkeypatch.setattr(download, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=sleep))
     monkeypatch.setenv("NO_PROXY", "*")
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/x"
-        started = time.monotonic()
         with pytest.raises(DataError, match="no answer"):
             fetch(RemoteFile("x", 1, "0" * 64, (url, url + "2", url + "3")), tmp_path / "x", ("http",))
-        assert 0.5 < time.monotonic() - started < 1.5
-    assert download.TRIES == 3
-
-
-def test_the_promised_ten_seconds():
-    assert download.CONNECT_SECONDS + download.PAUSE_SECONDS < 10
+    assert download.CONNECT_SECONDS <= now[0] < 10  # the promised ten seconds
 
 
 def test_a_folder_that_cannot_be_written_is_a_storage_error(server: Server, tmp_path: Path):

@@ -12,7 +12,7 @@ from PIL import Image
 from typer.main import get_command
 
 from daybreak import cli
-from daybreak.bench.record import read_record
+from daybreak.benchmarking.record import read_record
 from daybreak.core.config import Recipe, with_epochs
 from daybreak.models.registry import NETS
 from daybreak.recipes import RECIPES

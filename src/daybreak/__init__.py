@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from daybreak import recipes
     from daybreak.api import Run, compare, find_lr, inspect, load, open_dataset, resume, samples, train
-    from daybreak.bench.bench import bench
+    from daybreak.benchmarking.bench import bench
     from daybreak.core.errors import DaybreakError
 
 __version__ = version("daybreak")
@@ -40,7 +40,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'daybreak' has no attribute {name!r}")
     if name == "recipes":
         return import_module("daybreak.recipes")
-    home = {"DaybreakError": "daybreak.core.errors", "bench": "daybreak.bench.bench"}.get(name, "daybreak.api")
+    home = {"DaybreakError": "daybreak.core.errors", "bench": "daybreak.benchmarking.bench"}.get(name, "daybreak.api")
     return getattr(import_module(home), name)
 
 

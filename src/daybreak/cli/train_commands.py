@@ -108,7 +108,7 @@ def bench(
     debug: Debug = False,
 ) -> None:
     """Recipes side by side over many seeds: accuracy, spread, time to target, DAWNBench's four figures."""
-    from daybreak.bench import bench as benchmark
+    from daybreak.benchmarking import bench as benchmark
     from daybreak.cli.progress_bar import TrainingProgress
     from daybreak.core.clock import parse_seconds
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from daybreak import api
-from daybreak.bench import dawnbench
-from daybreak.bench.latency import fastest, latencies
-from daybreak.bench.record import check_same_setting, evidence, keep_evidence, make_record, write_record
+from daybreak.benchmarking import dawnbench
+from daybreak.benchmarking.latency import fastest, latencies
+from daybreak.benchmarking.record import check_same_setting, evidence, keep_evidence, make_record, write_record
 from daybreak.core.config import Device, with_epochs
 from daybreak.core.device import describe_hardware, pick_device, versions
 from daybreak.core.errors import NonFiniteError, StoppedError, UsageError
