@@ -5,6 +5,7 @@ bfloat16 or not (PyTorch computes it on any, if slowly); =0 trains in float32. P
 processor.
 """
 
+import fcntl
 import os
 import shutil
 import signal
@@ -14,10 +15,15 @@ from typing import Any
 
 import pytest
 import torch
+from image_sets import write_part
 from playwright.sync_api import Browser, sync_playwright
 
 from daybreak.core import device
+from daybreak.core.config import override
 from daybreak.data import Dataset, open_dataset
+from daybreak.recipes import RECIPES
+from daybreak.runs.directory import RunDirectory
+from daybreak.training.train import train
 
 LEFT_OUT = pytest.StashKey[int]()  # slow tests that this process, or the workers, left out
 
@@ -85,6 +91,19 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="session")
+def digits() -> Dataset:
+    return open_dataset("digits")
+
+
+@pytest.fixture(scope="session")
+def digits_run(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    """A small net that has seen the digits four times: good, but not without mistakes. No report. Many tests read
+    it; one that would change it copies it."""
+    recipe = override(RECIPES["small"], {"model.width": 0.2, "epochs": 4, "min_steps": 0, "precision": "float32"})
+    return train(recipe, digits, tmp_path_factory.mktemp("digits") / "run", device="cpu", command=["daybreak", "train"])
+
+
+@pytest.fixture(scope="session")
 def cifar_jpeg() -> Path:
     """The real images. They cannot be downloaded, so a machine without $DAYBREAK_DATA_DIR skips the tests that need
     them; where it is set, as in CI, a missing file fails."""
@@ -98,13 +117,23 @@ def cifar_jpeg() -> Path:
 
 @pytest.fixture(scope="session")
 def cifar(cifar_jpeg: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """The real images, decoded once for all tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DAYBREAK_CACHE_DIR", str(tmp_path_factory.mktemp("cifar-cache")))
+    """The real images, decoded once for all tests: the workers of xdist share the folder above their own."""
+    shared = "PYTEST_XDIST_WORKER" in os.environ
+    folder = tmp_path_factory.getbasetemp().parent if shared else tmp_path_factory.mktemp("cifar")
+    with pytest.MonkeyPatch.context() as patch, (folder / "cifar.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        patch.setenv("DAYBREAK_CACHE_DIR", str(folder / "cifar-cache"))
         return open_dataset(cifar_jpeg)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
+def cifar_part(cifar: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Every tenth training image and every fifth test image: of all classes, as a data set of its own."""
+    path = write_part(cifar, tmp_path_factory.mktemp("cifar-part") / "cifar.npz", 5000, 2000)
+    return open_dataset(path)
+
+
+@pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     names = ("chromium", "chromium-browser", "google-chrome")
     chromium = next((path for name in names if (path := shutil.which(name))), None)

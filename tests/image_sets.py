@@ -6,9 +6,12 @@ import struct
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from daybreak.data import Dataset
 
 CLASSES = ("ant", "bee", "cow")
 Files = dict[str, bytes]
@@ -76,6 +79,16 @@ def write_npz(path: Path, per_class: int = 2) -> Path:
         y_test=labels,
         classes=CLASSES,
     )
+    return path
+
+
+def write_part(dataset: Dataset, path: Path, train: int, test: int) -> Path:
+    """So many images of each part, evenly from all of it, as arrays."""
+    arrays: dict[str, Any] = {"classes": dataset.classes}
+    for name, split, n in (("train", dataset.train, train), ("test", dataset.test, test)):
+        some = np.linspace(0, len(split.labels_N) - 1, n).astype(int)
+        arrays |= {f"x_{name}": split.images_NHWC[some], f"y_{name}": split.labels_N[some]}
+    np.savez(path, **arrays)
     return path
 
 

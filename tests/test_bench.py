@@ -5,6 +5,7 @@ import json
 import math
 import signal
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +22,7 @@ from daybreak.bench.record import _time_to, keep_evidence, make_record, spread, 
 from daybreak.core.clock import Stopwatch
 from daybreak.core.config import Expected, ModelConfig, Recipe, Stage, override
 from daybreak.core.errors import NonFiniteError, RunError, StoppedError, UsageError
-from daybreak.data import Dataset, open_dataset
+from daybreak.data import Dataset
 from daybreak.models.anatomy.folding import fold_batch_norms
 from daybreak.models.registry import build_net
 from daybreak.recipes import LADDER, RECIPES, to_toml
@@ -89,6 +90,7 @@ def quick_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("one", "two"):
         changed = override(RECIPES["small"], QUICK).model_copy(update={"name": name})
         monkeypatch.setitem(RECIPES, name, changed)
+    monkeypatch.setattr(benchmark, "latencies", partial(latencies, forms=("eager", "folded")))  # no time to compile
 
 
 @pytest.mark.usefixtures("quick_recipes")
@@ -275,15 +277,15 @@ def test_a_norm_that_turns_signs_stays_behind_its_pool() -> None:
         assert torch.allclose(folded(images), net(images), atol=1e-5)
 
 
-def test_every_form_gives_the_same_answers() -> None:
+@pytest.mark.parametrize("form", ["folded", pytest.param("compiled", marks=pytest.mark.slow)])
+def test_every_form_gives_the_same_answers(form: str) -> None:
     torch.manual_seed(0)
     net = build_net(ModelConfig(name="sprint", width=0.1), 10, 3).eval()
     classes = tuple("abcdefghij")
     classifier = Classifier(net, classes, 32, Normalizer((0.5,) * 3, (0.25,) * 3), CPU, torch.float32)
     images = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
     expected = classifier.logits(images)
-    for form in ("folded", "compiled"):
-        assert form_of(classifier, form).logits(images) == pytest.approx(expected, abs=1e-4)
+    assert form_of(classifier, form).logits(images) == pytest.approx(expected, abs=1e-4)
 
 
 def test_a_form_that_does_not_work_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,13 +303,6 @@ def test_a_form_that_does_not_work_says_why(monkeypatch: pytest.MonkeyPatch) -> 
     assert found == {"compiled": {"unavailable": "RuntimeError: no C++ compiler\\nand more"}}
     monkeypatch.undo()
     assert fastest(latencies(classifier, images, ["eager"]) | found) == "eager"
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DAYBREAK_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
-        return open_dataset("digits")
 
 
 def claim(

@@ -89,7 +89,7 @@ def test_the_last_line_says_accuracy_seconds_and_where(tmp_path: Path, capsys: p
 
 
 def test_training_a_folder_of_ones_own(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call("train", shapes, "--out", tmp_path / "run", "--json", "-q") == 0
+    assert call("train", shapes, "--set", "model.width=0.1", "--out", tmp_path / "run", "--json", "-q") == 0
     summary = json.loads(capsys.readouterr().out)
     assert summary["test_acc"] == 1.0
     assert (summary["recipe"], summary["steps"], summary["epochs"]) == ("small", 300, 300)  # 24 images are one step
@@ -194,6 +194,7 @@ def test_bench_prints_a_table_or_json(tmp_path: Path, capsys: pytest.CaptureFixt
     assert (row["n"], row["failed"], len(row["train_seconds"]["values"])) == (2, 0, 2)
 
 
+@pytest.mark.slow
 def test_digits_reach_their_target_with_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("train", "digits", "--out", tmp_path / "run", "--json", "-q", "--target", 0.985) == 0
     assert json.loads(capsys.readouterr().out)["test_acc"] >= 0.985
@@ -570,8 +571,8 @@ assert all(callable(getattr(daybreak, name)) for name in {functions}), "a module
         db.trian  # noqa: B018
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("seconds", [0.3, 0.7, 1.2])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seconds", [0.7, *(pytest.param(s, marks=pytest.mark.slow) for s in (0.3, 1.2))])
 def test_a_signal_while_it_starts_ends_it(number: signal.Signals, seconds: float, tmp_path: Path) -> None:
     """In the imports, before there is a run. (A shell shows a process that a signal ended as 128 and its number.)"""
     command = [sys.executable, "-m", "daybreak", "train", "digits", "--epochs", "500", "--no-report", "--out", "run"]

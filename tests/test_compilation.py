@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from daybreak.core.config import Recipe, override
-from daybreak.data import Dataset, open_dataset
+from daybreak.data import Dataset
 from daybreak.recipes import RECIPES
 from daybreak.training.compilation import compile_net, phases
 from daybreak.training.session import Session, prepare
@@ -20,13 +20,6 @@ SETTINGS = {
     "optimizer.whiten_bias_until": 0.5,
     "resolution": [{"until": 0.4, "scale": 0.75}, {"until": 1.0, "scale": 1.0}],
 }
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DAYBREAK_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
-        return open_dataset("digits")
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +44,9 @@ def test_every_size_and_every_freezing_is_a_phase(digits: Dataset) -> None:
     assert phases(prepare(recipe(), digits, 0, CPU)) == pytest.approx([0.2, 0.45, 0.75])
 
 
-@pytest.mark.parametrize("augment", [{}, {"augment__cutout": 8, "augment__rotation": 5}])
+@pytest.mark.parametrize(
+    "augment", [{}, pytest.param({"augment__cutout": 8, "augment__rotation": 5}, marks=pytest.mark.slow)]
+)
 def test_compiled_training_is_eager_training_and_compiles_before_the_clock(
     digits: Dataset, augment: dict[str, object]
 ) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 import struct
 import threading
 import zlib
@@ -24,6 +25,7 @@ from PIL import Image
 from daybreak import cli
 from daybreak.core.errors import DaybreakError
 from daybreak.data import open_dataset
+from daybreak.runs.directory import RunDirectory
 from daybreak.training import checkpoint
 
 GOOD = encode(pixels(1, side=64)[0], "JPEG")
@@ -190,10 +192,8 @@ class Bomb:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("hostile") / "run"
-    options = ["--epochs", "1", "--set", "model.width=0.1", "--no-report", "--quiet", "--out", str(out)]
-    assert cli._run(["train", "digits", *options]) == 0
+def run(digits_run: RunDirectory, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = shutil.copytree(digits_run.path, tmp_path_factory.mktemp("hostile") / "run")
     (out / "image.png").write_bytes(encode(pixels(1)[0]))
     return out
 

@@ -15,7 +15,7 @@ from daybreak import cli
 from daybreak.core.config import override
 from daybreak.core.errors import UsageError
 from daybreak.core.lr_curve import FoundRate, RangeTest
-from daybreak.data import Dataset, open_dataset
+from daybreak.data import Dataset
 from daybreak.recipes import RECIPES
 from daybreak.training.lr_finder import find_rate, range_test
 from daybreak.training.session import Session, prepare
@@ -94,11 +94,6 @@ def test_seeds_that_disagree_are_no_clear_answer() -> None:
 
 
 # -- on nets -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def digits() -> Dataset:
-    return open_dataset("digits")
 
 
 def state_of(session: Session) -> str:

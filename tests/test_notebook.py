@@ -8,12 +8,14 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
+from image_sets import write_part
 from nbclient import NotebookClient
 from PIL import Image
 
 import daybreak as db
 from daybreak.data import Dataset
 from daybreak.notebook import Gallery
+from daybreak.runs.directory import RunDirectory
 
 NOTEBOOK = Path(__file__).parent.parent / "examples" / "cifar10.ipynb"
 
@@ -24,10 +26,8 @@ def pictures(gallery: Gallery) -> list[np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> db.Run:
-    out = tmp_path_factory.mktemp("runs") / "run"
-    settings = {"model.width": 0.1}
-    return db.train("digits", epochs=1, settings=settings, out=out, report=False)
+def run(digits_run: RunDirectory) -> db.Run:
+    return db.load(digits_run.path)
 
 
 def test_samples_are_the_training_images() -> None:
@@ -68,15 +68,11 @@ def test_a_net_shows_its_table() -> None:
     assert "6,573,120 parameters" in html
 
 
+@pytest.mark.slow
 @pytest.mark.cifar
 def test_the_notebook_runs(cifar: Dataset, tmp_path: Path) -> None:
     """On 1,000 images and for a few seconds."""
-    few = tmp_path / "few.npz"
-    part = {}
-    for name, split, n in (("train", cifar.train, 800), ("test", cifar.test, 200)):
-        some = np.linspace(0, len(split.labels_N) - 1, n).astype(int)  # of all classes
-        part |= {f"x_{name}": split.images_NHWC[some], f"y_{name}": split.labels_N[some]}
-    np.savez(few, **part)
+    few = write_part(cifar, tmp_path / "few.npz", 800, 200)
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     nbformat.validate(notebook)
     assert not any(cell.get("outputs") for cell in notebook.cells)  # kept without results: those are the reader's own

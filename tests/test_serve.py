@@ -27,7 +27,6 @@ from PIL import Image
 from playwright.sync_api import Browser
 
 from daybreak import cli
-from daybreak.core.config import override
 from daybreak.core.errors import UsageError
 from daybreak.data import open_dataset
 from daybreak.data.picture import to_picture
@@ -36,11 +35,9 @@ from daybreak.explain.gallery import answers
 from daybreak.explain.maps import Question, explain
 from daybreak.explain.overlay import overlay
 from daybreak.models.registry import stages_of
-from daybreak.recipes import RECIPES
 from daybreak.report import write_report
 from daybreak.runs.directory import RunDirectory
 from daybreak.serve import app as serve
-from daybreak.training.train import train
 
 
 @dataclass
@@ -73,9 +70,8 @@ class Served:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
-    recipe = override(RECIPES["small"], {"model.width": 0.25, "epochs": 1})
-    run = train(recipe, open_dataset("digits"), tmp_path_factory.mktemp("runs") / "run", device="cpu")
+def run(digits_run: RunDirectory, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    run = RunDirectory.open(shutil.copytree(digits_run.path, tmp_path_factory.mktemp("runs") / "run"))
     write_report(run)
     return run
 
@@ -327,7 +323,7 @@ def test_a_name_of_another_site_is_not_answered(served: Served) -> None:
     assert served.ask("/", Host=f"localhost:{served.port}")[0] == 200
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_the_command_says_where_and_a_signal_ends_it(run: RunDirectory, number: signal.Signals) -> None:
     command = [sys.executable, "-m", "daybreak", "serve", str(run.path), "--port", "0", "--json"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

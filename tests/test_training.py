@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import torch
 from daybreak.core.clock import Stopwatch
 from daybreak.core.config import Recipe, override
 from daybreak.core.errors import NonFiniteError, RunError, UsageError
-from daybreak.data import Dataset, open_dataset
+from daybreak.data import Dataset
 from daybreak.evaluation.evaluate import evaluate
 from daybreak.recipes import RECIPES
 from daybreak.report import write_report
@@ -30,13 +31,6 @@ from daybreak.training.train import train
 
 TINY = {"model.width": 0.1, "epochs": 2, "min_steps": 0, "precision": "float32"}
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DAYBREAK_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
-        return open_dataset("digits")
 
 
 def tiny(name: str = "small", **settings: object) -> Recipe:
@@ -131,7 +125,8 @@ def test_building_a_net_leaves_the_global_random_state(digits: Dataset) -> None:
 
 
 def test_training_learns_real_digits(digits: Dataset, tmp_path: Path) -> None:
-    run = train(override(RECIPES["small"], {"model.width": 0.2, "epochs": 6}), digits, tmp_path / "run", target=0.9)
+    recipe = override(RECIPES["small"], {"model.width": 0.2, "epochs": 6, "precision": "float32"})
+    run = train(recipe, digits, tmp_path / "run", target=0.9)
     summary = run.summary
     assert summary["test_acc"] > 0.93
     assert summary["target_met"] is True
@@ -226,11 +221,11 @@ def test_a_recipe_that_cannot_be_built_leaves_no_directory(digits: Dataset, tmp_
     assert not (tmp_path / "run").exists()
 
 
-def test_half_a_row_of_a_killed_run_is_passed_over(digits: Dataset, tmp_path: Path) -> None:
-    run = train(tiny(), digits, tmp_path / "run")
+def test_half_a_row_of_a_killed_run_is_passed_over(digits_run: RunDirectory, tmp_path: Path) -> None:
+    run = RunDirectory.open(shutil.copytree(digits_run.path, tmp_path / "run"))
     with (run.path / "metrics.jsonl").open("a") as file:
         file.write('{"event": "epoch", "epo')
-    assert len(run.metrics("epoch")) == 2
+    assert len(run.metrics("epoch")) == 4
 
 
 def test_a_directory_with_something_in_it_is_left_alone(digits: Dataset, tmp_path: Path) -> None:
@@ -263,11 +258,12 @@ def test_default_paths_do_not_collide(tmp_path: Path, monkeypatch: pytest.Monkey
         ("predictions.npz", b"PK\x03\x04half of an archive"),
     ],
 )
-def test_damaged_runs_are_refused_by_name(digits: Dataset, tmp_path: Path, name: str, damage: bytes) -> None:
-    run = train(tiny(epochs=1), digits, tmp_path / "run")
-    (run.path / name).write_bytes(damage)
+def test_damaged_runs_are_refused_by_name(digits_run: RunDirectory, tmp_path: Path, name: str, damage: bytes) -> None:
+    run = shutil.copytree(digits_run.path, tmp_path / "run")
+    use_everything(run)
+    (run / name).write_bytes(damage)
     with pytest.raises(RunError, match=name.replace(".", r"\.")):
-        use_everything(run.path)
+        use_everything(run)
 
 
 def use_everything(path: Path) -> None:
@@ -282,7 +278,7 @@ def test_not_a_run(tmp_path: Path) -> None:
         RunDirectory.open(tmp_path)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_leaves_a_usable_run(number: signal.Signals, tmp_path: Path) -> None:
     out = tmp_path / "run"
     command = [sys.executable, "-m", "daybreak", "train", "digits", "--epochs", "5000", "--out", str(out), "--json"]
