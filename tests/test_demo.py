@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from daybreak.cli import demo
+from daybreak.core.config import override
 from daybreak.core.errors import DataError
+from daybreak.recipes import RECIPES
 
 
 @pytest.fixture
@@ -22,7 +24,11 @@ def offline(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     return tmp_path
 
 
-def test_without_anything_it_trains_on_digits(offline: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_anything_it_trains_on_digits(
+    offline: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shorter = override(RECIPES["small"], {"model.width": 0.1, "epochs": 1, "min_steps": 0})
+    monkeypatch.setitem(RECIPES, "small", shorter)
     assert demo.main() == 0
     out = capsys.readouterr()
     assert "CIFAR-10 cannot be had here (cannot be downloaded); using digits" in out.err
