@@ -49,7 +49,7 @@ def explain(
     ] = None,
     against: Annotated[
         str | None,
-        typer.Option(metavar="CLASS", help="Show what speaks for the one class and not for this one ('why not dog')."),
+        typer.Option(metavar="CLASS", help="Show evidence for the one class and against this one ('why not dog')."),
     ] = None,
     n: Annotated[int, typer.Option("--n", min=1, help="How many misclassified images.")] = 10,
     data: MovedData = None,
