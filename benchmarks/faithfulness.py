@@ -27,7 +27,7 @@ from daybreak.core.options import TrainOptions
 from daybreak.data import open_dataset
 from daybreak.explain.cam import METHODS
 from daybreak.explain.faithfulness import pointing_game, random_maps, scores
-from daybreak.explain.maps import Question, explain
+from daybreak.explain.maps import MapOptions, explain
 from daybreak.models.registry import build_net, stages_of
 from daybreak.runs.classifier import Classifier
 from daybreak.runs.datasets import run_dataset
@@ -132,8 +132,8 @@ def forgetful(classifier: Classifier, recipe: Recipe, seed: int) -> Classifier:
 def maps_of(
     classifier: Classifier, images_NHWC: np.ndarray, target_N: np.ndarray, method: str, layer: str
 ) -> np.ndarray:
-    question = Question([layer], method)  # type: ignore[arg-type]
-    return np.stack([m.values_HW for m in explain(classifier, images_NHWC, target_N[:, None], question)])
+    options = MapOptions([layer], method)  # type: ignore[arg-type]
+    return np.stack([m.values_HW for m in explain(classifier, images_NHWC, target_N[:, None], options)])
 
 
 def table(record: Row) -> str:

@@ -58,7 +58,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunDirectory, RunDir
 
 def test_two_runs(runs: tuple[RunDirectory, RunDirectory]) -> None:
     found = compare(runs)
-    first, second = (judged.logits_NK.argmax(1) == judged.labels_N for judged in found.judged)
+    first, second = (e.logits_NK.argmax(1) == e.labels_N for e in found.evaluations)
     (pair,) = found.pairs
     assert pair.only_other == tuple(np.flatnonzero(second & ~first))
     assert len(pair.only_other) == pair.test.only_second > pair.test.only_first == len(pair.only_first)
@@ -75,8 +75,8 @@ def test_the_page_and_the_command_line(
     assert done.value.code == 0
     shown = json.loads(capsys.readouterr().out)
     text = page.read_text()
-    assert f"Only longer is right: {shown['pairs'][0]['only_second_right']}" in text
-    assert "longer is better." in text
+    assert f"Only longer is correct: {shown['pairs'][0]['only_second_right']}" in text
+    assert "longer is significantly better." in text
     assert "recipe.epochs" in text
     assert text.count('class="line r1"') == 2
     assert shown["report"] == str(page)
@@ -89,7 +89,7 @@ def test_runs_on_other_images_have_no_pairs(runs: tuple[RunDirectory, RunDirecto
     found = db.compare(runs[0].path, elsewhere.path, out=tmp_path / "page.html")
     assert found.pairs == ()
     assert found.labels == ("quick (1)", "quick (2)")
-    assert "not judged on the same test images" in (tmp_path / "page.html").read_text()
+    assert "not evaluated on the same test images" in (tmp_path / "page.html").read_text()
 
 
 def test_one_run_is_no_comparison(runs: tuple[RunDirectory, RunDirectory]) -> None:

@@ -13,8 +13,8 @@ from daybreak.core.config import override
 from daybreak.core.options import TrainOptions
 from daybreak.data import open_dataset
 from daybreak.explain import faithfulness
-from daybreak.explain.faithfulness import filled, importance_order, pointing_game, random_maps, scores
-from daybreak.explain.maps import Question, explain
+from daybreak.explain.faithfulness import importance_order, imputed, pointing_game, random_maps, scores
+from daybreak.explain.maps import MapOptions, explain
 from daybreak.models.registry import build_net
 from daybreak.recipes import RECIPES
 from daybreak.runs.classifier import Classifier
@@ -80,25 +80,25 @@ def test_the_order_is_that_of_the_enlarged_map() -> None:
     assert len(set(flat % 32)) > 20
 
 
-def test_a_filled_pixel_is_the_mean_of_its_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_imputed_pixel_is_the_mean_of_its_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(faithfulness, "NOISE", 0.0)
     rng = np.random.default_rng(0)
     ramp = np.add.outer(np.arange(8.0), 2 * np.arange(8.0))[None]
     hole = np.zeros((8, 8), bool)
     hole[3, 4] = True
-    assert filled(ramp, hole, rng)[0, 3, 4] == pytest.approx(ramp[0, 3, 4])
+    assert imputed(ramp, hole, rng)[0, 3, 4] == pytest.approx(ramp[0, 3, 4])
     hole[2:5, 3:6] = True  # a larger hole in a plane: the plane is the solution
-    assert np.allclose(filled(ramp, hole, rng), ramp)
+    assert np.allclose(imputed(ramp, hole, rng), ramp)
     image = rng.normal(size=(3, 8, 8))
-    out = filled(image, hole, rng)
+    out = imputed(image, hole, rng)
     assert np.array_equal(out[:, ~hole], image[:, ~hole])
-    for y, x in np.argwhere(hole):  # every filled pixel satisfies its equation
+    for y, x in np.argwhere(hole):  # every imputed pixel satisfies its equation
         mean = sum(w * out[:, y + down, x + right] for (down, right), w in faithfulness.NEIGHBOURS.items())
         assert np.allclose(out[:, y, x], mean)
     corner = np.zeros((8, 8), bool)
     corner[0, 0] = True  # at a border the weights of the neighbours that are there count
     expected = (ramp[0, 0, 1] / 6 + ramp[0, 1, 0] / 6 + ramp[0, 1, 1] / 12) / (5 / 12)
-    assert filled(ramp, corner, rng)[0, 0, 0] == pytest.approx(expected)
+    assert imputed(ramp, corner, rng)[0, 0, 0] == pytest.approx(expected)
 
 
 def test_pointing_at_a_box() -> None:
@@ -140,7 +140,7 @@ def forgetful(classifier: Classifier, seed: int = 0) -> Classifier:
 
 
 def maps_of(classifier: Classifier, asked: Shapes, method: str, layer: str) -> np.ndarray:
-    found = explain(classifier, asked.images_NHWC, asked.labels_N[:, None], Question([layer], method))
+    found = explain(classifier, asked.images_NHWC, asked.labels_N[:, None], MapOptions([layer], method))
     return np.stack([m.values_HW for m in found])
 
 

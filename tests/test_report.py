@@ -67,7 +67,14 @@ def run(bare: RunDirectory, page: Page) -> RunDirectory:
 
 def test_every_section_is_there(page: Page) -> None:
     assert [name for name in page.values("id") if name in dict(SECTIONS)] == list(dict(SECTIONS))
-    for words in ("Learning rate", "Most confused", "Per class", "Grad-CAM", "temperature", "its first filters"):
+    for words in (
+        "Learning rate",
+        "Most confused",
+        "Per class",
+        "Grad-CAM",
+        "temperature",
+        "first filters",
+    ):
         assert words.lower() in page.text.lower()
 
 
@@ -114,14 +121,14 @@ def test_the_images_on_the_page_are_the_test_images_pixel_for_pixel(run: RunDire
 
 def test_the_page_has_all_mistakes_and_what_the_net_said_of_them(run: RunDirectory, page: Page) -> None:
     assert page.tags
-    judged, items = evaluate(run, tta="none"), data_of(run)["items"]
+    evaluation, items = evaluate(run, tta="none"), data_of(run)["items"]
     mistakes = {item["index"] for item in items if "mistake" in item["kinds"]}
-    assert mistakes == set(np.flatnonzero(judged.logits_NK.argmax(1) != judged.labels_N).tolist())
+    assert mistakes == set(np.flatnonzero(evaluation.logits_NK.argmax(1) != evaluation.labels_N).tolist())
     unsure = [item["index"] for item in items if "unsure" in item["kinds"]]
-    assert set(unsure) == set(metrics.unsure(judged.logits_NK, judged.labels_N, 60).tolist())
+    assert set(unsure) == set(metrics.unsure(evaluation.logits_NK, evaluation.labels_N, 60).tolist())
     for item in items:
-        probability = metrics.softmax(judged.logits_NK[[item["index"]]])[0]
-        assert item["true"] == judged.labels_N[item["index"]]
+        probability = metrics.softmax(evaluation.logits_NK[[item["index"]]])[0]
+        assert item["true"] == evaluation.labels_N[item["index"]]
         assert [k for k, _ in item["top"]] == np.argsort(-probability, kind="stable")[:5].tolist()
         assert item["p_true"] == pytest.approx(probability[item["true"]], abs=1e-4)
 
@@ -143,19 +150,19 @@ def test_the_maps_on_the_page_are_the_nets(run: RunDirectory, page: Page) -> Non
                 assert np.abs(part - 255 * m.values_HW.ravel() / max(m.values_HW.max(), 1e-12)).max() <= 1.01
             assert part.max() == (0 if m.is_empty else 255)
         if which == 0:
-            assert item["boxes"] == [pytest.approx(m.strongest(24), abs=0.06) for m in maps]
+            assert item["boxes"] == [pytest.approx(m.field_of_max(24), abs=0.06) for m in maps]
 
 
-def test_what_finds_no_room_is_said(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
-    judged = evaluate(run, tta="none")
-    wrong = int((judged.logits_NK.argmax(1) != judged.labels_N).sum())
-    monkeypatch.setattr(items, "ROOM", 110 * 24**2)
-    monkeypatch.setattr(items, "UNSURE", 100)
-    picked, left_out = items.pick_items(judged, [], 24)
+def test_the_number_of_mistakes_left_out_is_reported(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluation = evaluate(run, tta="none")
+    wrong = int((evaluation.logits_NK.argmax(1) != evaluation.labels_N).sum())
+    monkeypatch.setattr(items, "MAX_PIXELS", 110 * 24**2)
+    monkeypatch.setattr(items, "MAX_UNSURE", 100)
+    picked, left_out = items.pick_items(evaluation, [], 24)
     assert len(picked) == 110
     assert left_out == wrong - 10 > 0
     first = [item.index for item in picked[:10]]
-    assert first == metrics.mistakes(judged.logits_NK, judged.labels_N, 10).tolist()
+    assert first == metrics.mistakes(evaluation.logits_NK, evaluation.labels_N, 10).tolist()
 
 
 def test_numbers_on_the_page_are_the_runs(run: RunDirectory, page: Page) -> None:
@@ -205,7 +212,7 @@ HOSTILE = (
 def test_forty_hostile_names_inject_no_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The page with hostile names has the very tags of the page with plain ones; every name stands in it as text."""
     assert len(HOSTILE) == 40
-    monkeypatch.setattr(items, "UNSURE", 1000)  # so that all names are on the page
+    monkeypatch.setattr(items, "MAX_UNSURE", 1000)  # so that all names are on the page
     digits = open_dataset("digits")
     recipe = override(RECIPES["small"], {"model.width": 0.1, "epochs": 1, "min_steps": 0})
     pages = {}

@@ -77,18 +77,18 @@ def test_every_section_is_there_and_nothing_leaves_the_page(opened: Opened) -> N
 
 
 def test_a_cell_opens_its_images_with_their_maps(opened: Opened, run: RunDirectory, cifar_part: Dataset) -> None:
-    judged = evaluate(run, tta="none")
+    evaluation = evaluate(run, tta="none")
     cat, dog = cifar_part.classes.index("cat"), cifar_part.classes.index("dog")
-    count = int(judged.confusion[cat, dog])
+    count = int(evaluation.confusion[cat, dog])
     opened.page.get_by_role("button", name=f"cat taken for dog: {count} images").first.click()
     dialog = opened.page.locator("dialog[open]")
     assert dialog.locator("h2").inner_text() == f"cat taken for dog: {count}"
     cards = dialog.locator(".strip")
     assert 0 < cards.count() <= count
     indices = [int(label.split()[2].rstrip(",")) for label in labels(dialog.locator("figure canvas"))]
-    assert all(judged.labels_N[i] == cat and judged.logits_NK[i].argmax() == dog for i in indices)
+    assert all(evaluation.labels_N[i] == cat and evaluation.logits_NK[i].argmax() == dog for i in indices)
     first = cards.first.locator(".maps canvas")
-    assert first.count() >= 6  # three stages: two classes' maps where something speaks for them, and the fields
+    assert first.count() >= 6  # three stages: maps for two classes where there is evidence, and receptive fields
     assert all(len(np.unique(pixels_of(first.nth(n)).reshape(-1, 4), axis=0)) > 10 for n in range(first.count()))
     opened.page.keyboard.press("Escape")
     assert opened.page.locator("dialog[open]").count() == 0
@@ -106,7 +106,7 @@ def test_filters_filter(opened: Opened) -> None:
     page = opened.page
     everything = shown(page)
     page.select_option("#filter-true", label="ship")
-    assert set(page.locator("#gallery button").evaluate_all("all => all.map(b => b.innerText.split('is ')[1])")) == {
+    assert set(page.locator("#gallery button").evaluate_all("all => all.map(b => b.innerText.split('true: ')[1])")) == {
         "ship"
     }
     ships = shown(page)

@@ -31,8 +31,8 @@ from daybreak.core.errors import UsageError
 from daybreak.data import open_dataset
 from daybreak.data.picture import to_picture
 from daybreak.evaluation.predict import predict
-from daybreak.explain.gallery import answers
-from daybreak.explain.maps import Question, explain
+from daybreak.explain.gallery import maps_for
+from daybreak.explain.maps import MapOptions, explain
 from daybreak.explain.overlay import overlay
 from daybreak.models.registry import stages_of
 from daybreak.report import write_report
@@ -107,11 +107,11 @@ def test_it_answers_as_predict_and_explain_do(served: Served, image: bytes, tmp_
     assert [row["probability"] for row in found["top"]] == [row["probability"] for row in expected["top"]]
     classifier = served.run.classifier("cpu")
     seen_HWC = picture_of(found["image"])[..., None]
-    maps = answers(classifier, seen_HWC[None], Question(), ["predicted"])
+    maps = maps_for(classifier, seen_HWC[None], MapOptions(), ["predicted"])
     assert [row["layer"] for row in found["maps"]] == list(stages_of(classifier.net))
     for row, m in zip(found["maps"], maps, strict=True):
         assert row["class"] == expected["top"][0]["class"]
-        if m.shows_a_place:
+        if not m.is_single_cell:
             np.testing.assert_array_equal(picture_of(row["picture"]), overlay(seen_HWC, m.values_HW, serve.MAP_SIZE))
 
 
@@ -119,7 +119,7 @@ def test_the_class_that_is_asked_for_is_explained(served: Served, image: bytes) 
     _, found = served.json("/predict?class=7&against=2", image)
     classifier = served.run.classifier("cpu")
     seen_HWC = picture_of(found["image"])[..., None]
-    maps = explain(classifier, seen_HWC[None], np.array([[7]]), Question(), np.array([2]))
+    maps = explain(classifier, seen_HWC[None], np.array([[7]]), MapOptions(), np.array([2]))
     assert {row["class"] for row in found["maps"]} == {"7"}
     np.testing.assert_array_equal(
         picture_of(found["maps"][0]["picture"]), overlay(seen_HWC, maps[0].values_HW, serve.MAP_SIZE)
@@ -197,8 +197,8 @@ def test_what_nobody_waits_for_is_not_done(served: Served, image: bytes, monkeyp
     """While the net is busy eight may wait; those who leave are passed over, and the ninth is told."""
     may_go_on, answered = threading.Event(), []
 
-    def answer(_self: Any, _data: bytes, question: Question) -> dict[str, Any]:
-        answered.append(question.target)
+    def answer(_self: Any, _data: bytes, options: MapOptions) -> dict[str, Any]:
+        answered.append(options.target)
         may_go_on.wait(60)
         return {}
 
@@ -302,7 +302,7 @@ def test_classes_whose_names_are_no_text(run: RunDirectory, image: bytes, tmp_pa
     page = serve._Page(RunDirectory.open(tmp_path / "run"), "cpu")
     assert page.names[:2] == ["caf\\xe9", "a\\nb"]
     assert "caf\\xe9" in page.show(cast(Any, None)).body.decode()
-    assert {m["class"] for m in page.answer(image, Question(target=page._class("a\\nb")))["maps"]} == {"a\\nb"}
+    assert {m["class"] for m in page.answer(image, MapOptions(target=page._class("a\\nb")))["maps"]} == {"a\\nb"}
 
 
 def test_another_site_may_not_ask(served: Served, image: bytes) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import daybreak as db
 from daybreak.core.errors import UsageError
+from daybreak.runs.directory import RunDirectory
 from daybreak.training import tracking
 
 TINY = {"recipe": "small", "device": "cpu", "report": False, "settings": {"model.width": 0.1}}
@@ -95,3 +97,27 @@ def test_metrics_are_also_a_table(tmp_path: Path) -> None:
 
 def test_nested_keys_are_joined_by_dots() -> None:
     assert tracking.flatten({"a": {"b": 1, "c": {"d": 2}}, "e": 3}) == {"a.b": 1, "a.c.d": 2, "e": 3}
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_the_figures_that_a_row_has_are_logged(part: str) -> None:
+    """A validation part takes the place of the test part in epoch rows; old results have no `val_acc`."""
+    logged: list[tuple[dict[str, float], int]] = []
+
+    class Log:
+        keeps_steps = False
+
+        def open(self, run: RunDirectory, step: int) -> None: ...
+
+        def log(self, values: Mapping[str, float], step: int) -> None:
+            logged.append((dict(values), step))
+
+        def close(self, is_whole: bool) -> None: ...
+
+    follower = tracking._Following("log", Log(), print)
+    figures = {"train_loss": 0.5, "train_acc": 0.75, f"{part}_loss": 1.25, f"{part}_acc": 0.625}
+    follower.take({"event": "epoch", "step": 8, "lr": 0.1, "size": 32} | figures)
+    final = {"test_acc": 0.6, "test_acc_tta": 0.61, "test_loss": 1.3, "train_seconds": 4.5, "images_per_second": 9.0}
+    final |= {"val_acc": 0.625} if part == "val" else {}
+    follower.take({"event": "end", "steps": 8, "interrupted": None} | final)
+    assert logged == [({"lr": 0.1} | figures, 8), ({f"final.{key}": value for key, value in final.items()}, 8)]

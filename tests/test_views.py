@@ -12,9 +12,9 @@ from daybreak.explain.features import (
     activation_sheets,
     filter_sheet,
     first_filters,
-    most_exciting,
     observe,
     principal_plane,
+    top_images,
 )
 from daybreak.models.registry import build_net
 from daybreak.report.chart import Chart, Line, svg, thinned, ticks
@@ -62,9 +62,9 @@ def test_peaks_and_where_they_are(spots: np.ndarray, monkeypatch: pytest.MonkeyP
         assert divmod(int(seen.cells_NK[i, i % 3]), seen.width) == divmod(i, 4)
 
 
-def test_the_most_exciting_images_and_what_was_seen_of_them(spots: np.ndarray) -> None:
+def test_the_images_that_activate_a_channel_most_and_their_receptive_fields(spots: np.ndarray) -> None:
     classifier = means()
-    found = most_exciting(classifier, observe(classifier, spots, "layer1"), "layer1", channels=3, images=2)
+    found = top_images(classifier, observe(classifier, spots, "layer1"), "layer1", channels=3, images=2)
     assert {e.channel: e.images for e in found} == {0: (9, 6), 1: (10, 7), 2: (11, 8)}
     assert found[0].channel == 2  # the brightest spots: its peaks differ most
     assert found[0].boxes == ((24, 16, 32, 24), (0, 16, 8, 24))

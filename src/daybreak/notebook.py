@@ -13,7 +13,7 @@ from daybreak.core.errors import one_line
 from daybreak.data.dataset import Dataset
 from daybreak.data.picture import enlarged
 from daybreak.evaluation.evaluate import Mistake
-from daybreak.explain.gallery import remark
+from daybreak.explain.gallery import note_on
 from daybreak.explain.maps import ClassMap
 from daybreak.explain.overlay import overlay
 from daybreak.models.registry import SMALLEST_SIZE
@@ -81,11 +81,11 @@ def of_mistakes(wrong: Sequence[Mistake], images_NHWC: np.ndarray) -> Gallery:
 
 def of_maps(maps: Sequence[ClassMap], image_HWC: np.ndarray, classes: Sequence[str]) -> Gallery:
     """One image and its maps."""
-    drawn = [(overlay(image_HWC, m.values_HW, SIZE), _caption(m, classes)) for m in maps if m.shows_a_place]
+    drawn = [(overlay(image_HWC, m.values_HW, SIZE), _caption(m, classes)) for m in maps if not m.is_single_cell]
     pictures, captions = zip((enlarged(image_HWC, SIZE), "the image"), *drawn, strict=True)
     return Gallery(pictures, captions, exact=False)
 
 
 def _caption(m: ClassMap, classes: Sequence[str]) -> str:
-    note = remark(m)
+    note = note_on(m)
     return f"{m.layer}: {classes[m.target]}" + (f" ({note})" if note else "")

@@ -15,10 +15,10 @@ from daybreak.core.events import OnEvent
 from daybreak.evaluation.evaluate import Evaluation, Mistake, evaluate, image_index
 from daybreak.evaluation.predict import predict
 from daybreak.explain.cam import Method
-from daybreak.explain.gallery import answers, draw_files, draw_mistakes
-from daybreak.explain.maps import ClassMap, Question
+from daybreak.explain.gallery import draw_files, draw_mistakes, maps_for
+from daybreak.explain.maps import ClassMap, MapOptions
 from daybreak.notebook import Gallery
-from daybreak.report import figures, write_report
+from daybreak.report import figures, run_charts, write_report
 from daybreak.runs.datasets import run_dataset
 from daybreak.runs.directory import RunDirectory
 from daybreak.suspects import find_suspects
@@ -43,7 +43,7 @@ class Run:
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        """One row an epoch: lr, losses in nats, accuracies in [0, 1], seconds; fit for `pandas.DataFrame`."""
+        """One row per epoch: lr, losses in nats, accuracies in [0, 1], seconds; ready for `pandas.DataFrame`."""
         return self.directory.metrics("epoch")
 
     @property
@@ -51,7 +51,7 @@ class Run:
         return self.directory.card.classes
 
     def evaluate(self, data: str | Path | None = None, tta: Tta | None = None) -> Evaluation:
-        """Judge the net on its test images, or on other data with the same classes."""
+        """Evaluate the net on its test images, or on other data with the same classes."""
         return evaluate(self.directory, data=data, tta=tta)
 
     def confusion(self) -> np.ndarray:
@@ -70,12 +70,12 @@ class Run:
         Args:
             target: the class to explain, by name, or "predicted" or "true".
             method: see `daybreak.explain.cam`.
-            against: explain `target` against this class: what speaks for the one and not for the other.
+            against: show evidence for `target` and against this class.
 
         Raises:
             UsageError: there is no such image, stage or class; what there is is listed.
         """
-        _, (found,) = self._maps(index, Question([layer], method, target, against))
+        _, (found,) = self._maps(index, MapOptions([layer], method, target, against))
         return found.values_HW
 
     def gallery(self, n: int = 12) -> Gallery:
@@ -86,7 +86,7 @@ class Run:
         self, index: int, target: str = "predicted", method: Method = "grad-cam", against: str | None = None
     ) -> Gallery:
         """A test image and its maps at every stage as pictures, for a notebook; arguments as for `cam`."""
-        image, maps = self._maps(index, Question(None, method, target, against))
+        image, maps = self._maps(index, MapOptions(None, method, target, against))
         return notebook.of_maps(maps, image, self.classes)
 
     def explain(
@@ -99,7 +99,7 @@ class Run:
         target: str | None = None,
         against: str | None = None,
     ) -> list[dict[str, Any]]:
-        """Draw maps as PNG below `figures/maps`; a row a map with "file", "layer", "method", "class" and "path".
+        """Draw maps as PNG files in `figures/maps`; one row per map with "file", "layer", "method", "class" and "path".
 
         Args:
             images: files to explain for the predicted class; without any, the `n` most confident mistakes are
@@ -107,13 +107,13 @@ class Run:
             layers: stages by name; all by default.
             method: see `daybreak.explain.cam`.
             target: the class to explain instead, by name, or "predicted" or "true".
-            against: explain it against this class: what speaks for the one and not for the other.
+            against: show evidence for the target and against this class.
             data: where the run's data is now, if it has moved.
         """
-        question = Question(layers, method, target, against)
+        options = MapOptions(layers, method, target, against)
         if images:
-            return draw_files(self.directory, images, question)
-        return draw_mistakes(self.directory, n, question, data)
+            return draw_files(self.directory, images, options)
+        return draw_mistakes(self.directory, n, options, data)
 
     def suspects(
         self,
@@ -155,22 +155,24 @@ class Run:
             raise UsageError("serve", f"{error.name} is not installed", "pip install 'daybreak[serve]'") from None
         serve(self.directory, port, on_ready=on_ready)
 
-    def _maps(self, index: int, question: Question) -> tuple[np.ndarray, list[ClassMap]]:
-        """A test image and the answers to a question about it."""
+    def _maps(self, index: int, options: MapOptions) -> tuple[np.ndarray, list[ClassMap]]:
+        """A test image and its maps."""
         test, classifier = run_dataset(self.directory).test, self.directory.classifier()
         at = image_index(index, len(test.labels_N))
         image, true_N = np.asarray(test.images_NHWC[[at]]), np.asarray(test.labels_N[[at]])
-        return image[0], answers(classifier, image, question, [question.target or "predicted"], true_N)
+        return image[0], maps_for(classifier, image, options, [options.target or "predicted"], true_N)
 
     def _repr_html_(self) -> str:
         """In a notebook: the line of `repr`, the curves and the confusion matrix."""
-        judged = self.evaluate(tta="none")
-        drawn = [figures.confusion(judged.confusion, judged.classes)]
-        drawn[:0] = [figures.curves(self.history)] if self.history else []
+        evaluation = self.evaluate(tta="none")
+        drawn = [figures.confusion(evaluation.confusion, evaluation.classes)]
+        drawn[:0] = [figures.draw(run_charts.accuracy_and_loss(self.history))] if self.history else []
         return f"<pre>{escape(repr(self))}</pre>" + "".join(figures.svg(figure) for figure in drawn)
 
     def __repr__(self) -> str:
         s = self.summary
         unfinished = "interrupted" if s.interrupted else "not finite"
         accuracy = unfinished if s.test_acc is None else f"test_acc {s.test_acc:.4f}"
+        val_acc = self.directory.summary.get("val_acc")  # older runs lack it
+        accuracy += "" if val_acc is None else f", val_acc {val_acc:.4f}"
         return f"<Run {self.path}: {s.recipe} on {s.dataset}, {accuracy}, {s.train_seconds:.1f} s>"

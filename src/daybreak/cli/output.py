@@ -44,38 +44,39 @@ def last_line(summary: dict[str, Any], path: Path) -> str:
     if summary["interrupted"]:
         return f"interrupted after {summary['steps']} steps; what there is: {path}"
     tta = "" if summary["tta"] == "none" else f" ({summary['test_acc_tta']:.2%} with {summary['tta']} TTA)"
+    val = "" if summary.get("val_acc") is None else f" (validation {summary['val_acc']:.2%})"
     target = {None: "", True: ", target reached", False: f", below the target of {summary['target'] or 0:.2%}"}
     return (
-        f"{summary['test_acc']:.2%}{tta} on {summary['dataset']} in {summary['train_seconds']:.1f} s"
+        f"{summary['test_acc']:.2%}{tta} on {summary['dataset']}{val} in {summary['train_seconds']:.1f} s"
         f"{target[summary['target_met']]}: {shlex.quote(str(path))}"
     )
 
 
-def evaluation(judged: "Evaluation") -> None:
-    views = {"none": "one view", "flip": "flip TTA", "full": "six-view TTA"}[judged.tta]
+def evaluation(found: "Evaluation") -> None:
+    views = {"none": "one view", "flip": "flip TTA", "full": "six-view TTA"}[found.tta]
     console.print(
-        f"{judged.accuracy:.2%} of {len(judged.labels_N)} test images of {judged.dataset} ({views}), "
-        f"loss {judged.loss:.3f}, calibration error {judged.ece:.2%}",
+        f"{found.accuracy:.2%} of {len(found.labels_N)} test images of {found.dataset} ({views}), "
+        f"loss {found.loss:.3f}, calibration error {found.ece:.2%}",
         highlight=False,
     )
     table = _table("class", "images:", "precision:", "recall:", "F1:")
-    for c in judged.per_class:
+    for c in found.per_class:
         table.add_row(_name(c.name), str(c.images), f"{c.precision:.1%}", f"{c.recall:.1%}", f"{c.f1:.1%}")
     console.print(table)
-    for true, predicted, count in judged.most_confused(5):
+    for true, predicted, count in found.most_confused(5):
         console.print(f"{count:>5}  {one_line(true)} taken for {one_line(predicted)}", highlight=False, markup=False)
-    for note in judged.notes:
+    for note in found.notes:
         console.print(f"note: {one_line(note)}", highlight=False, markup=False)
 
 
 def maps(rows: list[dict[str, Any]]) -> None:
-    """The path of every map; a remark on those that need one, on stderr."""
+    """The path of every map, and notes on stderr."""
     for row in rows:
         if row["path"]:
             print(row["path"])
-    remarks = (f"{row['path']}: {row['note']}" if row["path"] else row["note"] for row in rows if "note" in row)
-    for remark in dict.fromkeys(remarks):
-        print(f"note: {remark}", file=sys.stderr)
+    notes = (f"{row['path']}: {row['note']}" if row["path"] else row["note"] for row in rows if "note" in row)
+    for note in dict.fromkeys(notes):
+        print(f"note: {note}", file=sys.stderr)
 
 
 def comparison(found: "Comparison", page: Path) -> None:

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from daybreak.core.events import Event, OnEvent
+from daybreak.runs.curves import curve_part
 
 SECONDS_BETWEEN_LINES = 15.0
 
@@ -69,11 +70,12 @@ class TrainingProgress:
             self._line(f"{event['progress']:4.0%}  {facts}  {left:.0f} s left")
 
     def _epoch(self, event: Event) -> None:
-        self._accuracy = f"  test {event['test_acc']:.2%}"
+        part = curve_part([event])
+        self._accuracy = f"  {part} {event[f'{part}_acc']:.2%}"
         self._bar.update(self._task, epochs=self._epoch_name(int(event["epoch"]) + 1))
         self._line(
             f"epoch {event['epoch']:>3}  train {event['train_acc']:6.2%} loss {event['train_loss']:.3f}"
-            f"  test {event['test_acc']:6.2%} loss {event['test_loss']:.3f}"
+            f"  {part} {event[f'{part}_acc']:6.2%} loss {event[f'{part}_loss']:.3f}"
             f"  {event['size']} px  lr {event['lr']:.4g}  {event['train_seconds']:.1f} s"
         )
 

@@ -1,5 +1,5 @@
-"""Runs side by side: what differs in their configuration, how they went, and which images one gets right and another
-wrong, with the test that says whether that is chance."""
+"""Runs compared: differences in configuration and results, and the images that only one of two runs classifies
+correctly, with McNemar's test of whether the difference is significant."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ SUMMARY = ("dataset", "recipe", "seed", "test_acc", "test_acc_tta", "train_secon
 
 @dataclass(frozen=True)
 class McNemar:
-    """Two classifiers on the same images: is one better, or is the difference chance?
+    """McNemar's exact test of two classifiers on the same images.
 
     Attributes:
-        only_first: images that the first alone gets right.
-        only_second: images that the second alone gets right.
-        p_value: two-sided and exact: the chance of a split at least this uneven if both were equally good.
+        only_first: number of images that only the first classifies correctly.
+        only_second: number of images that only the second classifies correctly.
+        p_value: two-sided: the probability of a split at least this uneven if both were equally good.
     """
 
     only_first: int
@@ -35,7 +35,7 @@ class McNemar:
 
 @dataclass(frozen=True)
 class Pair:
-    """The first run against another, image by image; indices of test images."""
+    """The first run against another, image by image: the indices of test images that only one classifies correctly."""
 
     other: int
     test: McNemar
@@ -45,17 +45,18 @@ class Pair:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs, judged without test-time augmentation.
+    """Runs, evaluated without test-time augmentation.
 
     Attributes:
         labels: short names that tell the runs apart.
         differences: configuration keys that differ, with each run's value as text.
-        pairs: of the first run with each other one; none where their test images differ.
+        evaluations: of the runs, in their order.
+        pairs: the first run against each other run that was evaluated on the same test images.
     """
 
     runs: tuple[RunDirectory, ...]
     labels: tuple[str, ...]
-    judged: tuple[Evaluation, ...]
+    evaluations: tuple[Evaluation, ...]
     differences: tuple[tuple[str, tuple[str, ...]], ...]
     pairs: tuple[Pair, ...]
 
@@ -79,27 +80,27 @@ class Comparison:
 
 
 def compare(runs: Sequence[RunDirectory]) -> Comparison:
-    """Compare two runs or more.
+    """Compare two or more runs.
 
     Raises:
         UsageError: there are fewer than two.
         RunError: a run cannot be used.
     """
     if len(runs) < 2:
-        raise UsageError("compare", "one run has nothing to be compared with", "daybreak compare RUN RUN")
-    judged = tuple(evaluate(run, tta="none") for run in runs)
-    same = [number for number in range(1, len(runs)) if _same_images(judged[0], judged[number])]
+        raise UsageError("compare", "needs at least two runs", "daybreak compare RUN RUN")
+    evaluations = tuple(evaluate(run, tta="none") for run in runs)
+    same = [number for number in range(1, len(runs)) if _same_images(evaluations[0], evaluations[number])]
     return Comparison(
         tuple(runs),
         _labels(runs),
-        judged,
+        evaluations,
         tuple(differences([run.config for run in runs])),
-        tuple(_pair(judged[0], judged[number], number) for number in same),
+        tuple(_pair(evaluations[0], evaluations[number], number) for number in same),
     )
 
 
 def mcnemar(first_N: np.ndarray, second_N: np.ndarray) -> McNemar:
-    """McNemar's exact test on two boolean arrays (N,), true where a classifier is right (McNemar 1947)."""
+    """McNemar's exact test on two boolean arrays (N,), true where the classifier is correct (McNemar 1947)."""
     a, b = int((first_N & ~second_N).sum()), int((second_N & ~first_N).sum())
     return McNemar(a, b, float(binomtest(a, a + b).pvalue) if a + b else 1.0)
 
@@ -125,6 +126,6 @@ def _same_images(a: Evaluation, b: Evaluation) -> bool:
 
 
 def _labels(runs: Sequence[RunDirectory]) -> tuple[str, ...]:
-    """The directories' names, numbered where two are the same."""
+    """The directories' names, numbered where two are equal."""
     names = [one_line(run.path.resolve().name) for run in runs]
     return tuple(f"{name} ({n})" if names.count(name) > 1 else name for n, name in enumerate(names, 1))

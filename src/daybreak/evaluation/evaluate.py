@@ -1,4 +1,4 @@
-"""Judging a finished run: its test predictions, and the numbers drawn from them."""
+"""Evaluation of a finished run: its test predictions, and the metrics computed from them."""
 
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -29,11 +29,11 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Test predictions with the numbers that people ask of them.
+    """Test predictions with their metrics.
 
     Attributes:
-        tta: the test-time augmentation behind `logits_NK`.
-        dataset: title of what was judged.
+        tta: the test-time augmentation of `logits_NK`.
+        dataset: title of the evaluated data.
     """
 
     predictions: Predictions
@@ -115,7 +115,7 @@ def evaluate(
     device: Device = "auto",
     moved_to: str | Path | None = None,
 ) -> Evaluation:
-    """Judge a run on its own test images, or on those of other data with the same classes.
+    """Evaluate a run on its own test images, or on those of other data with the same classes.
 
     Args:
         data: other data; by default what the run was trained on, and then the stored predictions serve.

@@ -1,15 +1,14 @@
-"""Is a map true? Take away what it points at, and see whether the net's answer goes with it.
+"""Faithfulness of class activation maps: does the prediction change when the important pixels are removed?
 
-- deletion (Petsiuk et al. 2018): the most important pixels first are replaced; the area under the curve of the
-  probability of the class. Low is faithful.
-- insertion (the same): into an image without content the most important pixels first are put back. High is faithful.
-- ROAD (Rong et al. 2022): deletion again, but a removed pixel becomes the mean of its neighbours and a little noise (a
-  sparse linear system), so that the shape of the hole says nothing; most important first minus least important first
-  at each share. High is faithful.
-- pointing game (Zhang et al. 2018): is the highest point of the map inside the object? Needs to be told where that is.
+- deletion (Petsiuk et al. 2018): pixels are replaced by a blurred image, the most important first; the score is the
+  area under the curve of the class probability. Low is faithful.
+- insertion (the same paper): pixels are put back into the blurred image, the most important first. High is faithful.
+- ROAD (Rong et al. 2022): removed pixels are imputed as the mean of their neighbours plus a little noise (a sparse
+  linear system), so that the mask itself carries no information; the class probability with the least relevant pixels
+  removed (LeRF) minus that with the most relevant removed (MoRF). High is faithful.
+- pointing game (Zhang et al. 2018): is the maximum of the map inside the object? Needs bounding boxes.
 
-Every score is compared with maps of random numbers at the same resolution: a map that is no better than they are says
-nothing, however it looks.
+The baseline of every score is random maps of the same resolution.
 """
 
 from collections.abc import Sequence
@@ -26,8 +25,8 @@ from daybreak.runs.classifier import Classifier, images_a_forward
 
 SHARES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # of the pixels
 ROAD_SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
-NOISE = 0.01  # deviation of the noise in a filled pixel; images have deviation 1
-BLUR = 11  # px at 32 px: the kernel that takes the content out of an image
+NOISE = 0.01  # standard deviation of the noise in an imputed pixel; that of normalised images is 1
+BLUR = 11  # px, for images of 32 px: side of the kernel that removes the content of an image
 
 # Weights of a removed pixel's neighbours: 1/6 beside, 1/12 at the corners (Rong et al. 2022, section 4.2).
 NEIGHBOURS = {(0, 1): 1 / 6, (1, 0): 1 / 6, (0, -1): 1 / 6, (-1, 0): 1 / 6,
@@ -36,7 +35,7 @@ NEIGHBOURS = {(0, 1): 1 / 6, (1, 0): 1 / 6, (0, -1): 1 / 6, (-1, 0): 1 / 6,
 
 @dataclass(frozen=True)
 class Scores:
-    """Means over the images of one kind of map at one stage."""
+    """Means over images, for one kind of map at one stage."""
 
     deletion: float
     insertion: float
@@ -44,7 +43,7 @@ class Scores:
 
 
 def scores(classifier: Classifier, images_NHWC: np.ndarray, maps_Nhw: np.ndarray, target_N: np.ndarray) -> Scores:
-    """How faithful maps are to a net.
+    """Deletion, insertion and ROAD of maps.
 
     Args:
         images_NHWC: uint8.
@@ -61,7 +60,7 @@ def scores(classifier: Classifier, images_NHWC: np.ndarray, maps_Nhw: np.ndarray
 
 def importance_order(maps_Nhw: np.ndarray, size: int) -> np.ndarray:
     """Pixels (N, size²) in the order of the enlarged maps, the most important first; ties by a fixed random order, so
-    that a flat map does not begin in a corner."""
+    that a constant map does not start in a corner."""
     maps = torch.from_numpy(np.ascontiguousarray(maps_Nhw, np.float32))[:, None]
     large_NP = F.interpolate(maps, size=(size, size), mode="bilinear", align_corners=False).flatten(1).numpy()
     tie_breaker_P = np.random.default_rng(0).permutation(size * size)
@@ -69,12 +68,12 @@ def importance_order(maps_Nhw: np.ndarray, size: int) -> np.ndarray:
 
 
 def random_maps(like_Nhw: np.ndarray, seed: int) -> np.ndarray:
-    """Maps that know nothing, at the same resolution."""
+    """Uniform random maps of the same shape, float32: the baseline."""
     return np.random.default_rng(seed).random(like_Nhw.shape, dtype=np.float32)
 
 
 def blurred(images_NCHW: Tensor) -> Tensor:
-    """Images without content: a wide Gaussian, borders mirrored."""
+    """Images blurred by a wide Gaussian with mirrored borders, which removes their content."""
     side = max(3, round(BLUR * images_NCHW.shape[2] / 32) | 1)
     at = torch.arange(side, dtype=torch.float32, device=images_NCHW.device) - side // 2
     line = torch.exp(-(at**2) / (2 * (side / 4) ** 2))
@@ -84,9 +83,9 @@ def blurred(images_NCHW: Tensor) -> Tensor:
     return F.conv2d(F.conv2d(padded, kernel, groups=channels), kernel.transpose(2, 3), groups=channels)
 
 
-def filled(image_CHW: np.ndarray, removed_HW: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The image with each removed pixel equal to the weighted mean of its neighbours, the removed ones among them too
-    (one sparse linear system), and a little noise."""
+def imputed(image_CHW: np.ndarray, removed_HW: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The image with each removed pixel set to the weighted mean of its neighbours, removed ones included (one sparse
+    linear system), plus a little noise."""
     if not removed_HW.any():
         return image_CHW
     height, width = removed_HW.shape
@@ -107,7 +106,7 @@ def filled(image_CHW: np.ndarray, removed_HW: np.ndarray, rng: np.random.Generat
         known_CR += weight * np.where(given, image_CHW[:, y, x], 0)
     entries.append((here, here, weight_R))
     i, j, values = (np.concatenate(part) for part in zip(*entries, strict=True))
-    if removed_HW.all():  # nothing is known: the mean of a normalised image
+    if removed_HW.all():  # no known pixel is left: use the mean of normalised images
         solved_CR = np.zeros_like(known_CR)
     else:
         solved_CR = spsolve(coo_array((values, (i, j)), shape=(len(rows),) * 2).tocsc(), known_CR.T).T
@@ -117,7 +116,7 @@ def filled(image_CHW: np.ndarray, removed_HW: np.ndarray, rng: np.random.Generat
 
 
 def pointing_game(maps_Nhw: np.ndarray, boxes_N4: np.ndarray, size: int) -> np.ndarray:
-    """Whether the highest point of each enlarged map lies in its box (left, top, right, bottom in px), bool (N,)."""
+    """Whether the maximum of each enlarged map lies in its box (left, top, right, bottom in px), bool (N,)."""
     top_N = importance_order(maps_Nhw, size)[:, 0]
     y, x = np.divmod(top_N, size)
     left, top, right, bottom = boxes_N4.T
@@ -132,7 +131,7 @@ def _curve(
     target_N: np.ndarray,
     shares: Sequence[float],
 ) -> np.ndarray:
-    """Mean probability of the target at each share of pixels that have been taken from `end`."""
+    """Mean probability of the target with each share of the pixels taken from `end`, the rest from `start`."""
     pixels = order_NP.shape[1]
     rank_NP = torch.from_numpy(np.argsort(order_NP, axis=1)).to(start.device)
     rank_N1HW = rank_NP.view(len(order_NP), 1, *start.shape[2:])
@@ -142,23 +141,23 @@ def _curve(
 
 
 def _road(classifier: Classifier, images_NCHW: Tensor, order_NP: np.ndarray, target_N: np.ndarray) -> float:
-    """Mean over the shares of: probability with the least important pixels removed, less that with the most."""
+    """Mean of LeRF minus MoRF over the shares of removed pixels."""
     gaps = []
     for share in ROAD_SHARES:
-        least, most = (
-            _probability(classifier, _imputed(images_NCHW, order, share), target_N)
+        least_first, most_first = (
+            _probability(classifier, _impute_all(images_NCHW, order, share), target_N)
             for order in (order_NP[:, ::-1], order_NP)
         )
-        gaps.append(least - most)
+        gaps.append(least_first - most_first)
     return float(np.mean(gaps))
 
 
-def _imputed(images_NCHW: Tensor, order_NP: np.ndarray, share: float) -> Tensor:
+def _impute_all(images_NCHW: Tensor, order_NP: np.ndarray, share: float) -> Tensor:
     images, rng = images_NCHW.cpu().numpy(), np.random.default_rng(0)
     removed_NP = np.zeros(order_NP.shape, bool)
     np.put_along_axis(removed_NP, order_NP[:, : round(share * order_NP.shape[1])], True, axis=1)
     out = np.stack(
-        [filled(image, r.reshape(image.shape[1:]), rng) for image, r in zip(images, removed_NP, strict=True)]
+        [imputed(image, r.reshape(image.shape[1:]), rng) for image, r in zip(images, removed_NP, strict=True)]
     )
     return torch.from_numpy(out.astype(np.float32)).to(images_NCHW.device)
 

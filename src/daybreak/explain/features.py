@@ -1,4 +1,4 @@
-"""What a net sees: first filters, an image stage by stage, what excites a channel, how images lie together."""
+"""Learned features: first filters, activations of an image, the images that activate a channel most, embeddings."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,8 +37,8 @@ class Observed:
 
 
 @dataclass(frozen=True)
-class Excited:
-    """A channel and the images that excite it most, the strongest first, each with the part of it that did."""
+class TopImages:
+    """A channel, the images that activate it most, the first most of all, and the receptive field of each maximum."""
 
     channel: int
     images: tuple[int, ...]
@@ -71,11 +71,10 @@ def observe(classifier: Classifier, images_NHWC: np.ndarray, layer: str) -> Obse
     return Observed(torch.cat(embeddings).numpy(), torch.cat(peaks).numpy(), torch.cat(cells).numpy(), width)
 
 
-def most_exciting(
+def top_images(
     classifier: Classifier, seen: Observed, layer: str, channels: int = 8, images: int = 6
-) -> list[Excited]:
-    """The channels that tell images apart most (the largest deviation of their peaks), each with the images that excite
-    it most and what the strongest cell saw of them."""
+) -> list[TopImages]:
+    """The channels whose maximum activation varies most between images, each with the images that activate it most."""
     field = stage_fields(classifier.net, classifier.size, len(classifier.normalize.mean))[layer]
     found = []
     for channel in np.argsort(-seen.peaks_NK.std(0), kind="stable")[:channels]:
@@ -85,13 +84,13 @@ def most_exciting(
             row, column = divmod(int(seen.cells_NK[i, channel]), seen.width)
             (upper, lower), (left, right) = (field.span(unit, classifier.size) for unit in (row, column))
             boxes.append((int(left), int(upper), int(np.ceil(right)), int(np.ceil(lower))))
-        found.append(Excited(int(channel), tuple(int(i) for i in top), tuple(boxes)))
+        found.append(TopImages(int(channel), tuple(int(i) for i in top), tuple(boxes)))
     return found
 
 
 def principal_plane(embeddings_ND: np.ndarray) -> np.ndarray:
-    """The embeddings (N, 2) on their two principal axes; the axes' signs are those that make the largest entry of each
-    direction positive, so that the same run gives the same picture."""
+    """The embeddings on their first two principal components, float64 (N, 2). The largest entry of each component is
+    made positive, so that the same run gives the same picture."""
     centred_ND = embeddings_ND.astype(np.float64) - embeddings_ND.mean(0, dtype=np.float64)
     _, directions_DD = np.linalg.eigh(centred_ND.T @ centred_ND)
     plane_D2 = directions_DD[:, :-3:-1]
@@ -101,7 +100,7 @@ def principal_plane(embeddings_ND: np.ndarray) -> np.ndarray:
 
 def first_filters(net: nn.Module) -> np.ndarray | None:
     """The filters of the first convolution as pictures, (F, k, k, C) in [0, 1] with 0.5 for a weight of zero; each
-    relative to its own largest weight. None where it does not look at one or three channels."""
+    scaled to its own largest weight. None unless the input has one or three channels."""
     first = next(module for module in net.modules() if isinstance(module, nn.Conv2d))
     weights_FkkC = first.weight.detach().float().cpu().permute(0, 2, 3, 1).numpy()
     if weights_FkkC.shape[3] not in (1, 3):
@@ -122,8 +121,8 @@ def filter_sheet(net: nn.Module, columns: int = 12, size: int = 32) -> Image.Ima
 def activation_sheets(
     classifier: Classifier, image_HWC: np.ndarray, channels: int = 8, size: int = 64
 ) -> dict[str, Image.Image]:
-    """What each stage makes of one image: its `channels` strongest channels, grey from zero (black) to the stage's
-    highest activation (white)."""
+    """For each stage its `channels` most active channels on one image, from zero (black) to the maximum of the stage
+    (white)."""
     names = tuple(stages_of(classifier.net))
     found = activations_of(classifier.net, classifier.prepare(image_HWC[None]), names)
     sheets = {}
@@ -136,7 +135,7 @@ def activation_sheets(
 
 
 def grid(pictures: list[Image.Image], columns: int) -> Image.Image:
-    """Pictures of one size in rows, on transparent ground."""
+    """Pictures of the same size in rows, on a transparent background."""
     width, height = pictures[0].size
     rows = -(-len(pictures) // columns)
     columns = min(columns, len(pictures))

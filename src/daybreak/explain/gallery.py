@@ -1,4 +1,4 @@
-"""Images with the maps that explain them, as PNG files in the run directory."""
+"""Class activation maps drawn over their images, as PNG files in the run directory."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -11,7 +11,7 @@ from daybreak.core.config import Device
 from daybreak.core.files import write_picture
 from daybreak.evaluation.evaluate import Mistake, evaluate
 from daybreak.evaluation.predict import find_images, read_images
-from daybreak.explain.maps import ClassMap, Question, class_numbers, explain
+from daybreak.explain.maps import ClassMap, MapOptions, class_numbers, explain
 from daybreak.explain.overlay import overlay
 from daybreak.runs.classifier import Classifier
 from daybreak.runs.datasets import run_dataset
@@ -19,66 +19,66 @@ from daybreak.runs.directory import RunDirectory
 
 FOLDER = "figures/maps"
 MAP_SIZE = 256  # px
-LONGEST_NAME = 60
+MAX_NAME = 60  # characters
 
-# "file", "layer", "method", "class", "path" (None where there is nothing to draw), "index" where the image is one of
-# the test part, and "note" where the map needs one.
+# "file", "layer", "method", "class", "path" (None for a map of one cell), "index" for test images, and "note" for a map
+# that cannot be read without one.
 Row = dict[str, Any]
 
 
 def draw_mistakes(
     run: RunDirectory,
     n: int,
-    question: Question = Question(),
+    options: MapOptions = MapOptions(),
     data: str | Path | None = None,
     device: Device = "auto",
 ) -> list[Row]:
-    """Maps of the `n` most confident mistakes, for the predicted and for the true class unless one is asked for."""
+    """Maps of the `n` most confident mistakes, for `options.target` or else the predicted and the true class."""
     wrong = evaluate(run, tta="none", device=device, moved_to=data).mistakes(n)
     images_NHWC = np.asarray(run_dataset(run, data).test.images_NHWC[[m.index for m in wrong]])
-    maps = maps_of_mistakes(run.classifier(device), wrong, images_NHWC, question)
+    maps = mistake_maps(run.classifier(device), wrong, images_NHWC, options)
     facts = [{"index": m.index, "file": m.file} for m in wrong]
-    return draw(run, maps, images_NHWC, facts, [f"test-{m.index}" for m in wrong], question)
+    return draw(run, maps, images_NHWC, facts, [f"test-{m.index}" for m in wrong], options)
 
 
-def maps_of_mistakes(
-    classifier: Classifier, wrong: Sequence[Mistake], images_NHWC: np.ndarray, question: Question = Question()
+def mistake_maps(
+    classifier: Classifier, wrong: Sequence[Mistake], images_NHWC: np.ndarray, options: MapOptions = MapOptions()
 ) -> list[ClassMap]:
-    """Maps of misclassified images, the predicted class first; `images_NHWC` has one each."""
+    """Maps of misclassified images, the predicted class first; `images_NHWC` holds the images of `wrong`."""
     classes = classifier.classes
     predicted_N, true_N = (np.array([classes.index(name) for name in names], dtype=np.int64) for names in (
         [m.predicted for m in wrong], [m.true for m in wrong]
     ))  # fmt: skip
-    asked = ["predicted", "true"] if question.target is None else [question.target]
-    return answers(classifier, images_NHWC, question, asked, true_N, predicted_N)
+    targets = ["predicted", "true"] if options.target is None else [options.target]
+    return maps_for(classifier, images_NHWC, options, targets, true_N, predicted_N)
 
 
 def draw_files(
-    run: RunDirectory, images: Sequence[str | Path], question: Question = Question(), device: Device = "auto"
+    run: RunDirectory, images: Sequence[str | Path], options: MapOptions = MapOptions(), device: Device = "auto"
 ) -> list[Row]:
-    """Maps of image files, for the predicted class unless another is asked for."""
+    """Maps of image files, for `options.target` or else the predicted class."""
     files = find_images(images)
     pixels_NHWC = read_images(files, run.card.decode)
     classifier = run.classifier(device)
-    maps = answers(classifier, pixels_NHWC, question, [question.target or "predicted"])
+    maps = maps_for(classifier, pixels_NHWC, options, [options.target or "predicted"])
     names = [f"{i}-{Path(file).stem}" for i, file in enumerate(files)]
-    return draw(run, maps, pixels_NHWC, [{"file": file} for file in files], names, question)
+    return draw(run, maps, pixels_NHWC, [{"file": file} for file in files], names, options)
 
 
-def answers(
+def maps_for(
     classifier: Classifier,
     images_NHWC: np.ndarray,
-    question: Question,
-    asked: Sequence[str],
+    options: MapOptions,
+    targets: Sequence[str],
     true_N: np.ndarray | None = None,
     predicted_N: np.ndarray | None = None,
 ) -> list[ClassMap]:
-    """Maps for each of the asked classes, which are names, "predicted" or "true"."""
+    """Maps for each target: a class name, "predicted" or "true"."""
     if predicted_N is None:
         predicted_N = classifier.logits(images_NHWC).argmax(1)
     numbers = partial(class_numbers, classes=classifier.classes, predicted_N=predicted_N, true_N=true_N)
-    against_N = None if question.against is None else numbers(question.against)
-    return explain(classifier, images_NHWC, np.stack([numbers(name) for name in asked], 1), question, against_N)
+    against_N = None if options.against is None else numbers(options.against)
+    return explain(classifier, images_NHWC, np.stack([numbers(name) for name in targets], 1), options, against_N)
 
 
 def draw(
@@ -87,42 +87,42 @@ def draw(
     images_NHWC: np.ndarray,
     facts: Sequence[Row],
     names: Sequence[str],
-    question: Question = Question(),
+    options: MapOptions = MapOptions(),
 ) -> list[Row]:
-    """Write each map over its image: `NAME-LAYER-METHOD-NUMBER_CLASS.png`, in characters that every file system takes.
+    """Draw each map over its image and write `NAME-LAYER-METHOD-NUMBER_CLASS.png`, in portable characters.
 
     Args:
-        facts: what to say of each image in its rows.
+        facts: added to the rows of each image.
         names: of the images, for their files.
     """
     rows = []
-    against = "" if question.against is None else f"-against-{_numbered(question.against, run.card.classes)}"
+    against = "" if options.against is None else f"-against-{_numbered(options.against, run.card.classes)}"
     for m in maps:
         target = run.card.classes[m.target]
-        row = facts[m.image] | {"layer": m.layer, "method": question.method, "class": target, "path": None}
-        note = remark(m)
+        row = facts[m.image] | {"layer": m.layer, "method": options.method, "class": target, "path": None}
+        note = note_on(m)
         row |= {"note": note} if note else {}
-        if not m.shows_a_place:
+        if m.is_single_cell:
             rows.append(row)
             continue
-        name = f"{_safe(names[m.image])}-{m.layer}-{question.method}-{_numbered(target, run.card.classes)}{against}.png"
+        name = f"{_safe(names[m.image])}-{m.layer}-{options.method}-{_numbered(target, run.card.classes)}{against}.png"
         path = write_picture(run.path / FOLDER / name, overlay(images_NHWC[m.image], m.values_HW, MAP_SIZE))
         rows.append(row | {"path": str(path)})
     return rows
 
 
-def remark(m: ClassMap) -> str | None:
-    """What is to be said of a map that does not speak for itself."""
-    if not m.shows_a_place:
-        return f"{m.layer} has shrunk to 1×1: a map of one cell shows no place"
-    return "nothing here speaks for this class" if m.is_empty else None
+def note_on(m: ClassMap) -> str | None:
+    """Why a map shows no region of the image, or None where it does."""
+    if m.is_single_cell:
+        return f"{m.layer} is 1×1: its map has no spatial resolution"
+    return "no evidence for this class at this stage" if m.is_empty else None
 
 
 def _numbered(name: str, classes: Sequence[str]) -> str:
-    """A class for a file's name; its number tells apart what is left of "C+" and "C#"."""
+    """A class in a file's name; the number keeps "C+" and "C#" apart, which both become "C_"."""
     return f"{classes.index(name)}_{_safe(name)}" if name in classes else _safe(name)
 
 
 def _safe(name: str) -> str:
     plain = "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "_" for c in name)
-    return plain.strip(".")[:LONGEST_NAME] or "_"
+    return plain.strip(".")[:MAX_NAME] or "_"

@@ -1,4 +1,4 @@
-"""Maps of a classifier's own images, and how they are drawn over them. How a map is computed: daybreak.explain.cam."""
+"""Class activation maps of a classifier's images. How a map is computed: daybreak.explain.cam."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,39 +16,39 @@ BATCH = 100  # images of 32 px a pass on a CPU: bounds the memory of the activat
 
 @dataclass(frozen=True)
 class ClassMap:
-    """One map: which image, at which stage, for which class."""
+    """One map: of one image, at one stage, for one class."""
 
-    image: int  # position among the images asked for
+    image: int  # position among the given images
     layer: str
     target: int
     values_HW: np.ndarray  # float32, not negative, at the stage's resolution
     field: Field  # of one cell
 
     @property
-    def shows_a_place(self) -> bool:
-        """A map of one cell says how much, not where."""
-        return self.values_HW.size > 1
+    def is_single_cell(self) -> bool:
+        """A map of 1×1 has no spatial resolution."""
+        return self.values_HW.size == 1
 
-    def strongest(self, image_size: int) -> tuple[float, float, float, float]:
-        """All that the strongest cell can have seen of the image: left, top, right, bottom in px."""
+    def field_of_max(self, image_size: int) -> tuple[float, float, float, float]:
+        """The receptive field of the cell with the maximum: left, top, right, bottom in px of the image."""
         row, column = np.unravel_index(int(self.values_HW.argmax()), self.values_HW.shape)
         (top, bottom), (left, right) = (self.field.span(int(unit), image_size) for unit in (row, column))
         return left, top, right, bottom
 
     @property
     def is_empty(self) -> bool:
-        """Nothing at this stage speaks for the class."""
+        """No evidence for the class at this stage: no value is positive."""
         return not self.values_HW.max() > 0
 
 
 @dataclass(frozen=True)
-class Question:
-    """What maps are to answer: why this class (and not that one), seen at which stages, by which method.
+class MapOptions:
+    """Which maps to compute: at which stages, by which method, for which class.
 
     Attributes:
-        layers: stages by name; all of them without any.
-        target: a class, or "predicted" or "true"; without one, what suits the images.
-        against: a class, or "predicted" or "true": the map then shows what speaks for the target and not for it.
+        layers: stages by name; None means all.
+        target: a class, "predicted" or "true"; None leaves the choice to the caller.
+        against: a class, "predicted" or "true": the map then shows evidence for the target and against this class.
     """
 
     layers: Sequence[str] | None = None
@@ -61,16 +61,16 @@ def explain(
     classifier: Classifier,
     images_NHWC: np.ndarray,
     targets_NT: np.ndarray,
-    question: Question = Question(),
+    options: MapOptions = MapOptions(),
     against_N: np.ndarray | None = None,
 ) -> list[ClassMap]:
     """Maps of uint8 images at each stage for each of their T target classes, ordered by image, target and stage.
 
     Args:
-        question: stages and method; the classes are given by number.
+        options: stages and method; the classes are given by number in `targets_NT` and `against_N`.
         against_N: for each image the class to explain its targets against.
     """
-    names = check_layers(classifier.net, question.layers)
+    names = check_layers(classifier.net, options.layers)
     fields = stage_fields(classifier.net, classifier.size, images_NHWC.shape[3])
     found: list[ClassMap] = []
     batch = images_a_forward(classifier.size, classifier.device, BATCH)
@@ -79,7 +79,7 @@ def explain(
         images = classifier.prepare(images_NHWC[part])
         targets_TN = torch.as_tensor(targets_NT[part], device=images.device).unbind(1)
         other_N = None if against_N is None else torch.as_tensor(against_N[part], device=images.device)
-        by_target = [class_maps(classifier.net, images, t, names, question.method, other_N) for t in targets_TN]
+        by_target = [class_maps(classifier.net, images, t, names, options.method, other_N) for t in targets_TN]
         found += [
             ClassMap(start + i, name, int(target_N[i]), maps[name][i].cpu().numpy(), fields[name])
             for i in range(len(images))
@@ -90,20 +90,17 @@ def explain(
 
 
 def class_numbers(name: str, classes: Sequence[str], predicted_N: np.ndarray, true_N: np.ndarray | None) -> np.ndarray:
-    """The class that a question means, for each image.
+    """The class number that a name stands for, for each image.
 
     Raises:
-        UsageError: there is no such class, or nobody knows the true one.
+        UsageError: there is no such class, or the true class is not known.
     """
     if name == "predicted":
         return predicted_N
     if name == "true" and true_N is not None:
         return true_N
     if name == "true" and name not in classes:
-        raise UsageError("class true", "nobody knows the true class of a file", f"predicted, {', '.join(classes)}")
+        raise UsageError("class true", "the true class of a file is not known", f"predicted, {', '.join(classes)}")
     if name not in classes:
         raise UsageError(f"class {name}", "the run has no such class", f"predicted, true, {', '.join(classes)}")
     return np.full(len(predicted_N), classes.index(name))
-
-
-# -- pictures ---------------------------------------------------------------------------------------------------------

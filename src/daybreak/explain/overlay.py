@@ -10,13 +10,11 @@ from daybreak.data.picture import enlarged
 from daybreak.explain.maps import ClassMap
 
 HEAT = colormaps["inferno"]
-
-
 BOX_COLOUR = (64, 224, 255)
 
 
 def overlay(image_HWC: np.ndarray, map_HW: np.ndarray, size: int = 128) -> Image.Image:
-    """The image with its map laid over it: the stronger the evidence, the more of the heat colour shows.
+    """The image blended with its map: the higher the value, the more opaque the heat colour.
 
     Args:
         image_HWC: uint8, 1 or 3 channels.
@@ -32,18 +30,18 @@ def overlay(image_HWC: np.ndarray, map_HW: np.ndarray, size: int = 128) -> Image
 
 
 def field_box(m: ClassMap, image_HWC: np.ndarray, image_size: int, size: int = 128) -> Image.Image:
-    """The image with a box around all that the map's strongest cell can have seen of it.
+    """The image with a box around the receptive field of the map's maximum.
 
     Args:
         image_size: side in px at which the net saw the image; the map's receptive field is in those px.
     """
     picture = enlarged(image_HWC, size)
-    draw_box(picture, [round(v * size / image_size) for v in m.strongest(image_size)], width=2)
+    draw_box(picture, [round(v * size / image_size) for v in m.field_of_max(image_size)], width=2)
     return picture
 
 
 def draw_box(picture: Image.Image, box: Sequence[int], width: int = 1) -> None:
-    """A frame just inside left, top, right, bottom; at least a pixel."""
+    """Draw a frame just inside left, top, right, bottom, at least one pixel wide."""
     left, top, right, bottom = box
     corners = (left, top, max(left, right - 1), max(top, bottom - 1))
     ImageDraw.Draw(picture).rectangle(corners, outline=BOX_COLOUR, width=width)

@@ -1,4 +1,4 @@
-"""The page about two runs or more."""
+"""The page that compares two or more runs."""
 
 from pathlib import Path
 from typing import Any
@@ -9,13 +9,14 @@ from daybreak.core.errors import DataError, RunError
 from daybreak.core.files import write_text
 from daybreak.data import Dataset
 from daybreak.evaluation.compare import Comparison, Pair
-from daybreak.report.chart import Chart, Line
+from daybreak.report import run_charts
 from daybreak.report.html import render
 from daybreak.report.items import data_uri, thumbnail
+from daybreak.runs.curves import curve_part
 from daybreak.runs.datasets import run_dataset
 
 SHOWN = 32  # images of each kind
-CHANCE = 0.05
+SIGNIFICANT = 0.05  # p-values below
 
 
 def write_comparison(found: Comparison, path: str | Path) -> Path:
@@ -24,21 +25,25 @@ def write_comparison(found: Comparison, path: str | Path) -> Path:
     Raises:
         StorageError: it cannot be written.
     """
-    dataset = _images_of(found)
+    dataset, histories = _images_of(found), [run.metrics("epoch") for run in found.runs]
     page = render(
         "compare.html",
         title="Runs compared",
         subtitle=", ".join(found.labels),
         rows=[_row(found, n) for n in range(len(found.runs))],
         pairs=[_pair(found, pair, dataset) for pair in found.pairs],
-        charts=_charts(found),
+        charts=run_charts.compared(found.labels, histories),
+        without_validation=[
+            label for label, rows in zip(found.labels, histories, strict=True) if rows and curve_part(rows) == "test"
+        ],
+        test_curves=run_charts.TEST_CURVES,
         differences=found.differences,
     )
     return write_text(path, page)
 
 
 def _images_of(found: Comparison) -> Dataset | None:
-    """The first run's data; a comparison is worth having without pictures too."""
+    """The first run's data; None if it cannot be read: the page then has no pictures."""
     try:
         return run_dataset(found.runs[0]) if found.pairs else None
     except (DataError, RunError):
@@ -46,61 +51,43 @@ def _images_of(found: Comparison) -> Dataset | None:
 
 
 def _row(found: Comparison, n: int) -> dict[str, Any]:
-    summary, judged = found.runs[n].summary, found.judged[n]
+    summary, evaluation = found.runs[n].summary, found.evaluations[n]
     return {
         "label": found.labels[n],
         "recipe": summary["recipe"],
         "seed": summary["seed"],
-        "accuracy": judged.accuracy,
+        "accuracy": evaluation.accuracy,
         "tta": summary["test_acc_tta"],
         "seconds": summary["train_seconds"],
         "epochs": summary["epochs"],
-        "ece": judged.ece,
+        "ece": evaluation.ece,
     }
 
 
 def _pair(found: Comparison, pair: Pair, dataset: Dataset | None) -> dict[str, Any]:
     first, other = found.labels[0], found.labels[pair.other]
     better = first if pair.test.only_first > pair.test.only_second else other
-    says = f"{better} is better." if pair.test.p_value < CHANCE else "That is well within chance."
+    significant = pair.test.p_value < SIGNIFICANT
+    verdict = f"{better} is significantly better." if significant else "The difference is not significant."
     galleries = [
         (first, len(pair.only_first), _gallery(found, pair.only_first, pair.other, dataset)),
         (other, len(pair.only_other), _gallery(found, pair.only_other, 0, dataset)),
     ]
-    return {"first": first, "other": other, "test": pair.test, "says": says, "galleries": galleries}
+    return {"first": first, "other": other, "test": pair.test, "verdict": verdict, "galleries": galleries}
 
 
 def _gallery(found: Comparison, indices: tuple[int, ...], wrong: int, dataset: Dataset | None) -> list[dict[str, Any]]:
-    """Images that one run gets right, with what the wrong one says of them."""
+    """Images that one run gets right, with the wrong prediction of the other."""
     if dataset is None:
         return []
-    judged = found.judged[wrong]
+    evaluation = found.evaluations[wrong]
     return [
         {
             "index": i,
             "picture": data_uri(thumbnail(np.asarray(dataset.test.images_NHWC[i]))),
-            "true": judged.classes[judged.labels_N[i]],
-            "said": judged.classes[int(judged.logits_NK[i].argmax())],
-            "file": str(judged.predictions.names[i]),
+            "true": evaluation.classes[evaluation.labels_N[i]],
+            "predicted": evaluation.classes[int(evaluation.logits_NK[i].argmax())],
+            "file": str(evaluation.predictions.names[i]),
         }
         for i in indices[:SHOWN]
-    ]
-
-
-def _charts(found: Comparison) -> list[Chart]:
-    """Test accuracy over seconds of training, which is what runs of other lengths can be compared by, and the loss."""
-    histories = [run.metrics("epoch") for run in found.runs]
-    if not any(histories):
-        return []
-
-    def over_time(title: str, key: str, unit: str, factor: float) -> Chart:
-        lines = [
-            Line(label, f"r{n % 10}", [(row["train_seconds"], factor * row[key]) for row in rows])
-            for n, (label, rows) in enumerate(zip(found.labels, histories, strict=True))
-        ]
-        return Chart(title, "seconds of training", unit, lines)
-
-    return [
-        over_time("test accuracy", "test_acc", "test accuracy, %", 100),
-        over_time("test loss", "test_loss", "test loss, nats", 1),
     ]

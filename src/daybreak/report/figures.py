@@ -2,7 +2,7 @@
 
 import io
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -15,10 +15,10 @@ from PIL import Image
 from daybreak.core.errors import one_line
 from daybreak.core.lr_curve import FoundRate
 from daybreak.core.metrics import ReliabilityBin
-
-Row = Mapping[str, Any]
+from daybreak.report.chart import Chart
 
 TRAIN, TEST = "#b45f06", "#0b5394"
+COLOURS = {"train": TRAIN, "val": TEST, "test": TEST, "rate": TEST, "ideal": "#888888"}  # others: matplotlib's
 STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -32,27 +32,12 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def curves(epochs: Sequence[Row]) -> Figure:
-    """Accuracy and loss at the end of every epoch, for train and test."""
+def draw(charts: Sequence[Chart]) -> Figure:
+    """Line charts side by side: the same values as the page's, at paper quality."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(9, 3.4), layout="constrained")
-        left, right = figure.subplots(1, 2)
-        _pair(left, epochs, "acc", "accuracy, %", 100)
-        _pair(right, epochs, "loss", "loss, nats", 1)
-        left.legend(loc="lower right")
-    return figure
-
-
-def schedule(steps: Sequence[Row], steps_per_epoch: float) -> Figure:
-    """Learning rate and momentum of every recorded step, and the resolution where it changed."""
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(9, 2.8), layout="constrained")
-        series = [("lr", "learning rate"), ("momentum", "momentum"), ("size", "image side, px")]
-        shown = [(key, label) for key, label in series if key != "size" or len({row[key] for row in steps}) > 1]
-        for axes, (key, label) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
-            axes.plot([row["step"] / steps_per_epoch for row in steps], [row[key] for row in steps], color=TEST)
-            axes.set(xlabel="epoch", ylabel=label)
-            axes.set_ylim(0, 1 if key == "momentum" else None)
+        figure = Figure(figsize=(min(9.0, 4.5 * len(charts)), 3.2), layout="constrained")
+        for axes, chart in zip(figure.subplots(1, len(charts), squeeze=False)[0], charts, strict=True):
+            _draw_chart(axes, chart)
     return figure
 
 
@@ -135,7 +120,7 @@ def embeddings(plane_N2: np.ndarray, labels_N: np.ndarray, predicted_N: np.ndarr
             axes.scatter(
                 plane_N2[wrong, 0], plane_N2[wrong, 1], s=16, color=colour, marker="x", linewidths=0.9, rasterized=True
             )
-        axes.set(xlabel="first principal axis", ylabel="second principal axis", xticks=[], yticks=[])
+        axes.set(xlabel="first principal component", ylabel="second principal component", xticks=[], yticks=[])
         if k <= 20:
             axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), markerscale=3)
     return figure
@@ -159,13 +144,20 @@ def svg(figure: Figure) -> str:
     return buffer.getvalue()
 
 
-def _pair(axes: Axes, epochs: Sequence[Row], metric: str, label: str, factor: float) -> None:
-    at = [row["epoch"] for row in epochs]
-    for split, color in (("train", TRAIN), ("test", TEST)):
-        values = [factor * row[f"{split}_{metric}"] for row in epochs]
-        axes.plot(at, values, marker="o", markersize=3.5, color=color, label=split)
-    axes.set(xlabel="epoch", ylabel=label)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+def _draw_chart(axes: Axes, chart: Chart) -> None:
+    for line in chart.lines:
+        (drawn,) = axes.plot(*zip(*line.points, strict=True), color=COLOURS.get(line.style), label=line.name)
+        if line.style == "ideal":
+            drawn.set_linestyle("--")
+        elif chart.markers:
+            drawn.set(marker="o", markersize=3.5)
+    axes.set(xlabel=chart.x_label, ylabel=chart.y_label)
+    if chart.from_zero:
+        axes.set_ylim(bottom=0)
+    if all(float(x).is_integer() for line in chart.lines for x, _ in line.points):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if len(chart.lines) > 1:
+        axes.legend()
 
 
 def _write_cells(axes: Axes, counts_KK: np.ndarray, share_KK: np.ndarray) -> None:

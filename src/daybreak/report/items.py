@@ -1,4 +1,4 @@
-"""The images that the page can show: one sheet of pixels, and facts and maps as small as they come."""
+"""The images that the page's script can show: their pixels on one sheet, with predictions and maps in compact form."""
 
 import base64
 import io
@@ -19,32 +19,32 @@ from daybreak.evaluation.evaluate import Evaluation
 from daybreak.explain.maps import ClassMap, explain
 from daybreak.runs.classifier import Classifier
 
-ROOM = 900_000  # pixels of all images on the page: less than 3 MB as text
+MAX_PIXELS = 900_000  # of all images on the page: less than 3 MB as text
 THUMBNAIL = 96  # px: larger images are shrunk to this
-UNSURE, SUSPECTS = 60, 60  # right answers and suspect labels among the images, at most
-LARGEST_MAP = 16  # cells a side
-PREDICTED = 0  # the first of an image's two classes
-COLUMNS = 32  # of the sheet
+MAX_UNSURE, MAX_SUSPECTS = 60, 60  # images with correct but unsure predictions, and with suspect labels
+MAX_MAP_SIDE = 16  # cells
+PREDICTED = 0  # position of the predicted class among an image's two targets
+COLUMNS = 32  # images in a row of the sheet
 
 
 @dataclass(frozen=True)
 class Item:
-    """A test image on the page, and why it is there."""
+    """A test image on the page, and why it was picked."""
 
     index: int
     kinds: tuple[str, ...]  # "mistake", "unsure", "suspect"
 
 
 def pick_items(evaluation: Evaluation, suspects: Sequence[int], image_size: int) -> tuple[list[Item], int]:
-    """The images that find room, and how many mistakes do not: the most confident mistakes, the least confident right
-    answers, the most suspicious labels."""
+    """Pick images within MAX_PIXELS: the most confident mistakes, the least confident correct predictions and the most
+    suspect labels. Returns them and the number of mistakes left out."""
     logits, labels = evaluation.logits_NK, evaluation.labels_N
     side = min(image_size, THUMBNAIL)
-    room = max(100, ROOM // side**2)
-    suspects = list(suspects)[:SUSPECTS]
-    unsure = metrics.unsure(logits, labels, UNSURE).tolist()
+    capacity = max(100, MAX_PIXELS // side**2)
+    suspects = list(suspects)[:MAX_SUSPECTS]
+    unsure = metrics.unsure(logits, labels, MAX_UNSURE).tolist()
     mistakes = metrics.mistakes(logits, labels, len(labels)).tolist()
-    shown = mistakes[: max(0, room - len(unsure) - len(suspects))]
+    shown = mistakes[: max(0, capacity - len(unsure) - len(suspects))]
     kinds: dict[int, list[str]] = {}
     shown += [index for index in suspects if index in set(mistakes) - set(shown)]
     for kind, chosen in (("mistake", shown), ("unsure", unsure), ("suspect", suspects)):
@@ -56,15 +56,15 @@ def pick_items(evaluation: Evaluation, suspects: Sequence[int], image_size: int)
 def page_data(
     items: Sequence[Item], evaluation: Evaluation, classifier: Classifier, images_NHWC: np.ndarray
 ) -> dict[str, Any]:
-    """What the script needs: classes, stages, the sheet, and a row an image with its five likeliest classes and its
-    maps for the predicted and for the true class."""
+    """The data of the page's script: classes, stages, the sheet, and one row per image with its five most likely
+    classes and its maps for the predicted and the true class."""
     indices = [item.index for item in items]
     probability_NK = metrics.softmax(evaluation.logits_NK[indices])
     true_N, predicted_N = evaluation.labels_N[indices], probability_NK.argmax(1)
     pixels = np.asarray(images_NHWC[indices])
     maps = explain(classifier, pixels, np.stack([predicted_N, true_N], 1)) if indices else []
-    maps = [m for m in maps if m.shows_a_place]
-    stages = {m.layer: min(LARGEST_MAP, m.values_HW.shape[0]) for m in maps}
+    maps = [m for m in maps if not m.is_single_cell]
+    stages = {m.layer: min(MAX_MAP_SIDE, m.values_HW.shape[0]) for m in maps}
     rows: list[dict[str, Any]] = [
         {
             "index": item.index,
@@ -84,7 +84,7 @@ def page_data(
     for (n, which), mine in _by_image_and_class(maps).items():
         rows[n]["maps"][which] = _encoded(mine)
         if which == PREDICTED:
-            rows[n]["boxes"] = [[round(v, 1) for v in m.strongest(classifier.size)] for m in mine]
+            rows[n]["boxes"] = [[round(v, 1) for v in m.field_of_max(classifier.size)] for m in mine]
     return {
         "classes": [one_line(name) for name in evaluation.classes],
         "stages": [{"name": name, "side": side} for name, side in stages.items()],
@@ -96,8 +96,8 @@ def page_data(
 
 
 def _by_image_and_class(maps: Sequence[ClassMap]) -> dict[tuple[int, int], list[ClassMap]]:
-    """The maps of each image for the predicted (0) and for the true class (1), stage by stage: the order in which
-    they were made, since the two may be the same class."""
+    """The maps of each image for the predicted (0) and the true class (1), stage by stage. Told apart by the order of
+    `explain`, since both may be the same class."""
     found: dict[tuple[int, int], list[ClassMap]] = {}
     seen: Counter[tuple[int, str]] = Counter()
     for m in maps:
@@ -107,18 +107,18 @@ def _by_image_and_class(maps: Sequence[ClassMap]) -> dict[tuple[int, int], list[
 
 
 def _encoded(maps: Sequence[ClassMap]) -> str:
-    """The cells of all stages in one string of bytes, 255 the stage's highest; fine maps are averaged to LARGEST_MAP
-    cells a side, which is more than the picture they are drawn on can show."""
+    """The maps of all stages as bytes in base64, scaled so that each stage's maximum is 255. Finer maps are averaged to
+    MAX_MAP_SIDE cells per side, which is as much as the page's small pictures can show."""
     parts = []
     for m in maps:
         values = torch.from_numpy(m.values_HW)[None, None]
-        values = F.adaptive_avg_pool2d(values, min(LARGEST_MAP, values.shape[2]))
+        values = F.adaptive_avg_pool2d(values, min(MAX_MAP_SIDE, values.shape[2]))
         parts.append((255 * values / values.max().clamp(min=1e-12)).round().to(torch.uint8).flatten())
     return base64.b64encode(torch.cat(parts).numpy().tobytes()).decode()
 
 
 def sheet(images_NHWC: np.ndarray) -> Image.Image:
-    """All images on one picture, COLUMNS in a row, their pixels kept exactly up to THUMBNAIL px."""
+    """All images in one picture, COLUMNS per row; images up to THUMBNAIL px keep their exact pixels."""
     side = min(images_NHWC.shape[1], THUMBNAIL)
     rows = -(-len(images_NHWC) // COLUMNS)
     out = Image.new("L" if images_NHWC.shape[3] == 1 else "RGB", (COLUMNS * side, rows * side))
@@ -128,7 +128,7 @@ def sheet(images_NHWC: np.ndarray) -> Image.Image:
 
 
 def thumbnail(image_HWC: np.ndarray) -> Image.Image:
-    """The image itself, or a smaller copy of a large one."""
+    """The image itself, or a copy reduced to THUMBNAIL px if it is larger."""
     picture = to_picture(image_HWC)
     if picture.width <= THUMBNAIL:
         return picture
@@ -136,14 +136,14 @@ def thumbnail(image_HWC: np.ndarray) -> Image.Image:
 
 
 def drawn_uri(picture: Image.Image) -> str:
-    """A picture that was drawn, not taken from the data, inside a URI: close to it in a third of the bytes."""
+    """A drawing as lossy WebP in a data URI: a third of the bytes of PNG. For images of the data use `data_uri`."""
     buffer = io.BytesIO()
     picture.save(buffer, "WEBP", quality=88)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def data_uri(picture: Image.Image) -> str:
-    """The picture as PNG inside a URI; the pixels are kept exactly."""
+    """The picture as PNG in a data URI; lossless."""
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

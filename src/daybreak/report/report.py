@@ -1,6 +1,7 @@
 """The report: one self-contained HTML file about a run, and its figures as SVG and PNG. Loads nothing from anywhere."""
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,19 @@ from daybreak.evaluation.evaluate import Evaluation, evaluate
 from daybreak.explain.features import Observed, observe, principal_plane
 from daybreak.explain.overlay import HEAT
 from daybreak.models.registry import stages_of
-from daybreak.report import figures, sections
-from daybreak.report.chart import Chart, Line
+from daybreak.report import figures, run_charts, sections
+from daybreak.report.chart import Chart
 from daybreak.report.html import render
 from daybreak.report.items import data_uri, page_data, pick_items
 from daybreak.runs.classifier import Classifier
+from daybreak.runs.curves import PART_NAMES, curve_part
 from daybreak.runs.datasets import run_dataset
 from daybreak.runs.directory import RunDirectory
 
 SECTIONS = (
     ("curves", "curves"), ("confusion", "confusion"), ("mistakes", "mistakes"), ("maps", "maps"),
-    ("calibration", "calibration"), ("labels", "labels"), ("duplicates", "duplicates"), ("sees", "what the net sees"),
-    ("data", "data"), ("repeat", "repeat"),
+    ("calibration", "calibration"), ("labels", "labels"), ("duplicates", "duplicates"), ("features", "features"),
+    ("data", "data"), ("reproduce", "reproduce"),
 )  # fmt: skip
 LARGEST_MATRIX = 20  # classes
 HEAT_STEPS = 32
@@ -47,11 +49,13 @@ def write_report(run: RunDirectory, *, data: str | Path | None = None, device: D
     seen = observe(classifier, dataset.test.images_NHWC, last)
     suspects = sections.suspects(run, dataset, evaluation)
     items, left_out = pick_items(evaluation, [s["index"] for s in suspects["test_rows"]], dataset.decode.size)
+    epochs, charts = run.metrics("epoch"), training_charts(run)
+    bins = metrics.reliability(evaluation.logits_NK, evaluation.labels_N)
     page = render(
         "report.html",
         title=f"{run.summary['recipe']} on {run.summary['dataset']}",
         subtitle=_subtitle(run),
-        sections=SECTIONS if run.metrics("epoch") else SECTIONS[1:],
+        sections=SECTIONS if epochs else SECTIONS[1:],
         summary=run.summary,
         config=run.config,
         command=one_line(shlex.join(run.config["command"])),
@@ -60,58 +64,37 @@ def write_report(run: RunDirectory, *, data: str | Path | None = None, device: D
         top_5=metrics.top_k_accuracy(evaluation.logits_NK, evaluation.labels_N, 5)
         if len(evaluation.classes) > 5
         else None,
-        epochs=run.metrics("epoch"),
-        charts=charts(run),
+        epochs=epochs,
+        part=curve_part(epochs),
+        part_name=PART_NAMES[curve_part(epochs)],
+        test_curves=run_charts.TEST_CURVES,
+        charts=charts,
         matrix=matrix(evaluation),
         left_out=left_out,
         strips=sections.strips(classifier, evaluation, dataset.test.images_NHWC),
         stages=list(stages_of(classifier.net)),
-        charts_of_calibration=calibration_chart(evaluation),
+        charts_of_calibration=run_charts.calibration(bins),
         calibration=sections.calibration(evaluation),
         suspects=suspects,
         duplicates=sections.duplicates(dataset),
         views=sections.views(classifier, dataset, evaluation, seen, last),
-        figures=draw_figures(run, evaluation, seen),
+        figures=draw_figures(run, charts, evaluation, seen),
         data=sections.described(dataset),
         images=page_data(items, evaluation, classifier, dataset.test.images_NHWC) | _for_maps(classifier),
     )
     return write_text(run.path / "report.html", page)
 
 
-def charts(run: RunDirectory) -> dict[str, Any]:
-    """The charts over training; none where the run has no epochs."""
-    epochs, steps = run.metrics("epoch"), run.metrics("step")
+def training_charts(run: RunDirectory) -> dict[str, list[Chart]]:
+    """The charts over training by figure name; none where the run has no epochs."""
+    epochs = run.metrics("epoch")
     if not epochs:
         return {}
-    per_epoch = run.summary["steps"] / run.summary["epochs"]
-
-    def over_epochs(title: str, key: str, unit: str, factor: float) -> Chart:
-        lines = [
-            Line(part, part, [(row["epoch"], factor * row[f"{part}_{key}"]) for row in epochs])
-            for part in ("train", "test")
-        ]
-        return Chart(title, "epoch", unit, lines)
-
-    def over_steps(title: str, key: str) -> Chart:
-        points = [(row["step"] / per_epoch, row[key]) for row in steps]
-        return Chart(title, "epoch", title, [Line(title, "rate", points)], from_zero=True, markers=False)
-
-    shown = [("learning rate", "lr"), ("momentum", "momentum"), ("image side, px", "size")]
-    shown = [(title, key) for title, key in shown if key != "size" or len({row["size"] for row in steps}) > 1]
+    steps_per_epoch = run.summary["steps"] / run.summary["epochs"]
     return {
-        "accuracy": over_epochs("accuracy", "acc", "accuracy, %", 100),
-        "loss": over_epochs("loss", "loss", "loss, nats", 1),
-        "schedule": [over_steps(title, key) for title, key in shown],
+        "curves": run_charts.accuracy_and_loss(epochs),
+        "schedule": run_charts.schedule(run.metrics("step"), steps_per_epoch),
     }
-
-
-def calibration_chart(evaluation: Evaluation) -> Chart:
-    bins = metrics.reliability(evaluation.logits_NK, evaluation.labels_N)
-    low = 100 * min(b.confidence for b in bins)
-    measured = Line("measured", "test", [(100 * b.confidence, 100 * b.accuracy) for b in bins])
-    return Chart(
-        "accuracy", "confidence, %", "accuracy, %", [Line("ideal", "ideal", [(low, low), (100, 100)]), measured]
-    )
 
 
 def matrix(evaluation: Evaluation) -> dict[str, Any]:
@@ -126,9 +109,10 @@ def matrix(evaluation: Evaluation) -> dict[str, Any]:
     return {"rows": rows, "cells": cells, "left_out": k - len(rows)}
 
 
-def draw_figures(run: RunDirectory, evaluation: Evaluation, seen: Observed) -> dict[str, str]:
+def draw_figures(
+    run: RunDirectory, charts: Mapping[str, list[Chart]], evaluation: Evaluation, seen: Observed
+) -> dict[str, str]:
     """All figures at paper quality below `figures/`; returns those that the page shows, as data URIs."""
-    epochs, steps = run.metrics("epoch"), run.metrics("step")
     predicted_N = evaluation.logits_NK.argmax(1)
     plane_N2 = principal_plane(seen.embeddings_ND)
     made = {
@@ -136,9 +120,7 @@ def draw_figures(run: RunDirectory, evaluation: Evaluation, seen: Observed) -> d
         "reliability": figures.reliability(metrics.reliability(evaluation.logits_NK, evaluation.labels_N)),
         "embeddings": figures.embeddings(plane_N2, evaluation.labels_N, predicted_N, evaluation.classes),
     }
-    if epochs:
-        made["curves"] = figures.curves(epochs)
-        made["schedule"] = figures.schedule(steps, run.summary["steps"] / run.summary["epochs"])
+    made |= {name: figures.draw(some) for name, some in charts.items()}
     for name, figure in made.items():
         write_text(run.path / "figures" / f"{name}.svg", figures.svg(figure))
         write_picture(run.path / "figures" / f"{name}.png", figures.png(figure, dpi=200))

@@ -1,4 +1,4 @@
-"""What the sections of the report show, as plain values and pictures for the template."""
+"""The contents of the report's sections: plain values and pictures for the template."""
 
 from dataclasses import asdict
 from typing import Any
@@ -14,27 +14,27 @@ from daybreak.data.picture import enlarged
 from daybreak.data.statistics import mean_and_std
 from daybreak.evaluation.evaluate import Evaluation
 from daybreak.evaluation.label_errors import suspects as find_suspects
-from daybreak.explain.features import Observed, activation_sheets, filter_sheet, grid, most_exciting
-from daybreak.explain.gallery import maps_of_mistakes
+from daybreak.explain.features import Observed, activation_sheets, filter_sheet, grid, top_images
+from daybreak.explain.gallery import mistake_maps
 from daybreak.explain.maps import ClassMap
 from daybreak.explain.overlay import draw_box, field_box, overlay
 from daybreak.report.items import data_uri, drawn_uri, thumbnail
 from daybreak.runs.classifier import Classifier
 from daybreak.runs.directory import RunDirectory
 
-STRIPS = 8  # mistakes shown with their maps without a script
+STRIPS = 8  # mistakes whose maps are in the page itself, to be read without a script
 MAP_SIZE = 84  # px
-SHOWN = 24  # suspects of each part, and duplicates
-EXAMPLES, EXAMPLE_CLASSES = 10, 20
-EXCITED_SIZE = 64  # px
+MAX_SHOWN = 24  # suspect labels of each part, and duplicates
+EXAMPLES, EXAMPLE_CLASSES = 10, 20  # training images per class, and classes at most
+TOP_IMAGE_SIZE = 64  # px
 
 
 def strips(classifier: Classifier, evaluation: Evaluation, images_NHWC: np.ndarray) -> list[dict[str, Any]]:
-    """The most confident mistakes: maps of the predicted and of the true class at every stage, and what the strongest
-    cell of the predicted class's map saw."""
+    """The most confident mistakes: at every stage the maps for the predicted and the true class, and the receptive
+    field of the maximum for the predicted class."""
     wrong = evaluation.mistakes(STRIPS)
     images = np.asarray(images_NHWC[[m.index for m in wrong]])
-    maps = maps_of_mistakes(classifier, wrong, images)
+    maps = mistake_maps(classifier, wrong, images)
     shown = []
     for n, (mistake, image_HWC) in enumerate(zip(wrong, images, strict=True)):
         mine = [m for m in maps if m.image == n]
@@ -46,7 +46,11 @@ def strips(classifier: Classifier, evaluation: Evaluation, images_NHWC: np.ndarr
                 [_map_cell(m, image_HWC, mistake.predicted) for m in predicted],
             ),
             _row(f"true: {mistake.true}", "right", [_map_cell(m, image_HWC, mistake.true) for m in true]),
-            _row("its field (predicted)", "head", [_field_cell(m, image_HWC, classifier.size) for m in predicted]),
+            _row(
+                "receptive field of the maximum (predicted)",
+                "head",
+                [_field_cell(m, image_HWC, classifier.size) for m in predicted],
+            ),
         ]
         shown.append({"mistake": mistake, "image": data_uri(thumbnail(image_HWC)), "rows": rows})
     return shown
@@ -55,20 +59,18 @@ def strips(classifier: Classifier, evaluation: Evaluation, images_NHWC: np.ndarr
 def calibration(evaluation: Evaluation) -> dict[str, Any]:
     logits, labels = evaluation.logits_NK, evaluation.labels_N
     temperature = metrics.fit_temperature(logits, labels)
-    way = (
-        "surer than it should be: divide its logits by the temperature"
-        if temperature > 1
-        else "less sure than it could be"
-    )
+    error = "overconfident" if temperature > 1 else "underconfident"
     return {
         "temperature": temperature,
         "ece_after": metrics.expected_calibration_error(metrics.cross_fitted(logits, labels), labels),
-        "says": f"The net is {way}." if abs(temperature - 1) > 0.05 else "The net is about as sure as it should be.",
+        "verdict": f"The net is {error}: divide its logits by the temperature."
+        if abs(temperature - 1) > 0.05
+        else "The net is well calibrated.",
     }
 
 
 def suspects(run: RunDirectory, dataset: Dataset, evaluation: Evaluation) -> dict[str, Any]:
-    """Labels that are probably wrong: what `daybreak suspects` found, else those of the test part, found now."""
+    """Labels that are probably wrong: those that `daybreak suspects` found, or else the test part is searched now."""
     found = run.suspects() or {}
     if "test" not in found:
         found |= {"test": [asdict(s) for s in find_suspects(evaluation.logits_NK, dataset.test, dataset.classes)]}
@@ -76,7 +78,7 @@ def suspects(run: RunDirectory, dataset: Dataset, evaluation: Evaluation) -> dic
     parts = [
         (
             part,
-            [row | {"picture": _picture_of(splits[part], row["index"])} for row in found[part][:SHOWN]],
+            [row | {"picture": _picture_of(splits[part], row["index"])} for row in found[part][:MAX_SHOWN]],
             len(found[part]),
         )
         for part in ("test", "train")
@@ -97,21 +99,21 @@ def duplicates(dataset: Dataset) -> dict[str, Any]:
         | {"test": _picture_of(test, d.test), "train": _picture_of(train, d.train)}
         | {"test_file": test.names[d.test], "train_file": train.names[d.train]}
         | {"test_label": classes[test.labels_N[d.test]], "train_label": classes[train.labels_N[d.train]]}
-        for d in found[:SHOWN]
+        for d in found[:MAX_SHOWN]
     ]
     other = sum(not d.same_label for d in found)
-    return {"rows": rows, "total": len(found), "other_label": other, "least": LEAST_CORRELATION}
+    return {"rows": rows, "total": len(found), "other_label": other, "min_correlation": LEAST_CORRELATION}
 
 
 def views(
     classifier: Classifier, dataset: Dataset, evaluation: Evaluation, seen: Observed, layer: str
 ) -> dict[str, Any]:
-    """First filters, one image's way through the net, and what excites the last stage."""
+    """Filters of the first convolution, activations of one image, and the images that activate `layer` most."""
     images_NHWC, filters = dataset.test.images_NHWC, filter_sheet(classifier.net)
     wrong = evaluation.mistakes(1)
     activated = wrong[0].index if wrong else 0
     sheets = activation_sheets(classifier, np.asarray(images_NHWC[activated])) if len(images_NHWC) else {}
-    excited = [
+    top = [
         {
             "channel": found.channel,
             "classes": ", ".join(dataset.classes[evaluation.labels_N[i]] for i in found.images),
@@ -120,19 +122,19 @@ def views(
                 for i, box in zip(found.images, found.boxes, strict=True)
             ], len(found.images))),
         }
-        for found in most_exciting(classifier, seen, layer)
+        for found in top_images(classifier, seen, layer)
     ]  # fmt: skip
     return {
         "filters": data_uri(filters) if filters else None,
         "activated": activated,
         "activations": [(name, data_uri(picture)) for name, picture in sheets.items()],
         "layer": layer,
-        "excited": excited,
+        "top_images": top,
     }
 
 
 def described(dataset: Dataset) -> dict[str, Any]:
-    """Counts, statistics and a few training images of each class."""
+    """Counts, mean and standard deviation, and a few training images of each class."""
     train, test, k = dataset.train, dataset.test, len(dataset.classes)
     mean, std = mean_and_std(train.images_NHWC)
     chosen = [np.flatnonzero(train.labels_N == c)[:EXAMPLES] for c in range(min(k, EXAMPLE_CLASSES))]
@@ -156,19 +158,19 @@ def _row(name: str, style: str, cells: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _map_cell(m: ClassMap, image_HWC: np.ndarray, target: str) -> dict[str, Any]:
-    if not m.shows_a_place:
-        return {"picture": None, "words": "1×1: no place left to show"}
+    if m.is_single_cell:
+        return {"picture": None, "words": "1×1: no spatial resolution"}
     if m.is_empty:
-        return {"picture": None, "words": "nothing speaks for it here"}
+        return {"picture": None, "words": "no evidence"}
     picture = drawn_uri(overlay(image_HWC, m.values_HW, MAP_SIZE))
-    return {"picture": picture, "words": f"what speaks for {target} at {m.layer}"}
+    return {"picture": picture, "words": f"map for {target} at {m.layer}"}
 
 
 def _field_cell(m: ClassMap, image_HWC: np.ndarray, size: int) -> dict[str, Any]:
     if m.is_empty:
         return {"picture": None, "words": "–"}
     picture = drawn_uri(field_box(m, image_HWC, size, MAP_SIZE))
-    return {"picture": picture, "words": f"receptive field of a cell of {m.layer}: {m.field.size} px"}
+    return {"picture": picture, "words": f"receptive field of a cell of {m.layer}, {m.field.size} px"}
 
 
 def _picture_of(split: Split, index: int) -> str:
@@ -176,6 +178,6 @@ def _picture_of(split: Split, index: int) -> str:
 
 
 def _boxed(image_HWC: np.ndarray, box: tuple[int, int, int, int], net_size: int) -> Image.Image:
-    picture, scale = enlarged(image_HWC, EXCITED_SIZE), EXCITED_SIZE / net_size
+    picture, scale = enlarged(image_HWC, TOP_IMAGE_SIZE), TOP_IMAGE_SIZE / net_size
     draw_box(picture, [round(v * scale) for v in box])
     return picture

@@ -29,8 +29,8 @@ from daybreak.core.metrics import softmax
 from daybreak.data import decode_image
 from daybreak.data.picture import to_picture
 from daybreak.evaluation.predict import likeliest
-from daybreak.explain.gallery import answers, remark
-from daybreak.explain.maps import ClassMap, Question
+from daybreak.explain.gallery import maps_for, note_on
+from daybreak.explain.maps import ClassMap, MapOptions
 from daybreak.explain.overlay import overlay
 from daybreak.report.html import render
 from daybreak.report.items import data_uri
@@ -111,7 +111,7 @@ class _Page:
     def show(self, _request: Request) -> Response:
         page = render(
             "serve.html", "serve.js", title=self.title, subtitle=one_line(self.run.path.resolve().name),
-            classes=self.names, files=files_of_run(self.run.path), most_bytes=MOST_BYTES,
+            classes=self.names, files=files_of_run(self.run.path), max_bytes=MOST_BYTES,
         )  # fmt: skip
         return HTMLResponse(page, headers=FRESH)
 
@@ -119,7 +119,7 @@ class _Page:
         if request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
             raise RefusedError(403, "image", "sent by the page of another site", f"this page, at http://{HOST}")
         asked, data = request.query_params, await _body(request)
-        question = Question(
+        options = MapOptions(
             target=self._class(asked.get("class") or "predicted"), against=self._class(asked.get("against"))
         )
         if self.net.statistics().tasks_waiting >= MOST_WAITING:
@@ -127,17 +127,17 @@ class _Page:
         async with self.net:
             if await request.is_disconnected():
                 raise ClientDisconnect
-            return JSONResponse(await to_thread.run_sync(self.answer, data, question), headers=FRESH)
+            return JSONResponse(await to_thread.run_sync(self.answer, data, options), headers=FRESH)
 
     def _class(self, name: str | None) -> str | None:
         return self.classifier.classes[self.names.index(name)] if name in self.names else name or None
 
-    def answer(self, data: bytes, question: Question) -> dict[str, Any]:
-        """The image as the net sees it, its likeliest classes, and a map a stage."""
+    def answer(self, data: bytes, options: MapOptions) -> dict[str, Any]:
+        """The input of the net, its most likely classes, and one map per stage."""
         image_HWC = decode_image(data, self.run.card.decode)
         probability_NK = softmax(self.classifier.logits(image_HWC[None]))
-        maps = answers(
-            self.classifier, image_HWC[None], question, [question.target or "predicted"],
+        maps = maps_for(
+            self.classifier, image_HWC[None], options, [options.target or "predicted"],
             predicted_N=probability_NK.argmax(1),
         )  # fmt: skip
         return {
@@ -147,8 +147,8 @@ class _Page:
         }
 
     def _drawn(self, m: ClassMap, image_HWC: np.ndarray) -> dict[str, Any]:
-        picture = data_uri(overlay(image_HWC, m.values_HW, MAP_SIZE)) if m.shows_a_place else None
-        return {"layer": m.layer, "class": self.names[m.target], "picture": picture, "note": remark(m)}
+        picture = data_uri(overlay(image_HWC, m.values_HW, MAP_SIZE)) if not m.is_single_cell else None
+        return {"layer": m.layer, "class": self.names[m.target], "picture": picture, "note": note_on(m)}
 
     def file(self, request: Request) -> Response:
         return FileResponse(file_of_run(self.run.path, request.path_params["name"]), headers=APART)

@@ -15,7 +15,7 @@ from daybreak.core.options import TrainOptions
 from daybreak.core.signals import StopRequest
 from daybreak.runs.directory import RunDirectory
 from daybreak.training.callbacks import Epoch, Step
-from daybreak.training.session import Session, curve_part, spread
+from daybreak.training.session import Session, curve_split, spread
 from daybreak.training.state import Saver
 from daybreak.training.step import train_step
 from daybreak.training.step_log import StepLog
@@ -180,7 +180,7 @@ def evaluate_epoch(session: Session, size: int) -> dict[str, float]:
     train = session.dataset.train
     sample = spread(len(train.labels_N), TRAIN_SAMPLE)
     classifier = replace(session.classifier, size=size)
-    name, part = curve_part(session.dataset)
+    name, part = curve_split(session.dataset)
     parts = {"train": (train.images_NHWC[sample], train.labels_N[sample]), name: (part.images_NHWC, part.labels_N)}
     found: dict[str, float] = {}
     for part_name, (images_NHWC, labels_N) in parts.items():

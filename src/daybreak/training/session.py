@@ -135,7 +135,7 @@ def train_flops(session: Session) -> int | None:
     return 3 * 2 * session.loader.batch_size * macs
 
 
-def curve_part(dataset: Dataset) -> tuple[str, Split]:
+def curve_split(dataset: Dataset) -> tuple[str, Split]:
     """The part that the curves show, with its name in metrics.jsonl: the validation part, else the test part."""
     return ("test", dataset.test) if dataset.validation is None else ("val", dataset.validation)
 

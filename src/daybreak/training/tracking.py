@@ -17,8 +17,9 @@ from daybreak.core.files import write_json
 from daybreak.core.sections import flatten
 from daybreak.runs.directory import RunDirectory
 
-STEP, EPOCH = ("lr", "momentum", "batch_loss"), ("train_loss", "train_acc", "test_loss", "test_acc")
-RESULT = ("test_acc", "test_acc_tta", "test_loss", "train_seconds", "images_per_second")
+STEP = ("lr", "momentum", "batch_loss")
+EPOCH = ("train_loss", "train_acc", "val_loss", "val_acc", "test_loss", "test_acc")  # those that the row has
+RESULT = ("val_acc", "test_acc", "test_acc_tta", "test_loss", "train_seconds", "images_per_second")
 MLFLOW_STORE, MLFLOW_FILE = "sqlite:///mlflow.db", "mlflow.json"
 
 
@@ -79,7 +80,7 @@ class MLflow:
         if known.exists():
             self._id = json.loads(known.read_text(encoding="utf-8"))["run_id"]
             self._client.update_run(self._id, "RUNNING")
-            logged = self._client.get_metric_history(self._id, "test_acc")
+            logged = self._client.get_metric_history(self._id, "train_acc")
             self._last = max((metric.step for metric in logged), default=-1)
             return
         found = self._client.get_experiment_by_name("daybreak")
@@ -142,7 +143,7 @@ class _Following:
         elif kind == "step" and self.tracker.keeps_steps:
             self._log(event, STEP, event["step"])
         elif kind == "end":
-            result = {f"final.{key}": event[key] for key in RESULT}
+            result = {f"final.{key}": event.get(key) for key in RESULT}
             self._log(result, list(result), event["steps"])
             self.is_whole = event["interrupted"] is None
 

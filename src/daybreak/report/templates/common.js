@@ -9,7 +9,7 @@ const make = (tag, attributes = {}, ...children) => {
 };
 const percent = (p) => `${(100 * p).toFixed(p > 0.995 || p < 0.1 ? 1 : 0)} %`;
 
-// Theme: the reader's own until the button is pressed. (The page starts light without a script.)
+// Theme: the browser's preference until the button is pressed. Without a script the page is light.
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const themeButton = document.getElementById("theme");
 const setTheme = (name) => {

@@ -1,5 +1,5 @@
 (() => {
-  // Charts: the values under the pointer, or along the line with the arrow keys.
+  // Charts: show the values under the pointer, or step through them with the arrow keys.
   for (const chart of document.querySelectorAll("svg.chart")) {
     const { x, lines } = JSON.parse(chart.dataset.chart);
     const longest = lines.reduce((a, b) => (b.points.length > a.points.length ? b : a), { points: [] }).points;
@@ -35,7 +35,7 @@
   const sheet = new Image();
   const ready = new Promise((resolve) => { sheet.onload = resolve; sheet.src = data.sheet; });
 
-  // Pictures: canvases, drawn from the sheet when it has been decoded.
+  // Pictures are canvases, drawn from the sheet once it is decoded.
   const picture = (item, size, label, after = () => {}) => {
     const canvas = make("canvas", { class: "pixels", width: size, height: size, role: "img", "aria-label": label });
     const n = data.items.indexOf(item);
@@ -77,25 +77,25 @@
   };
 
   const isEmpty = (cells) => Math.max(...cells) === 0;
-  const remark = (words) => make("span", { class: "head" }, words);
+  const note = (words) => make("span", { class: "head" }, words);
 
   const mapsOf = (item) => {
     const size = 168;
     const rows = [["predicted", item.top[0][0], "wrong"], ["true", item.true, "right"]];
     const grid = make("div", { class: `maps s${Math.min(6, data.stages.length)}` }, make("span"));
-    data.stages.forEach(({ name }) => grid.append(remark(name)));
+    data.stages.forEach(({ name }) => grid.append(note(name)));
     rows.forEach(([kind, k, style], which) => {
       grid.append(make("span", { class: `name ${style}` }, `${kind}: ${data.classes[k]}`));
       stageCells(item, which).forEach((cells, s) => {
         const { name, side } = data.stages[s];
-        const says = `what speaks for ${data.classes[k]} at ${name}`;
-        grid.append(isEmpty(cells) ? remark("nothing speaks for it here") : picture(item, size, says, (pen) => heat(pen, cells, side, size)));
+        const label = `map for ${data.classes[k]} at ${name}`;
+        grid.append(isEmpty(cells) ? note("no evidence") : picture(item, size, label, (pen) => heat(pen, cells, side, size)));
       });
     });
-    grid.append(make("span", { class: "name head" }, "what the strongest cell saw (predicted)"));
+    grid.append(make("span", { class: "name head" }, "receptive field of the maximum (predicted)"));
     stageCells(item, 0).forEach((cells, s) => {
-      const says = `receptive field at ${data.stages[s].name}`;
-      grid.append(isEmpty(cells) ? remark("–") : picture(item, size, says, (pen) => frame(pen, item.boxes[s], size)));
+      const label = `receptive field at ${data.stages[s].name}`;
+      grid.append(isEmpty(cells) ? note("–") : picture(item, size, label, (pen) => frame(pen, item.boxes[s], size)));
     });
     return grid;
   };
@@ -109,7 +109,7 @@
     return make("div", { class: "strip" }, make("figure", {}, picture(item, data.side, title(item)), facts), mapsOf(item));
   };
 
-  const CARDS = 24;  // at a time: each is ten canvases
+  const CARDS = 24;  // at a time; each has about ten canvases
   const dialog = document.getElementById("detail");
   const open = (heading, items, missing = 0) => {
     const body = dialog.querySelector(".body");
@@ -122,14 +122,14 @@
         next.addEventListener("click", () => { next.remove(); add(from + CARDS); });
         body.append(next);
       } else if (missing > 0)
-        body.append(make("p", { class: "soft" }, `${missing} more are in predictions.npz; the page has room for the most confident.`));
+        body.append(make("p", { class: "soft" }, `${missing} less confident images are not shown; predictions.npz has all of them.`));
     };
     add(0);
     dialog.showModal();
     dialog.scrollTop = 0;
   };
   dialog.querySelector(".close").addEventListener("click", () => dialog.close());
-  dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });  // beside it
+  dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });  // a click on the backdrop
 
   // The confusion matrix and the list of confused pairs open their images.
   document.addEventListener("click", (event) => {
@@ -143,8 +143,8 @@
   // The gallery and its filters.
   const PAGE = 60;
   const gallery = document.getElementById("gallery"), status = document.getElementById("shown"), more = document.getElementById("more");
-  const [kind, actual, guessed, least] = ["kind", "true", "predicted", "confidence"].map((name) => document.getElementById(`filter-${name}`));
-  for (const select of [actual, guessed])
+  const [kind, actual, predicted, minimum] = ["kind", "true", "predicted", "confidence"].map((name) => document.getElementById(`filter-${name}`));
+  for (const select of [actual, predicted])
     data.classes.forEach((name, k) => select.append(make("option", { value: k }, name)));
   let limit = PAGE;
   const tile = (item) => {
@@ -152,19 +152,19 @@
     const style = k === item.true ? "right" : "wrong";
     const button = make("button", { type: "button" },
       picture(item, data.side, title(item)),
-      make("span", { class: style }, `${data.classes[k]} ${percent(p)}`), make("br"), `is ${data.classes[item.true]}`);
+      make("span", { class: style }, `${data.classes[k]} ${percent(p)}`), make("br"), `true: ${data.classes[item.true]}`);
     button.addEventListener("click", () => open(title(item), [item]));
     return make("li", {}, button);
   };
   const refresh = () => {
     const found = data.items.filter((i) =>
       (!kind.value || i.kinds.includes(kind.value)) && (!actual.value || i.true === Number(actual.value)) &&
-      (!guessed.value || i.top[0][0] === Number(guessed.value)) && 100 * i.top[0][1] >= Number(least.value));
+      (!predicted.value || i.top[0][0] === Number(predicted.value)) && 100 * i.top[0][1] >= Number(minimum.value));
     gallery.replaceChildren(...found.slice(0, limit).map(tile));
     status.textContent = `${Math.min(limit, found.length)} of ${found.length} images`;
     more.hidden = found.length <= limit;
   };
-  for (const control of [kind, actual, guessed, least])
+  for (const control of [kind, actual, predicted, minimum])
     control.addEventListener("input", () => { limit = PAGE; refresh(); });
   more.addEventListener("click", () => { limit += PAGE; refresh(); });
   document.getElementById("filters").hidden = false;

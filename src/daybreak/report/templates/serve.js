@@ -1,9 +1,9 @@
 (() => {
   const at = (id) => document.getElementById(id);
   const [drop, file, target, against, status, result] = ["drop", "file", "class", "against", "status", "result"].map(at);
-  const most = Number(drop.dataset.mostBytes);
+  const maxBytes = Number(drop.dataset.maxBytes);
   let image = null;
-  let asking = new AbortController(); // only the last question is waited for
+  let asking = new AbortController(); // only the latest request counts
 
   const show = (found) => {
     at("seen").src = found.image;
@@ -21,10 +21,10 @@
     asking.abort();
     asking = new AbortController();
     const { signal } = asking;
-    status.textContent = "Looking …";
+    status.textContent = "Classifying …";
     let found, ok = false;
     try {
-      if (image.size > most) throw new Error(`more than ${most / 2 ** 20} MiB; try: a smaller copy of it`);
+      if (image.size > maxBytes) throw new Error(`more than ${maxBytes / 2 ** 20} MiB; try: a smaller copy of it`);
       const query = new URLSearchParams({ class: target.value, against: against.value });
       const response = await fetch(`predict?${query}`, { method: "POST", body: image, signal });
       if (response.headers.get("content-type") !== "application/json") throw new Error(await response.text());
