@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from image_sets import CLASSES, encode, pixels, sample_files, write_folder, write_npz, write_zip
 
+from daybreak import cli
 from daybreak.core.errors import DataError, UsageError
 from daybreak.data import Dataset, Split, check_strictly, describe, open_dataset
 from daybreak.runs.datasets import other_dataset, run_dataset
@@ -188,6 +189,16 @@ def test_the_validation_part_is_described_and_checked(tmp_path: Path):
     with pytest.raises(DataError, match=r"1 validation image also in the training part, first val/ant/twice\.png"):
         check_strictly(dataset)
     assert "validation_duplicates" not in describe(open_dataset(tmp_path / "set", validate=0))
+
+
+def test_daybreak_data_shows_the_validation_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder = write_folder(tmp_path / "set", sample_files(per_class=30, parts=("train", "test", "val")))
+    (folder / "val" / "ant" / "000.png").unlink()
+    assert cli._run(["data", str(folder)]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["class", "train", "validation", "test"] in lines
+    assert ["ant", "30", "29", "30"] in lines
+    assert ["validation", "images", "also", "in", "train:", "0"] in lines
 
 
 @pytest.mark.parametrize(
