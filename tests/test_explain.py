@@ -29,7 +29,7 @@ def classifier() -> Classifier:
 
 
 def test_explain_orders_by_image_target_and_stage(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("daybreak.explain.BATCH", 2)
+    monkeypatch.setattr("daybreak.explain.maps.BATCH", 2)
     images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
     targets = np.array([[0, 1], [1, 2], [2, 0], [0, 2], [1, 0]])
     maps = explain(classifier(), images, targets, Question(["layer1", "prep"]))

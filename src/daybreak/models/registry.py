@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from daybreak.core.config import ModelConfig
 from daybreak.core.errors import UsageError, nearest
+from daybreak.models.anatomy.stages import stage_names
 from daybreak.models.foreign import ForeignNet
 from daybreak.models.foreign import is_foreign as is_foreign
 from daybreak.models.inception import InceptionNet
@@ -66,5 +67,5 @@ def place(net: nn.Module, device: torch.device) -> nn.Module:
 
 
 def stages_of(net: nn.Module) -> dict[str, nn.Module]:
-    """The stages of a net by name, in order of depth."""
-    return {name: net.get_submodule(name) for name in cast(Net, net).stages}
+    """The stages of a net by name, in order of depth: those it names, or those found in it (`anatomy.stages`)."""
+    return {name: net.get_submodule(name) for name in stage_names(net)}
