@@ -80,9 +80,11 @@ def check_layers(net: nn.Module, layers: Sequence[str] | None) -> tuple[str, ...
     """The stages asked for in order of depth; all of them where none is named.
 
     Raises:
-        UsageError: a name is not a stage; the stages are listed.
+        UsageError: a name is not a stage; the stages are listed. Or the net has none.
     """
     known = tuple(stages_of(net))
+    if not known:
+        raise UsageError(type(net).__name__, "has no stage whose output is a map", "a convolutional net")
     layers = [name.strip() for name in layers or known]
     unknown = [name for name in layers if name not in known]
     if unknown:

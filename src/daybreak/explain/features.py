@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from daybreak.data.picture import enlarged
 from daybreak.explain.cam import activations_of, check_layers
-from daybreak.models.anatomy.trace import stage_fields
+from daybreak.models.anatomy.trace import Field, stage_fields
 from daybreak.models.registry import stages_of
 from daybreak.runs.classifier import Classifier, images_a_forward
 
@@ -24,7 +24,8 @@ class Observed:
     """What a net made of N images on its way.
 
     Attributes:
-        embeddings_ND: float32, what the head was given.
+        embeddings_ND: float32, what the head was given; of a net without `head` its last linear layer, and of one
+            without any the logits.
         peaks_NK: float32, the highest activation of each channel of the stage that was watched.
         cells_NK: int64, in which cell of the stage (row · width + column) that was.
         width: of the stage in cells.
@@ -57,10 +58,11 @@ def observe(classifier: Classifier, images_NHWC: np.ndarray, layer: str) -> Obse
     embeddings, peaks, cells, width = [], [], [], 1
     net.eval()
     try:
-        with _kept_inputs(net.get_submodule("head")) as inputs, _kept_outputs(stages_of(net)[layer]) as outputs:
+        with _kept_inputs(_heads(net)) as inputs, _kept_outputs(stages_of(net)[layer]) as outputs:
             for start in range(0, len(images_NHWC), batch):
-                classifier.forward(classifier.prepare(images_NHWC[start : start + batch]))
-                embeddings.append(inputs.pop().float().flatten(1).cpu())
+                logits_BK = classifier.forward(classifier.prepare(images_NHWC[start : start + batch]))
+                embeddings.append((inputs[-1] if inputs else logits_BK).float().flatten(1).cpu())
+                inputs.clear()
                 stage = outputs.pop().float()
                 peak, cell = stage.flatten(2).max(2)
                 peaks.append(peak.cpu())
@@ -75,7 +77,8 @@ def top_images(
     classifier: Classifier, seen: Observed, layer: str, channels: int = 8, images: int = 6
 ) -> list[TopImages]:
     """The channels whose maximum activation varies most between images, each with the images that activate it most."""
-    field = stage_fields(classifier.net, classifier.size, len(classifier.normalize.mean))[layer]
+    whole = Field(2 * classifier.size, 0, classifier.size / 2)  # where the net cannot be traced
+    field = stage_fields(classifier.net, classifier.size, len(classifier.normalize.mean)).get(layer, whole)
     found = []
     for channel in np.argsort(-seen.peaks_NK.std(0), kind="stable")[:channels]:
         top = np.argsort(-seen.peaks_NK[:, channel], kind="stable")[:images]
@@ -101,7 +104,9 @@ def principal_plane(embeddings_ND: np.ndarray) -> np.ndarray:
 def first_filters(net: nn.Module) -> np.ndarray | None:
     """The filters of the first convolution as pictures, (F, k, k, C) in [0, 1] with 0.5 for a weight of zero; each
     scaled to its own largest weight. None unless the input has one or three channels."""
-    first = next(module for module in net.modules() if isinstance(module, nn.Conv2d))
+    first = next((module for module in net.modules() if isinstance(module, nn.Conv2d)), None)
+    if first is None:
+        return None
     weights_FkkC = first.weight.detach().float().cpu().permute(0, 2, 3, 1).numpy()
     if weights_FkkC.shape[3] not in (1, 3):
         return None
@@ -146,18 +151,26 @@ def grid(pictures: list[Image.Image], columns: int) -> Image.Image:
     return sheet
 
 
+def _heads(net: nn.Module) -> list[nn.Module]:
+    """The net's head, or what may be it: the linear layer that comes last."""
+    head = getattr(net, "head", None)
+    return [head] if isinstance(head, nn.Module) else [part for part in net.modules() if isinstance(part, nn.Linear)]
+
+
 @contextmanager
-def _kept_inputs(module: nn.Module) -> Iterator[list[Tensor]]:
+def _kept_inputs(modules: list[nn.Module]) -> Iterator[list[Tensor]]:
+    """What the last of the modules to run was given."""
     kept: list[Tensor] = []
 
     def keep(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        kept.append(inputs[0])
+        kept[:] = inputs[:1]
 
-    handle = module.register_forward_pre_hook(keep)
+    handles = [module.register_forward_pre_hook(keep) for module in modules]
     try:
         yield kept
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager

@@ -10,7 +10,6 @@ from torch import nn
 from daybreak.core.errors import UsageError
 from daybreak.models.anatomy.effective import effective_fields, side_of
 from daybreak.models.anatomy.trace import Field, Layer, count_params, stage_rows, trace
-from daybreak.models.foreign import ForeignNet
 from daybreak.models.registry import SMALLEST_SIZE
 
 
@@ -94,8 +93,8 @@ def inspect_net(name: str, net: nn.Module, in_channels: int, image_size: int) ->
     """
     if image_size < SMALLEST_SIZE:
         raise UsageError(f"--size {image_size}", "nothing would be left of the image", f"{SMALLEST_SIZE} or more")
-    if isinstance(net, ForeignNet):
-        net.check_sizes([image_size], in_channels)
+    if check_sizes := getattr(net, "check_sizes", None):  # of nets that know which sizes they take
+        check_sizes([image_size], in_channels)
     layers = trace(net, image_size, in_channels)
     macs, memory = sum(row.macs for row in layers), sum(row.activation_bytes for row in layers)
     stages = _stages(net, layers, in_channels, image_size)

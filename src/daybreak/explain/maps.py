@@ -22,7 +22,7 @@ class ClassMap:
     layer: str
     target: int
     values_HW: np.ndarray  # float32, not negative, at the stage's resolution
-    field: Field  # of one cell
+    field: Field | None  # of one cell; None where the net cannot be traced
 
     @property
     def is_single_cell(self) -> bool:
@@ -30,7 +30,10 @@ class ClassMap:
         return self.values_HW.size == 1
 
     def field_of_max(self, image_size: int) -> tuple[float, float, float, float]:
-        """The receptive field of the cell with the maximum: left, top, right, bottom in px of the image."""
+        """The receptive field of the cell with the maximum: left, top, right, bottom in px of the image. It is the whole
+        image where the field is unknown."""
+        if self.field is None:
+            return 0.0, 0.0, float(image_size), float(image_size)
         row, column = np.unravel_index(int(self.values_HW.argmax()), self.values_HW.shape)
         (top, bottom), (left, right) = (self.field.span(int(unit), image_size) for unit in (row, column))
         return left, top, right, bottom
@@ -81,7 +84,7 @@ def explain(
         other_N = None if against_N is None else torch.as_tensor(against_N[part], device=images.device)
         by_target = [class_maps(classifier.net, images, t, names, options.method, other_N) for t in targets_TN]
         found += [
-            ClassMap(start + i, name, int(target_N[i]), maps[name][i].cpu().numpy(), fields[name])
+            ClassMap(start + i, name, int(target_N[i]), maps[name][i].cpu().numpy(), fields.get(name))
             for i in range(len(images))
             for target_N, maps in zip(targets_TN, by_target, strict=True)
             for name in names

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from daybreak.core.errors import UsageError, nearest, one_line
 from daybreak.core.nets import LibraryNetConfig
+from daybreak.models.anatomy.stages import convolves, maps_among
 from daybreak.models.anatomy.trace import symbolic
 
 WITH_TWO_HEADS = ("googlenet", "inception_v3")  # while they train; ours take the one
@@ -113,26 +114,18 @@ def _declare_operators() -> None:
     _KEPT.append(library)
 
 
-@torch.no_grad()
 def _maps(net: nn.Module, name: str, in_channels: int) -> list[str]:
     """The stages whose output is a map (N, C, H, W), in order of depth."""
-    shapes: dict[str, bool] = {}
-    hooks = [net.get_submodule(stage).register_forward_hook(_note(stage, shapes)) for stage in _candidates(net)]
-    net.eval()
     try:
-        symbolic(net)
-        shapes.clear()  # what the tracer called is in another order
-        net(torch.zeros(1, in_channels, PROBE_SIZE, PROBE_SIZE))
+        symbolic(net.eval())
+        maps = maps_among(net, _candidates(net), in_channels, PROBE_SIZE)
     except Exception as error:  # whatever a foreign net does not like about being taken apart, or about the size
         raise UsageError(f"model.name {name}", f"cannot be used here ({one_line(error)[:80]})", "another net") from None
     finally:
         net.train()
-        for hook in hooks:
-            hook.remove()
-    maps = [stage for stage, is_map in shapes.items() if is_map]
     if not maps:
         raise UsageError(f"model.name {name}", "has no stage whose output is a map", "a convolutional net")
-    return maps
+    return list(maps)
 
 
 def _candidates(net: nn.Module) -> list[str]:
@@ -141,15 +134,4 @@ def _candidates(net: nn.Module) -> list[str]:
         return list(dict.fromkeys(row["module"] for row in info))
     features = getattr(net, "features", None)
     prefix, parent = ("features.", features) if isinstance(features, nn.Module) else ("", net)
-    return [prefix + name for name, child in parent.named_children() if _convolves(child)]
-
-
-def _convolves(module: nn.Module) -> bool:
-    return any(isinstance(part, nn.Conv2d) for part in module.modules())
-
-
-def _note(stage: str, shapes: dict[str, bool]) -> Callable[[nn.Module, Any, Any], None]:
-    def hook(_module: nn.Module, _inputs: Any, out: Any) -> None:
-        shapes[stage] = isinstance(out, Tensor) and out.dim() == 4 and out.shape[2] == out.shape[3]
-
-    return hook
+    return [prefix + name for name, child in parent.named_children() if convolves(child)]

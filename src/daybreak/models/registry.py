@@ -19,6 +19,7 @@ from daybreak.core.errors import UsageError, nearest, one_line
 from daybreak.core.nets import LibraryNetConfig, NetConfig, OtherNetConfig, OwnNet
 from daybreak.core.plugins import NETS as NETS_GROUP
 from daybreak.core.plugins import Factory, loaded, plugins
+from daybreak.models.anatomy.stages import stage_names
 from daybreak.models.foreign import ForeignNet
 from daybreak.models.inception import InceptionNet
 from daybreak.models.page import PageNet
@@ -95,8 +96,8 @@ def place(net: nn.Module, device: torch.device) -> nn.Module:
 
 
 def stages_of(net: nn.Module) -> dict[str, nn.Module]:
-    """The stages of a net by name, in order of depth."""
-    return {name: net.get_submodule(name) for name in cast(Any, net).stages}
+    """The stages of a net by name, in order of depth: those it names, or those found in it (`anatomy.stages`)."""
+    return {name: net.get_submodule(name) for name in stage_names(net)}
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from daybreak.core.config import Device
 from daybreak.core.errors import one_line
 from daybreak.core.files import write_picture, write_text
 from daybreak.evaluation.evaluate import Evaluation, evaluate
+from daybreak.explain.cam import check_layers
 from daybreak.explain.features import Observed, observe, principal_plane
 from daybreak.explain.overlay import HEAT
 from daybreak.models.registry import stages_of
@@ -45,7 +46,7 @@ def write_report(run: RunDirectory, *, data: str | Path | None = None, device: D
     """
     evaluation = evaluate(run, tta="none", device=device, moved_to=data)
     dataset, classifier = run_dataset(run, data), run.classifier(device)
-    last = list(stages_of(classifier.net))[-1]
+    last = check_layers(classifier.net, None)[-1]
     seen = observe(classifier, dataset.test.images_NHWC, last)
     suspects = sections.suspects(run, dataset, evaluation)
     items, left_out = pick_items(evaluation, [s["index"] for s in suspects["test_rows"]], dataset.decode.size)

@@ -170,7 +170,8 @@ def _field_cell(m: ClassMap, image_HWC: np.ndarray, size: int) -> dict[str, Any]
     if m.is_empty:
         return {"picture": None, "words": "–"}
     picture = drawn_uri(field_box(m, image_HWC, size, MAP_SIZE))
-    return {"picture": picture, "words": f"receptive field of a cell of {m.layer}, {m.field.size} px"}
+    side = "size unknown" if m.field is None else f"{m.field.size} px"
+    return {"picture": picture, "words": f"receptive field of a cell of {m.layer}, {side}"}
 
 
 def _picture_of(split: Split, index: int) -> str:

@@ -1,4 +1,5 @@
-"""A net taken apart: layer tables, receptive fields, batch norms folded away.
+"""A net taken apart: stages, layer tables, receptive fields, batch norms folded away.
 
-Works on any `nn.Module` that torch.fx can trace. From outside: `trace`, `effective`, `folding`.
+Stages are found in any `nn.Module`; the rest works on those that torch.fx can trace. From outside: `stages`, `trace`,
+`effective`, `folding`.
 """

@@ -8,11 +8,13 @@ receptive fields of convolutional neural networks"); where branches meet, a unit
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
+from daybreak.core.errors import UsageError, one_line
+from daybreak.models.anatomy.stages import stage_names
 from daybreak.models.layers import GlobalMaxPool, GlobalMeanPool, Scale
 
 _LEAVES = (GlobalMaxPool, GlobalMeanPool, Scale)
@@ -75,11 +77,15 @@ class Layer:
 
 
 def trace(net: nn.Module, image_size: int, in_channels: int) -> list[Layer]:
-    """The layers of a net in the order in which they compute, and every place where branches meet."""
+    """The layers of a net in the order in which they compute, and every place where branches meet.
+
+    Raises:
+        UsageError: the net cannot be traced, because what it does depends on the values in its tensors, say.
+    """
     training = net.training
     net.eval()
     try:
-        tracer = _Tracer(net)
+        tracer = _traced(net)
         with torch.no_grad():
             device = next((p.device for p in net.parameters()), torch.device("cpu"))
             tracer.run(torch.zeros(1, in_channels, image_size, image_size, device=device))
@@ -88,16 +94,26 @@ def trace(net: nn.Module, image_size: int, in_channels: int) -> list[Layer]:
     return tracer.layers
 
 
+def _traced(net: nn.Module) -> "_Tracer":
+    try:
+        return _Tracer(net)
+    except Exception as error:  # torch.fx raises many kinds, whatever it meets
+        why = f"cannot be traced by torch.fx ({one_line(str(error))[:100]})"
+        raise UsageError(type(net).__name__, why, "a net whose forward does the same for every image") from None
+
+
 def stage_fields(net: nn.Module, image_size: int, in_channels: int) -> dict[str, Field]:
-    """The receptive field of a unit of each stage's output."""
-    rows = stage_rows(net, trace(net, image_size, in_channels))
+    """The receptive field of a unit of each stage's output; nothing where the net cannot be traced."""
+    try:
+        rows = stage_rows(net, trace(net, image_size, in_channels))
+    except UsageError:
+        return {}
     return {name: row.field for name, row in rows.items()}
 
 
 def stage_rows(net: nn.Module, layers: Sequence[Layer]) -> dict[str, Layer]:
     """The last layer of each stage."""
-    stages = cast(tuple[str, ...], net.stages)
-    return {stage: [row for row in layers if row.is_in(stage)][-1] for stage in stages}
+    return {stage: [row for row in layers if row.is_in(stage)][-1] for stage in stage_names(net)}
 
 
 def count_params(net: nn.Module) -> int:
