@@ -122,7 +122,7 @@ def test_the_comparison_notices_what_is_forgotten(
 def in_a_process(out: Path) -> Any:
     """Train or resume in a process of its own: forked from a server that has imported everything and run nothing."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["daybreak.training", "daybreak.data"])
+    context.set_forkserver_preload(["daybreak.training.train", "daybreak.data.open"])
     process = context.Process(target=begin_or_go_on, args=(str(out),))
     process.start()
     return process
