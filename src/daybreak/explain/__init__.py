@@ -1,4 +1,4 @@
-"""Why a net answers as it does: class activation maps, whether they are true, what its layers see.
+"""Explanations of predictions: class activation maps, their faithfulness, learned features, receptive fields.
 
 Stands on evaluation. From outside: `maps.explain`, `cam.class_maps`, `gallery`, `inspection.inspect_net`.
 """

@@ -1,4 +1,4 @@
-"""Class activation maps: the six ways to say where in the image a stage of the net saw what speaks for a class.
+"""Class activation maps: six methods that show where in the image a stage of the net finds evidence for a class.
 
 A are the activations of a stage (K channels), G = d score / d A their gradients; the score is the class's logit, or
 the difference of two logits where a class is explained *against* another. Before the relu:
@@ -8,12 +8,12 @@ the difference of two logits where a class is explained *against* another. Befor
                  α = G² / (2 G² + sum_ab(A_ab) · G³)
     hires-cam    sum_k G_k · A_k                                Draelos & Carin 2020: what a cell adds to the score
     layer-cam    sum_k relu(G_k) · A_k                          Jiang et al. 2021, eq. 3
-    score-cam    sum_k softmax_k(s) · A_k, s_k the score of     Wang et al. 2020, algorithm 1; no gradients, a forward
-                 the image seen through channel k alone         a channel
-    eigen-cam    A's first right singular vector's share        Muhammad & Yeasin 2020; knows no class
+    score-cam    sum_k softmax_k(s) · A_k, s_k the score of     Wang et al. 2020, algorithm 1; no gradients, one
+                 the image masked by channel k                  forward pass per channel
+    eigen-cam    A projected on its first right singular vector Muhammad & Yeasin 2020; independent of the class
 
-All stages share one forward and one backward pass (`benchmarks/parts.py` compares that with a library that takes one of
-each a stage). Maps are at the stage's own resolution, in float32, and the net is left exactly as it was found.
+All stages share one forward and one backward pass (`benchmarks/parts.py` compares this with a library that needs one of
+each per stage). Maps are float32 at the resolution of the stage. The state of the net is not changed.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -48,7 +48,7 @@ def class_maps(
         images_NCHW: prepared images, float32.
         target_N: int64, the class to explain for each image.
         against_N: int64, the class to explain it against: the score is then the difference of the two logits, and
-            the map shows what speaks for `target` and not for `against`.
+            the map shows evidence for `target` and against `against`.
 
     Raises:
         UsageError: a stage or the method has no such name.
@@ -77,7 +77,7 @@ def check_method(method: str) -> None:
 
 
 def check_layers(net: nn.Module, layers: Sequence[str] | None) -> tuple[str, ...]:
-    """The stages asked for in order of depth; all of them where none is named.
+    """The named stages in order of depth; all if None.
 
     Raises:
         UsageError: a name is not a stage; the stages are listed. Or the net has none.
@@ -97,7 +97,7 @@ def check_layers(net: nn.Module, layers: Sequence[str] | None) -> tuple[str, ...
 
 @torch.no_grad()
 def activations_of(net: nn.Module, images_NCHW: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
-    """What the named stages put out, (N, K, h, w) each; the net in evaluation mode, and left as it was found."""
+    """Outputs of the named stages, (N, K, h, w) each, in evaluation mode; the state of the net is not changed."""
     with _untouched(net), _captured(net, layers) as activations:
         net(images_NCHW)
     return {name: value.detach() for name, value in activations.items()}
@@ -106,7 +106,8 @@ def activations_of(net: nn.Module, images_NCHW: Tensor, layers: Sequence[str]) -
 def activations_and_gradients(
     net: nn.Module, images_NCHW: Tensor, score_of: Callable[[Tensor], Tensor], layers: Sequence[str]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """What the stages put out and the gradients of the images' scores (N,) by it, all from one pass each way."""
+    """Outputs of the stages and the gradients of the scores (N,) with respect to them, from one forward and one
+    backward pass."""
     with _captured(net, layers) as activations, torch.enable_grad():
         score = score_of(net(images_NCHW)).sum()
         gradients = torch.autograd.grad(score, [activations[name] for name in layers])
@@ -115,7 +116,7 @@ def activations_and_gradients(
 
 @contextmanager
 def _captured(net: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """Collects what the stages put out during the block."""
+    """Collect the outputs of the stages during the block."""
     activations: dict[str, Tensor] = {}
     stages = stages_of(net)
 
@@ -134,7 +135,7 @@ def _captured(net: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tenso
 
 @contextmanager
 def _untouched(net: nn.Module) -> Iterator[None]:
-    """Evaluation mode and no parameter gradients during the block; both as they were afterwards."""
+    """Evaluation mode without parameter gradients during the block; both are restored afterwards."""
     training = {module: module.training for module in net.modules()}
     trainable = [p for p in net.parameters() if p.requires_grad]
     net.eval()
@@ -178,8 +179,8 @@ _OF_GRADIENTS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def _eigen_cam(a_NKhw: Tensor) -> Tensor:
-    """The part of the activations along their strongest direction in channel space; a direction has no sign, so it is
-    taken to point where most of the activation lies."""
+    """Projection of the activations on their first principal direction in channel space, with the sign that makes the
+    sum of the projection positive."""
     a_NPK = a_NKhw.flatten(2).transpose(1, 2)
     _, directions_NKK = torch.linalg.eigh(a_NPK.transpose(1, 2) @ a_NPK)
     share_NP = torch.einsum("npk,nk->np", a_NPK, directions_NKK[:, :, -1])
@@ -188,7 +189,7 @@ def _eigen_cam(a_NKhw: Tensor) -> Tensor:
 
 
 def _score_cam(a_NKhw: Tensor, score_of_masks: Callable[[int, Tensor], Tensor]) -> Tensor:
-    """Channel by channel: how well does the image do that is seen only where the channel is active?"""
+    """Channels weighted by the softmax of the scores of the image masked by each channel."""
     weights_NK = torch.stack([score_of_masks(n, a_Khw) for n, a_Khw in enumerate(a_NKhw)]).softmax(1)
     return torch.einsum("nk,nkhw->nhw", weights_NK, a_NKhw).relu()
 
@@ -197,7 +198,7 @@ def _score_cam(a_NKhw: Tensor, score_of_masks: Callable[[int, Tensor], Tensor]) 
 def _scores_of_masked(
     net: nn.Module, images_NCHW: Tensor, target_N: Tensor, against_N: Tensor | None, n: int, a_Khw: Tensor
 ) -> Tensor:
-    """Scores (K,) of image n, multiplied by each channel of its activations as a mask of its size in [0, 1]."""
+    """Scores (K,) of image n, multiplied by each channel of its activations, resized and scaled to [0, 1] as a mask."""
     masks_K1HW = F.interpolate(a_Khw[:, None], size=images_NCHW.shape[2:], mode="bilinear", align_corners=False)
     batch = images_a_forward(images_NCHW.shape[2], images_NCHW.device, MASKED_BATCH)
     low, high = (f(masks_K1HW, (1, 2, 3), keepdim=True) for f in (torch.amin, torch.amax))

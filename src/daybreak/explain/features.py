@@ -39,7 +39,7 @@ class Observed:
 
 @dataclass(frozen=True)
 class TopImages:
-    """A channel, the images that activate it most, the first most of all, and the receptive field of each maximum."""
+    """A channel, the images that activate it most (highest first), and the receptive field of each maximum."""
 
     channel: int
     images: tuple[int, ...]

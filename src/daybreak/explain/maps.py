@@ -30,8 +30,8 @@ class ClassMap:
         return self.values_HW.size == 1
 
     def field_of_max(self, image_size: int) -> tuple[float, float, float, float]:
-        """The receptive field of the cell with the maximum: left, top, right, bottom in px of the image. It is the whole
-        image where the field is unknown."""
+        """The receptive field of the cell with the maximum: left, top, right, bottom in px of the image. All of the
+        image where it is unknown."""
         if self.field is None:
             return 0.0, 0.0, float(image_size), float(image_size)
         row, column = np.unravel_index(int(self.values_HW.argmax()), self.values_HW.shape)

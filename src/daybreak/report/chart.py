@@ -1,8 +1,8 @@
-"""Line charts as SVG inside the page: readable without a script, with values on hover where there is one.
+"""Line charts as values, and their rendering as SVG in a page, where the page's script adds the values on hover.
 
-Our own, because nothing smaller does it: a chart library would be half of the page's megabytes, or draws on a canvas
-that neither a screen reader nor a printer can read, or needs what the page's content-security policy forbids. Paper
-figures are matplotlib's (figures.py).
+No chart library is used: one that draws SVG would take up half of the page, one that draws on a canvas cannot be read
+by a screen reader, and others need what the page's content-security policy forbids. For files, `figures.draw` renders
+the same charts.
 """
 
 import json
@@ -16,7 +16,7 @@ from markupsafe import Markup
 WIDTH, HEIGHT = 480, 250
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 14, 40
 Scale = Callable[[float], float]  # a value to its place in the picture
-MOST_POINTS = 400  # of a line; more cannot be told apart
+MAX_POINTS = 400  # of a line; more cannot be told apart
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Chart:
 
 
 def svg(chart: Chart) -> Markup:
-    """The chart as an SVG element. What the script needs for hovering stands in its data attribute."""
+    """The chart as an SVG element; its data attribute holds the values that the script shows on hover."""
     lines = [Line(line.name, line.style, thinned(line.points)) for line in chart.lines if line.points]
     xs = [x for line in lines for x, _ in line.points] or [0.0]
     ys = [y for line in lines for _, y in line.points] or [0.0]
@@ -67,13 +67,13 @@ def svg(chart: Chart) -> Markup:
     }
     return Markup(
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" tabindex="0" '
-        f'aria-label="{escape(_spoken(chart))}" data-chart="{escape(json.dumps(hover))}">{"".join(parts)}</svg>'
+        f'aria-label="{escape(_description(chart))}" data-chart="{escape(json.dumps(hover))}">{"".join(parts)}</svg>'
     )
 
 
 def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Every n-th point, and the last, where there are too many to be told apart."""
-    step = math.ceil(len(points) / MOST_POINTS)
+    """Every n-th point and the last, if there are more than MAX_POINTS."""
+    step = math.ceil(len(points) / MAX_POINTS)
     kept = list(points[::step]) if step > 1 else list(points)
     return kept if not points or kept[-1] == points[-1] else [*kept, points[-1]]
 
@@ -110,8 +110,8 @@ def _line(line: Line, at_x: Scale, at_y: Scale, markers: bool) -> str:
     return f'<g class="line {line.style}"><polyline points="{path}"/>{"".join(dots)}</g>'
 
 
-def _spoken(chart: Chart) -> str:
-    """What a screen reader says: each line's first and last value."""
+def _description(chart: Chart) -> str:
+    """The text for screen readers: first and last value of each line."""
     ends = [
         f"{line.name} from {_text(line.points[0][1])} to {_text(line.points[-1][1])}"
         for line in chart.lines
