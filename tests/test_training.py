@@ -74,7 +74,14 @@ def test_golden_losses_on_real_images(name: str, threads: int, cifar: Dataset) -
 
 
 @pytest.mark.cifar
-@pytest.mark.parametrize("mistake", [{"augment.cutout": 7}, {"schedule.max_lr": 0.0037}, {"label_smoothing": 0.01}])
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        {"augment.cutout": 7},
+        pytest.param({"schedule.max_lr": 0.0037}, marks=pytest.mark.slow),
+        pytest.param({"label_smoothing": 0.01}, marks=pytest.mark.slow),
+    ],
+)
 def test_golden_losses_notice_a_mistake(mistake: dict[str, float], cifar: Dataset) -> None:
     found = losses(override(few_images_recipe("page"), mistake), few_images(cifar), 4, double=True)
     assert found != pytest.approx(GOLDEN["page"], abs=1e-3)
