@@ -144,8 +144,9 @@ def cifar_part(cifar: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Data
     return open_dataset(path)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """Of one module only: while it is open there is a running event loop, which tests of others may not find."""
     names = ("chromium", "chromium-browser", "google-chrome")
     chromium = next((path for name in names if (path := shutil.which(name))), None)
     assert chromium, "needs a Chromium (on Debian: apt-get install chromium)"

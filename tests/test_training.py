@@ -57,19 +57,32 @@ def losses(recipe: Recipe, dataset: Dataset, steps: int, seed: int = 0, double: 
 # millionfold, so float32 losses differ between processors in the second digit.
 GOLDEN: dict[str, list[float]] = {
     "page": [4.211672, 2.514928, 2.764356, 2.695987],
-    "sprint": [2.393138, 2.284570, 2.329550, 2.241409],
+    "sprint": [2.398208, 2.280587, 2.364865, 2.277573],
 }
 
 
 @pytest.mark.cifar
+@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("name", GOLDEN)
-def test_golden_losses_on_real_images(name: str, cifar: Dataset) -> None:
-    found = losses(few_images_recipe(name), few_images(cifar), 4, double=True)
+def test_golden_losses_on_real_images(name: str, threads: int, cifar: Dataset) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = losses(few_images_recipe(name), few_images(cifar), 4, double=True)
+    finally:
+        torch.set_num_threads(before)
     assert found == pytest.approx(GOLDEN[name], abs=1e-5)
 
 
 @pytest.mark.cifar
-@pytest.mark.parametrize("mistake", [{"augment.cutout": 7}, {"schedule.max_lr": 0.0037}, {"label_smoothing": 0.01}])
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        {"augment.cutout": 7},
+        pytest.param({"schedule.max_lr": 0.0037}, marks=pytest.mark.slow),
+        pytest.param({"label_smoothing": 0.01}, marks=pytest.mark.slow),
+    ],
+)
 def test_golden_losses_notice_a_mistake(mistake: dict[str, float], cifar: Dataset) -> None:
     found = losses(override(few_images_recipe("page"), mistake), few_images(cifar), 4, double=True)
     assert found != pytest.approx(GOLDEN["page"], abs=1e-3)
