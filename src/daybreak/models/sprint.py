@@ -58,7 +58,7 @@ class SprintNet(nn.Module):
     def fit_data(self, sample: Sample, size: int) -> None:
         """Set the first convolution from the patches of training images."""
         images_NCHW = sample(WHITEN_PATCHES // size**2)
-        self.whiten.weight.copy_(whitening_filters(images_NCHW.float(), WHITEN_KERNEL))
+        self.whiten.weight.copy_(whitening_filters(images_NCHW, WHITEN_KERNEL))
 
     def param_groups(self) -> list[ParamGroup]:
         """Filters, biases and head as airbench has them; the whitening's bias is frozen early (Jordan 2024)."""
@@ -77,20 +77,13 @@ class SprintNet(nn.Module):
 
 def whitening_filters(images_NCHW: Tensor, kernel: int, eps: float = 5e-4) -> Tensor:
     """Filters (2 C k², C, k, k) whose responses on these images are uncorrelated with unit variance (up to `eps`,
-    which keeps directions without variance from being blown up), each followed by its negative half.
-
-    In float64: the smallest eigenvalues are a hundred-thousandth of the largest, and in float32 their directions would
-    depend on the order of summation, that is on the number of threads.
-    """
-    channels, exact = images_NCHW.shape[1], images_NCHW.cpu() if images_NCHW.is_mps else images_NCHW
-    patches_PD = (
-        nn.functional.unfold(some.double(), kernel).transpose(1, 2).flatten(0, 1) for some in exact.split(500)
-    )
-    moments = [(patches.T @ patches, len(patches)) for patches in patches_PD]
-    covariance = torch.stack([products for products, _ in moments]).sum(0).cpu() / sum(count for _, count in moments)
-    eigenvalues, eigenvectors = torch.linalg.eigh(covariance)
+    which keeps directions without variance from being blown up), each followed by its negative half."""
+    channels = images_NCHW.shape[1]
+    patches_PD = nn.functional.unfold(images_NCHW, kernel).transpose(1, 2).flatten(0, 1)
+    covariance = patches_PD.T @ patches_PD / len(patches_PD)
+    eigenvalues, eigenvectors = (t.to(covariance.device) for t in torch.linalg.eigh(covariance.cpu()))
     filters = (eigenvectors / (eigenvalues + eps).sqrt()).T.reshape(-1, channels, kernel, kernel)
-    return torch.cat([filters, -filters]).to(images_NCHW)
+    return torch.cat([filters, -filters])
 
 
 def group(c_in: int, c_out: int, act: type[nn.Module]) -> nn.Sequential:
