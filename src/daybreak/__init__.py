@@ -4,7 +4,8 @@
     run = db.train("cifar10", recipe="sprint")
 
 Names are imported when they are first used, so that `daybreak --help` and worker processes start at once. For the same
-reason no module may be called like a function in here (hence `training`, `inspection`): importing it would hide that.
+reason no module may have the name of a function in here (hence `training`, `inspection`, `benchmarking`): importing it
+would hide the function.
 """
 
 from importlib import import_module
@@ -16,10 +17,14 @@ if TYPE_CHECKING:
     from daybreak.api import Run, compare, find_lr, inspect, load, open_dataset, resume, samples, train
     from daybreak.benchmarking.bench import bench
     from daybreak.core.errors import DaybreakError
+    from daybreak.models.groups import ParamGroup
+    from daybreak.training.callbacks import Callback
 
 __version__ = version("daybreak")
 __all__ = [
+    "Callback",
     "DaybreakError",
+    "ParamGroup",
     "Run",
     "__version__",
     "bench",
@@ -33,6 +38,12 @@ __all__ = [
     "samples",
     "train",
 ]
+HOMES = {
+    "Callback": "daybreak.training.callbacks",
+    "DaybreakError": "daybreak.core.errors",
+    "ParamGroup": "daybreak.models.groups",
+    "bench": "daybreak.benchmarking.bench",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -40,8 +51,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'daybreak' has no attribute {name!r}")
     if name == "recipes":
         return import_module("daybreak.recipes")
-    home = {"DaybreakError": "daybreak.core.errors", "bench": "daybreak.benchmarking.bench"}.get(name, "daybreak.api")
-    return getattr(import_module(home), name)
+    return getattr(import_module(HOMES.get(name, "daybreak.api")), name)
 
 
 def __dir__() -> list[str]:

@@ -49,14 +49,15 @@ def recipes(
     debug: Debug = False,
 ) -> None:
     """The recipes, with what they reached when they were last measured."""
-    from daybreak.recipes import RECIPES, get_recipe, to_toml
+    from daybreak.recipes import all_recipes, get_recipe, to_toml
 
     if name:
         chosen = get_recipe(name)
         print_result(chosen.model_dump(mode="json"), as_json, lambda: print(to_toml(chosen), end=""))
         return
-    listed = {"recipes": [recipe.model_dump(mode="json") for recipe in RECIPES.values()]}
-    print_result(listed, as_json, lambda: output.recipes(RECIPES.values()))
+    found = all_recipes().values()
+    listed = {"recipes": [recipe.model_dump(mode="json") for recipe in found]}
+    print_result(listed, as_json, lambda: output.recipes(found))
 
 
 @app.command(epilog="Example: daybreak inspect page --picture page.png")

@@ -43,6 +43,10 @@ def recipe_names() -> list[str]:
 Data = Annotated[str, typer.Argument(metavar="DATA", help=DATA_HELP, autocompletion=data_names)]
 MovedData = Annotated[str | None, typer.Option("--data", help="New place of the run's data, if it has moved.")]
 RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
+NetOption = Annotated[
+    str | None,
+    typer.Option("--net", metavar="MODULE:FACTORY", help="What made the run's net, if it is a net of your own."),
+]
 SplitSeed = Annotated[int, typer.Option(min=0, help="Seed of the test split, for data without a test part.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be read, and count them.")]
 Strict = Annotated[

@@ -8,7 +8,19 @@ from typing import Annotated
 import typer
 
 from daybreak.cli import output
-from daybreak.cli.options import Debug, Json, MovedData, Quiet, RunDir, TtaOption, app, choice, print_result, stderr
+from daybreak.cli.options import (
+    Debug,
+    Json,
+    MovedData,
+    NetOption,
+    Quiet,
+    RunDir,
+    TtaOption,
+    app,
+    choice,
+    print_result,
+    stderr,
+)
 from daybreak.core.errors import one_line
 
 
@@ -17,6 +29,7 @@ def evaluate(
     run: RunDir,
     data: Annotated[str | None, typer.Option(help="Evaluate on the test part of other data.")] = None,
     tta: TtaOption = None,
+    net: NetOption = None,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -24,7 +37,7 @@ def evaluate(
     """Evaluate a run: accuracy, metrics per class, calibration error and confusion matrix."""
     from daybreak import api
 
-    loaded = api.load(run)
+    loaded = api.load(run, net)
     chosen = loaded.directory.recipe.tta if tta is None else choice("--tta", tta, ("none", "flip", "full"))
     judged = loaded.evaluate(data, chosen)
     summary = loaded.directory.summary
@@ -53,6 +66,7 @@ def explain(
     ] = None,
     n: Annotated[int, typer.Option("--n", min=1, help="Number of misclassified images.")] = 10,
     data: MovedData = None,
+    net: NetOption = None,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -62,18 +76,23 @@ def explain(
     from daybreak.explain.cam import METHODS
 
     stages, chosen = layers.split(",") if layers else None, choice("--method", method, METHODS)
-    rows = api.load(run).explain(image or [], stages, n, data, chosen, target, against)
+    rows = api.load(run, net).explain(image or [], stages, n, data, chosen, target, against)
     print_result({"maps": rows}, as_json, lambda: output.maps(rows))
 
 
 @app.command(epilog="Example: daybreak report runs/20261122-101502-cifar10-sprint-s0")
 def report(
-    run: RunDir, data: MovedData = None, as_json: Json = False, quiet: Quiet = False, debug: Debug = False
+    run: RunDir,
+    data: MovedData = None,
+    net: NetOption = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
 ) -> None:
     """Write the report of a run again: one self-contained HTML file."""
     from daybreak import api
 
-    path = api.load(run).report(data)
+    path = api.load(run, net).report(data)
     print_result({"report": str(path)}, as_json, lambda: print(path))
 
 
@@ -87,6 +106,7 @@ def suspects(
     budget: Annotated[str, typer.Option(metavar="TIME", help="Training time per fold.")] = "1m",
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the folds and of their nets.")] = 0,
     data: MovedData = None,
+    net: NetOption = None,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -97,7 +117,7 @@ def suspects(
     from daybreak.core.clock import parse_seconds
 
     with TrainingProgress(stderr, quiet) as on_event:
-        found = api.load(run).suspects(folds, parse_seconds(budget, "--budget"), seed, data, on_event)
+        found = api.load(run, net).suspects(folds, parse_seconds(budget, "--budget"), seed, data, on_event)
     print_result(found, as_json, lambda: output.suspects(found))
 
 
@@ -121,6 +141,7 @@ def predict(
     run: RunDir,
     images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Files, folders, or - for standard input.")],
     top: Annotated[int, typer.Option(min=1, help="Number of classes per image.")] = 3,
+    net: NetOption = None,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -129,7 +150,7 @@ def predict(
     from daybreak import api
     from daybreak.evaluation.predict import predict as predict_each
 
-    for row in predict_each(api.load(run).directory, images, top=top):
+    for row in predict_each(api.load(run, net).directory, images, top=top):
         text = "  ".join(f"{t['class']} {t['probability']:.1%}" for t in row["top"])
         print(json.dumps(row) if as_json else one_line(f"{row['file']}  {text}"), flush=True)
 
@@ -138,6 +159,7 @@ def predict(
 def serve(
     run: RunDir,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")] = 8000,
+    net: NetOption = None,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -149,4 +171,4 @@ def serve(
         print_result({"url": address, "run": str(run)}, as_json, lambda: print(address))
         sys.stdout.flush()
 
-    api.load(run).serve(port, show_address)
+    api.load(run, net).serve(port, show_address)

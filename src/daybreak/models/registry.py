@@ -48,6 +48,8 @@ def build_net(config: NetConfig, num_classes: int, in_channels: int, factory: Fa
     Raises:
         UsageError: no net has this name (the nearest is shown), or its factory fails.
     """
+    if factory is not None and not isinstance(config, OtherNetConfig):
+        raise UsageError(f"model.name {config.name}", "another net was given", "a recipe with that net's name")
     if isinstance(config, OwnNet):
         return NETS[config.name](config, num_classes, in_channels)
     if isinstance(config, LibraryNetConfig):

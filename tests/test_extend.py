@@ -1,0 +1,371 @@
+"""Doors: a stranger's net, loss, augmentation, callbacks and package, without a change to daybreak."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from resuming import final_state, rows
+from torch import Tensor, nn
+
+import daybreak as db
+from daybreak.core.config import override
+from daybreak.core.errors import RunError, UsageError
+from daybreak.core.plugins import path_of
+from daybreak.data import Dataset
+from daybreak.models.groups import ParamGroup, default_groups
+from daybreak.models.registry import NETS
+from daybreak.recipes import RECIPES
+from daybreak.runs.directory import RunDirectory
+from daybreak.training import loop
+from daybreak.training.callbacks import Callback, Epoch, Step
+from daybreak.training.extensions import Given
+from daybreak.training.optim import MuonOptimizer
+from daybreak.training.session import Session, prepare
+from daybreak.training.step import train_step
+
+DOCS = Path(__file__).parents[1] / "docs" / "extend.md"
+FAST: dict[str, Any] = {"device": "cpu", "report": False, "settings": {"precision": "float32", "batch_size": 71}}
+CPU = torch.device("cpu")
+
+
+class OwnNet(nn.Module):
+    """With dropout and a group of its own, and without stages or a head."""
+
+    def __init__(self, num_classes: int, in_channels: int, width: int = 6) -> None:
+        super().__init__()
+        self.a = nn.Sequential(nn.Conv2d(in_channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU())
+        self.b = nn.Sequential(nn.Conv2d(width, width, 3, stride=2), nn.ReLU(), nn.Dropout(0.2))
+        self.out = nn.Linear(width, num_classes)
+
+    def forward(self, images_NCHW: Tensor) -> Tensor:
+        logits: Tensor = self.out(self.b(self.a(images_NCHW)).mean((2, 3)))
+        return logits
+
+    def param_groups(self) -> list[ParamGroup]:
+        body = [*self.a.parameters(), *self.b.parameters()]
+        return [ParamGroup(body), ParamGroup(self.out.parameters(), lr_factor=0.25, weight_decay=0.01)]
+
+
+def own_loss(logits_BK: Tensor, labels_B: Tensor) -> Tensor:
+    return F.multi_margin_loss(logits_BK, labels_B)
+
+
+def own_augment(images_BCHW: Tensor, labels_B: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    return images_BCHW + 0.1 * torch.randn(images_BCHW.shape, generator=generator), labels_B
+
+
+class Counting(Callback):
+    """Counts steps and notes the calls."""
+
+    def __init__(self) -> None:
+        self.steps, self.calls = 0, list[str]()
+
+    def on_start(self, session: Session) -> None:
+        self.calls.append(f"start at {session.step}")
+
+    def after_step(self, step: Step) -> None:
+        assert step.loss is not None
+        self.steps += 1
+
+    def on_epoch(self, epoch: Epoch) -> None:
+        epoch.row["counted"] = self.steps
+
+    def on_end(self, summary: Any) -> None:
+        self.calls.append(f"end at {summary['steps']}")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state: Any) -> None:
+        self.steps = state["steps"]
+
+
+def parts() -> dict[str, Any]:
+    return {"net": OwnNet, "loss": own_loss, "augment": own_augment, "callbacks": [Counting()]}
+
+
+def test_own_parts_train_and_resume_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = FAST | {"epochs": 2, "recipe": "page", "checkpoint_every": "7steps"}
+    whole = db.train("digits", **parts(), out=tmp_path / "whole", **options)
+    original, steps = loop.train_step, []
+
+    def interrupted(*args: Any) -> Any:
+        steps.append(1)
+        if len(steps) == 13:
+            os.kill(os.getpid(), 2)
+        return original(*args)
+
+    monkeypatch.setattr(loop, "train_step", interrupted)
+    db.train("digits", **parts(), out=tmp_path / "run", **options)
+    monkeypatch.setattr(loop, "train_step", original)
+    again = parts()
+    run = db.resume(tmp_path / "run", **again, report=False)
+    assert final_state(run.path) == final_state(whole.path)
+    assert rows(run.path) == rows(whole.path)
+    assert [row["counted"] for row in run.history] == [
+        20,
+        40,
+    ]  # in the checkpoint, since 13 steps were another object's
+    assert again["callbacks"][0].calls == ["start at 13", "end at 40"]
+
+
+def test_a_run_names_its_parts_and_wants_them_back(tmp_path: Path) -> None:
+    run = db.train("digits", **parts(), epochs=1, out=tmp_path / "run", **FAST)
+    options = run.directory.options
+    assert (options.net, options.loss) == (path_of(OwnNet), path_of(own_loss))
+    assert "--net" in run.directory.config["command"]
+    assert json.loads((run.path / "model.json").read_text())["net"] == {"name": "test_extend:OwnNet"}
+    for given in ({}, {"net": OwnNet}, {"net": OwnNet, "loss": own_loss}):
+        with pytest.raises(RunError, match=r"was trained with a (loss|augment|callbacks) of its own"):
+            db.resume(run.path, epochs=2, report=False, **given)
+    with pytest.raises(RunError, match="a run directory imports nothing; try: --net test_extend:OwnNet"):
+        db.load(run.path).cam(0, layer="b")
+    assert db.load(run.path, net=OwnNet).evaluate(tta="flip").accuracy >= 0
+
+
+def test_a_run_directory_imports_nothing(tmp_path: Path) -> None:
+    """What it names is not even looked for: it may come from anyone."""
+    run = db.train("digits", net=OwnNet, epochs=1, out=tmp_path / "run", **FAST)
+    sys.modules.pop("antigravity", None)
+    for name in ("model.json", "config.json"):
+        path = run.path / name
+        path.write_text(path.read_text().replace("test_extend:OwnNet", "antigravity:fly_to"))
+    (run.path / "predictions.npz").unlink()
+    with pytest.raises(RunError, match="imports nothing"):
+        db.load(run.path).evaluate()
+    with pytest.raises(RunError, match="--net antigravity:fly_to"):
+        db.resume(run.path, epochs=2)
+    assert "antigravity" not in sys.modules
+
+
+def test_a_strangers_net_explains_itself(tmp_path: Path) -> None:
+    run = db.train("digits", net=OwnNet, epochs=2, out=tmp_path / "run", **FAST | {"report": True})
+    assert run.cam(3, layer="a").shape == (16, 16)
+    html = (run.path / "report.html").read_text()
+    assert 'alt="' in html
+    assert "OwnNet" in html
+    assert {row["layer"] for row in run.explain(n=1)} == {"a", "b"}
+
+
+def test_a_module_is_trained_as_a_copy_with_its_weights() -> None:
+    own = OwnNet(10, 1)
+    before = {name: value.clone() for name, value in own.state_dict().items()}
+    seen: list[float] = []
+
+    class First(Callback):
+        def on_start(self, session: Session) -> None:
+            seen.append(float(session.net.out.weight.sum()))  # type: ignore[union-attr, operator]
+
+    run = db.train("digits", net=own, callbacks=[First()], epochs=1, **FAST)
+    assert seen == [float(own.out.weight.sum())]
+    assert all(torch.equal(value, before[name]) for name, value in own.state_dict().items())
+    trained = run.directory.classifier("cpu").net.state_dict()
+    assert not torch.equal(trained["out.weight"].cpu(), before["out.weight"])
+
+
+def test_callbacks_change_rate_images_and_labels(tmp_path: Path) -> None:
+    """A rate of zero and images of noise leave the weights alone; half the rate moves them half as far."""
+
+    class Factor(Callback):
+        def __init__(self, factor: float) -> None:
+            self.factor = factor
+
+        def before_step(self, step: Step) -> None:
+            step.lr *= self.factor
+            step.images_BCHW = torch.zeros_like(step.images_BCHW)
+            step.labels_B = torch.zeros_like(step.labels_B)
+
+    def change(factor: float) -> float:
+        settings = {"precision": "float32", "optimizer.name": "sgd", "optimizer.momentum": 0.0, "steps": 1}
+        settings |= {"optimizer.weight_decay": 0.0, "schedule.momentum": None}
+        out = tmp_path / str(factor)
+        options = {"recipe": "vgg", "settings": settings | {"model.width": 0.1}, "device": "cpu", "report": False}
+        starts: list[Tensor] = []
+
+        class Start(Callback):
+            def on_start(self, session: Session) -> None:
+                starts.append(session.net.head.bias.detach().clone())  # type: ignore[union-attr, operator]
+
+        run = db.train("digits", callbacks=[Start(), Factor(factor)], out=out, **options)
+        moved = run.directory.classifier("cpu").net.head.bias - starts[0]  # type: ignore[union-attr, operator]
+        assert factor == 0 or moved[0] > 0  # towards the class that all labels were set to
+        return float(moved.norm())
+
+    assert change(0.0) == 0
+    assert change(0.5) == pytest.approx(change(1.0) / 2, rel=1e-4)
+
+
+def test_a_callback_ends_training_and_adds_a_column(tmp_path: Path) -> None:
+    class Stop(Callback):
+        def on_epoch(self, epoch: Epoch) -> None:
+            epoch.row["why"] = "enough"
+            epoch.stop = epoch.row["epoch"] == 2
+
+    run = db.train("digits", callbacks=[Stop()], epochs=5, out=tmp_path / "run", **FAST)
+    assert [row["why"] for row in run.history] == ["enough", "enough"]
+    assert run.summary.interrupted is None
+    assert (run.path / "metrics.csv").read_text().splitlines()[0].endswith("why")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("net", "nowhere:Net", "--net nowhere:Net: No module named 'nowhere'"),
+        ("net", "torch.nn:Liner", "no 'Liner' in there; try: 'Linear'"),
+        ("net", nn.Linear, "model.name torch.nn.modules.linear:Linear: cannot be made"),
+        ("net", nn.Flatten(), "maps two images to"),
+        ("net", lambda num_classes, in_channels: 3, "made a int, not an nn.Module"),
+        ("net", "resnet19", "model.name resnet19: no such net; try: 'resnet18'"),
+        ("loss", "not a path", "--loss not a path: not an import path"),
+        ("callbacks", [nn.ReLU], "ReLU is no daybreak.Callback"),
+    ],
+)
+def test_what_is_no_part_is_refused_in_one_line(option: str, value: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        db.train("digits", out=tmp_path / "run", **{option: value})
+    assert message in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+# -- Muon for any net
+
+
+FAMILY = [*NETS, "timm:test_resnet", "timm:mobilenetv3_small_050"]
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_muon_trains_any_net(name: str, digits: Dataset) -> None:
+    settings: dict[str, Any] = {"model.name": name, "precision": "float32", "batch_size": 64}
+    settings |= {} if ":" in name else {"model.width": 0.2}
+    session = prepare(override(RECIPES["small"], settings), digits, 0, CPU)
+    losses = []
+    for step in range(24):
+        session.optimizer.set_progress(step / 48)
+        losses.append(float(train_step(session, *session.loader.batch(step, 1.0))))
+    assert np.mean(losses[-4:]) < 0.8 * np.mean(losses[:2])
+
+
+def test_muon_takes_hidden_filters_and_nothing_else(digits: Dataset) -> None:
+    settings = {"model.name": "resnext29", "model.width": 0.1, "precision": "float32"}
+    session = prepare(override(RECIPES["sprint"], settings), digits, 0, CPU)
+    muon, adam = session.optimizer.optimizers
+    assert isinstance(muon, MuonOptimizer)
+    names = {id(p): name for name, p in session.net.named_parameters()}
+    by_muon = {names[id(p)] for p in muon.param_groups[0]["params"]}
+    rest = {names[id(p)] for group in adam.param_groups for p in group["params"]}
+    assert by_muon | rest == set(names.values())
+    assert "prep.conv.weight" in rest  # the first convolution sees pixels
+    assert "layer1.block1.branch.conv2.weight" in rest  # in groups
+    assert "layer1.block1.branch.conv1.weight" in by_muon
+    assert all(p.ndim == 4 for p in muon.param_groups[0]["params"])
+    assert {group["peak"] for group in adam.param_groups} == {0.003}
+
+
+def test_a_nets_groups_keep_their_rates_and_decays(digits: Dataset) -> None:
+    for recipe, peak in (("page", 0.0036), ("vgg", 0.03)):
+        own = override(RECIPES[recipe], {"model.name": path_of(OwnNet)})
+        session = prepare(own, digits, 0, CPU, extensions=Given(net=OwnNet).extensions())
+        groups = session.optimizer.optimizers[0].param_groups
+        assert [g["peak"] for g in groups] == [pytest.approx(peak), pytest.approx(peak / 4)]
+        assert groups[1]["weight_decay"] == 0.01
+        assert groups[0]["weight_decay"] != 0.01
+
+
+def test_default_groups_hold_every_parameter_once() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3, groups=4))
+    filters, other = default_groups(net)
+    assert list(filters.params) == [net[2].weight]
+    assert len({*map(id, filters.params), *map(id, other.params)}) == len(list(net.parameters()))
+
+
+# -- an installed package, and the documents
+
+
+def test_an_installed_package_adds_a_net_and_a_recipe(tmp_path: Path) -> None:
+    """Its metadata on the path is what pip leaves behind when it installs one."""
+    package = tmp_path / "site"
+    info = package / "tiny_nets-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: tiny-nets\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[daybreak.nets]\ntiny = tiny_nets:Tiny\n[daybreak.recipes]\ntiny-small = tiny_nets:RECIPE\n"
+    )
+    (package / "tiny_nets.py").write_text(
+        "from torch import nn\nfrom daybreak.core.config import override\nfrom daybreak.recipes import RECIPES\n"
+        "class Tiny(nn.Module):\n"
+        "    def __init__(self, num_classes, in_channels, depth=1):\n"
+        "        super().__init__()\n"
+        "        self.body = nn.Sequential(nn.Conv2d(in_channels, 8 * depth, 3), nn.ReLU())\n"
+        "        self.head = nn.Linear(8 * depth, num_classes)\n"
+        "    def forward(self, x):\n        return self.head(self.body(x).amax((2, 3)))\n"
+        "RECIPE = override(RECIPES['small'], {'model.name': 'tiny'}).model_copy(update={'name': 'tiny-small'})\n"
+    )
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(package), *sys.path]), "OMP_NUM_THREADS": "1"}
+
+    def daybreak(*words: str) -> str:
+        command = [sys.executable, "-m", "daybreak", *words]
+        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "tiny-small" in daybreak("recipes")
+    words = ("train", "digits", "--recipe", "tiny-small", "--set", "model.depth=2", "--epochs", "1", "--out", "run")
+    summary = json.loads(daybreak(*words, "--json"))
+    assert (summary["recipe"], summary["params"]) == ("tiny-small", 9 * 16 + 16 + 16 * 10 + 10)
+    daybreak("train", "--resume", "run", "--epochs", "2", "--no-report")  # without naming the net: it is installed
+    assert json.loads(daybreak("evaluate", "run", "--tta", "flip", "--json"))["test_acc"] >= 0
+    assert "body" in daybreak("explain", "run", "--n", "1")
+    assert "tiny" in daybreak("inspect", "tiny")
+
+
+def files_of_docs() -> dict[str, str]:
+    found = re.findall(r"<!-- file: (\S+) -->\n```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    return dict(found)
+
+
+@pytest.mark.parametrize("name", ["my_net.py", "grouped_net.py", "my_loss.py", "my_augment.py", "my_callback.py"])
+def test_the_examples_of_the_docs_run(name: str, tmp_path: Path) -> None:
+    files = files_of_docs()
+    assert files[name].count("\n") < 20
+    for file, text in files.items():
+        (tmp_path / file).write_text(text)
+    use = DOCS.read_text().split("```python\n")[2].split("```")[0]  # the one below my_net.py
+    assert use.startswith("import daybreak as db\nfrom my_net import MyNet\n")
+    (tmp_path / "use.py").write_text(use.replace("epochs=4", "epochs=1"))
+    script = "use.py" if name == "my_net.py" else name
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (run,) = (tmp_path / "runs").iterdir()
+    assert RunDirectory.open(run).summary["test_acc"] > 0.1
+
+
+def test_the_command_line_takes_modules_of_the_current_directory(tmp_path: Path) -> None:
+    for file, text in files_of_docs().items():
+        (tmp_path / file).write_text(text)
+    code = "import sys; sys.path = [p for p in sys.path if p]; from daybreak.cli import main; main()"
+    words = ["train", "digits", "--net", "my_net:MyNet", "--set", "model.width=8", "--epochs", "1", "--out", "run"]
+    words += ["--loss", "my_loss:focal_loss", "--callback", "my_callback:StopWhenGood", "--no-report", "--json"]
+    command = [sys.executable, "-P", "-c", code, *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["params"] == 9 * 8 + 8 + 16 + 9 * 8 * 16 + 16 + 32 + 16 * 10 + 10
+    words = ["predict", "run", "image.png"]
+    from PIL import Image
+
+    Image.new("L", (8, 8)).save(tmp_path / "image.png")
+    failed = subprocess.run([*command[:4], *words], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert failed.returncode == 4
+    assert "--net my_net:MyNet" in failed.stderr
+    done = subprocess.run(
+        [*command[:4], *words, "--net", "my_net:MyNet"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
