@@ -31,6 +31,7 @@ from daybreak.core.options import TrainOptions
 from daybreak.data import Dataset, open_dataset
 from daybreak.recipes import get_recipe
 from daybreak.report.figures import STYLE, svg
+from daybreak.runs.old_format import recipe_of
 from daybreak.training import schedule
 from daybreak.training.lr_finder import find_rate, with_rate
 from daybreak.training.train import train
@@ -252,7 +253,7 @@ def draw(rows: list[Row]) -> Figure:
         upper, lower = figure.subplots(2, 1, sharex=True)
         at = np.linspace(0, 1, 400, endpoint=False)
         for name, (first, *_) in by_name(row for row in rows if "failed" not in row).items():
-            cycle = Recipe.model_validate(first["recipe"]).schedule
+            cycle = recipe_of(first["recipe"]).schedule
             upper.plot(at, [schedule.learning_rate(cycle, p) for p in at], label=name, linewidth=1.2)
             progress, losses = np.array(first["curve"], dtype=float).T
             kernel = np.ones(15) / 15

@@ -23,11 +23,12 @@ from daybreak.benchmarking.record import spread
 from daybreak.core.clock import Stopwatch
 from daybreak.core.device import kept_memory, pick_device, repeatable, synchronizer
 from daybreak.core.files import write_json
+from daybreak.core.options import TrainOptions
 from daybreak.data import open_dataset
 from daybreak.recipes import get_recipe
 from daybreak.runs.directory import RunDirectory
 from daybreak.training.session import Session, prepare
-from daybreak.training.state import NEVER, Saver
+from daybreak.training.state import Saver
 from daybreak.training.step import train_step
 from daybreak.training.step_log import StepLog
 
@@ -65,7 +66,7 @@ def main() -> None:
 
 
 def saving(session: Session, run: RunDirectory) -> Promise:
-    saver = Saver(session, run, StepLog(session, run, lambda event: None), NEVER)
+    saver = Saver(session, run, StepLog(session, run, lambda event: None), TrainOptions(checkpoint_every="never"))
 
     @contextmanager
     def begin_with_a_checkpoint() -> Iterator[None]:

@@ -16,10 +16,10 @@ from matplotlib.figure import Figure
 from peers import DAYBREAK, TOLERANCE, best
 
 from daybreak.benchmarking.record import evidence, read_record, settings
-from daybreak.core.config import Recipe
 from daybreak.core.files import write_text
 from daybreak.recipes import RECIPES
 from daybreak.report.figures import STYLE, TEST, svg
+from daybreak.runs.old_format import recipe_of
 
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "benchmarks" / "records"
@@ -290,7 +290,7 @@ def command(row: Row) -> str:
     ]
     options = [word for pair in pairs if pair[0] not in HIDDEN for word in pair]
     name = row["config"]["name"]
-    then = Recipe.model_validate(row["config"]).model_dump(mode="json")  # keys that are newer have their defaults
+    then = recipe_of(row["config"]).model_dump(mode="json")  # keys that are newer have their defaults
     now = RECIPES[name].model_dump(mode="json") if name in RECIPES else {}
     lengths = {"epochs", "steps", "min_steps"} if options else set()
     is_still = {k: v for k, v in settings(now).items() if k not in lengths} == {

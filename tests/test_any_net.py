@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import daybreak as db
 from daybreak.core.errors import UsageError
 from daybreak.explain.cam import check_layers, class_maps
-from daybreak.explain.features import activation_sheets, filter_sheet, most_exciting, observe
+from daybreak.explain.features import activation_sheets, filter_sheet, observe, top_images
 from daybreak.explain.inspection import inspect_net
 from daybreak.explain.maps import explain
 from daybreak.models.anatomy import trace
@@ -184,8 +184,8 @@ def test_a_net_that_cannot_be_traced_says_so_in_one_line_and_has_its_maps() -> N
     one = classifier(Undecided())
     maps = explain(one, IMAGES, np.zeros((5, 1), np.int64))
     assert {(m.layer, m.field) for m in maps} == {("first", None), ("later", None)}
-    assert maps[0].strongest(32) == (0.0, 0.0, 32.0, 32.0)  # nobody knows more
-    (excited,) = most_exciting(one, observe(one, IMAGES, "later"), "later", channels=1, images=1)
+    assert maps[0].field_of_max(32) == (0.0, 0.0, 32.0, 32.0)  # nobody knows more
+    (excited,) = top_images(one, observe(one, IMAGES, "later"), "later", channels=1, images=1)
     assert excited.boxes == ((0, 0, 32, 32),)
     assert set(activation_sheets(one, IMAGES[0])) == {"first", "later"}
     assert filter_sheet(AllConvolutions()) is not None
@@ -194,10 +194,10 @@ def test_a_net_that_cannot_be_traced_says_so_in_one_line_and_has_its_maps() -> N
 
 def test_a_net_may_say_which_sizes_it_takes() -> None:
     class Picky(Classic):
-        def check_sizes(self, sizes: list[int], in_channels: int) -> None:
-            raise UsageError(f"{sizes[0]} px", f"too small, with {in_channels} channels", "more")
+        def forward(self, images_NCHW: Tensor) -> Tensor:
+            raise ValueError(f"{images_NCHW.shape[2]} px are too few")
 
-    with pytest.raises(UsageError, match=r"^24 px: too small, with 3 channels"):
+    with pytest.raises(UsageError, match=r"Picky: cannot take images of 24 px \(24 px are too few\)"):
         inspect_net("picky", Picky(), 3, 24)
 
 
@@ -210,4 +210,4 @@ def test_the_report_of_a_net_that_cannot_be_traced(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(trace, "symbolic", untraceable)
     page = write_report(run).read_text()
-    assert "receptive field of a cell of layer3: unknown" in page
+    assert "receptive field of a cell of layer3, size unknown" in page

@@ -16,14 +16,25 @@ from daybreak.core.errors import BusyError, RunError, StorageError, UsageError
 from daybreak.core.files import remove_leftovers, whole_file
 from daybreak.core.locks import LOCK, locked
 from daybreak.training import checkpoint
-from daybreak.training.checkpoint import FACTS, MANIFEST, TENSORS, Checkpoint, newest, read, write
+from daybreak.training.checkpoint import (
+    BEST,
+    FACTS,
+    MANIFEST,
+    TENSORS,
+    Checkpoint,
+    best,
+    mark_best,
+    newest,
+    read,
+    write,
+)
 
 SOAK = bool(os.environ.get("DAYBREAK_SOAK"))
 
 
-def made(step: int, test_acc: float | None = None) -> Checkpoint:
+def made(step: int) -> Checkpoint:
     tensors = {"net.weight": torch.full((3, 4), float(step)), "ema.weight": torch.arange(6).to(torch.bfloat16)}
-    return Checkpoint(tensors, {"step": step, "test_acc": test_acc, "metrics_bytes": 7})
+    return Checkpoint(tensors, {"step": step, "metrics_bytes": 7})
 
 
 def steps(folder: Path) -> list[str]:
@@ -31,9 +42,9 @@ def steps(folder: Path) -> list[str]:
 
 
 def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
-    path = write(tmp_path, made(3, 0.5))
+    path = write(tmp_path, made(3))
     found = read(path)
-    assert found.facts == {"step": 3, "test_acc": 0.5, "metrics_bytes": 7, "format": 1}
+    assert found.facts == {"step": 3, "metrics_bytes": 7, "format": 1}
     assert found.tensors.keys() == made(3).tensors.keys()
     assert all(
         torch.equal(v, made(3).tensors[k]) and v.dtype == made(3).tensors[k].dtype for k, v in found.tensors.items()
@@ -42,10 +53,29 @@ def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
     assert manifest == {name: sha256((path / name).read_bytes()).hexdigest() for name in (TENSORS, FACTS)}
 
 
-def test_the_last_two_and_the_best_stay(tmp_path: Path) -> None:
-    for step, acc in enumerate([None, 0.7, 0.9, 0.8, 0.8, 0.85], start=1):
-        write(tmp_path, made(step, acc))
-    assert steps(tmp_path) == ["step-00000003", "step-00000005", "step-00000006"]
+def test_the_last_two_stay_and_the_one_that_is_marked_as_best(tmp_path: Path) -> None:
+    for step in range(1, 7):
+        write(tmp_path, made(step))
+        if step in (2, 3):
+            mark_best(tmp_path, step)
+    assert steps(tmp_path) == [BEST, "step-00000003", "step-00000005", "step-00000006"]
+    found = best(tmp_path)
+    assert found is not None
+    assert found.facts["step"] == 3
+
+
+def test_without_a_mark_there_is_no_best(tmp_path: Path) -> None:
+    for step in range(1, 5):
+        write(tmp_path, made(step))
+    assert (steps(tmp_path), best(tmp_path)) == (["step-00000003", "step-00000004"], None)
+
+
+def test_a_damaged_best_is_not_used(tmp_path: Path) -> None:
+    path = write(tmp_path, made(1))
+    mark_best(tmp_path, 1)
+    (path / TENSORS).write_bytes(b"damaged")
+    with pytest.raises(RunError, match="step-00000001: is damaged"):
+        best(tmp_path)
 
 
 def test_there_never_was_one(tmp_path: Path) -> None:

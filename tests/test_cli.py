@@ -127,7 +127,7 @@ def test_the_command_that_repeats_a_run(tmp_path: Path) -> None:
     settings = {"model.width": 0.1, "augment.flip": "random"}
     run = db.train("digits", epochs=1, seed=4, size=20, settings=settings, out=tmp_path / "run", report=False)
     assert run.directory.config["command"] == [
-        "daybreak", "train", "digits", "--epochs", "1", "--size", "20", "--seed", "4",
+        "daybreak", "train", "digits", "--epochs", "1", "--seed", "4", "--size", "20",
         "--set", "model.width=0.1", "--set", "augment.flip=random",
     ]  # fmt: skip
     again = db.train("digits", epochs=1, seed=4, size=20, settings=settings, out=tmp_path / "again", report=False)
@@ -168,7 +168,7 @@ def test_a_budget_chooses_a_recipe_says_so_and_keeps_to_it(tmp_path: Path, capsy
     assert call("train", "digits", *options) == 0
     assert "recipe small" in capsys.readouterr().err
     config = json.loads((tmp_path / "a" / "config.json").read_text())
-    assert config["budget"] == 2.0
+    assert config["options"]["budget"] == 2.0
     assert "--budget 2.0" in " ".join(config["command"])
 
 
@@ -708,4 +708,4 @@ def test_the_true_class_of_a_file_is_known_to_nobody(
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "image.png")
     assert call("explain", trained, "--image", tmp_path / "image.png", "--against", "true") == 2
     line = capsys.readouterr().err
-    assert "nobody knows the true class of a file; try: predicted, 0, 1," in line
+    assert "the true class of a file is not known; try: predicted, 0, 1," in line

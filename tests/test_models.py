@@ -3,6 +3,7 @@
 import copy
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,9 +23,9 @@ from daybreak.models.sprint import WHITEN_PATCHES, whitening_filters
 from daybreak.recipes import RECIPES
 
 
-def net_of(name: str, classes: int = 10, channels: int = 3, width: float = 1.0) -> nn.Module:
+def net_of(name: str, classes: int = 10, channels: int = 3, **options: Any) -> nn.Module:
     torch.manual_seed(0)
-    return build_net(net_config(name=name, width=width), classes, channels)
+    return build_net(net_config(name=name, **options), classes, channels)
 
 
 def stage_shapes(name: str, size: int = 32) -> dict[str, tuple[int, ...]]:
@@ -120,7 +121,7 @@ def test_dropout_is_before_the_head_and_only_while_training() -> None:
 
 @pytest.mark.parametrize(("name", "option", "value"), [("vgg", "dilation", 2), ("page", "channels", (1, 2, 3))])
 def test_an_option_that_a_net_does_not_have_is_refused(name: str, option: str, value: object) -> None:
-    with pytest.raises(UsageError, match=rf"model\.{option}: {name} has no such option"):
+    with pytest.raises(UsageError, match=rf"model\.{option}: unknown key in the options of {name}"):
         build_net(net_config(name, **{option: value}), 10, 3)
 
 
@@ -169,7 +170,7 @@ def test_a_foreign_net_trains_reports_and_explains(tmp_path: Path) -> None:
 
 def test_a_foreign_net_that_cannot_see_the_images_is_refused_before_training(tmp_path: Path) -> None:
     data, settings = write_npz(tmp_path / "set.npz"), {"model.name": "torchvision:alexnet"}
-    with pytest.raises(UsageError, match="cannot see images of 10 px") as caught:
+    with pytest.raises(UsageError, match="cannot take images of 10 px") as caught:
         db.train(data, recipe="resnet18", settings=settings, out=tmp_path / "run", device="cpu")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()

@@ -98,5 +98,5 @@ def test_a_budget_holds_on_a_machine_that_changes_pace(
     assert rows[-1]["lr"] < 0.05 * rows[0]["lr"]  # linear to zero: the cycle closed
     assert rows[-1]["progress"] == pytest.approx(1.0, abs=0.03)
     assert [row["progress"] for row in rows] == sorted(row["progress"] for row in rows)
-    assert (run.directory.config["budget"], run.summary.budget) == (budget, budget)
+    assert (run.directory.options.budget, run.summary.budget) == (budget, budget)
     assert [row["epoch"] for row in run.history][-1] == pytest.approx(run.summary.epochs, abs=0.01)

@@ -134,7 +134,7 @@ def test_charts_say_their_values(opened: Opened, run: RunDirectory) -> None:
     chart.press("ArrowRight")
     reading = opened.page.locator(".reading").first.inner_text()
     row = run.metrics("epoch")[0]
-    assert reading == f"epoch 1: train {100 * row['train_acc']:.4g}, test {100 * row['test_acc']:.4g}"
+    assert reading == f"epoch 1: train {100 * row['train_acc']:.4g}, validation {100 * row['val_acc']:.4g}"
 
 
 @pytest.mark.parametrize("theme", ["light", pytest.param("dark", marks=pytest.mark.slow)])

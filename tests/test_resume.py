@@ -191,7 +191,7 @@ def test_a_signal_in_any_phase_loses_nothing(
 
 def test_the_command_line_resumes(tmp_path: Path) -> None:
     """A real process, a real signal: 143, then the same line with --resume ends where an unbroken run does."""
-    settings = ["--set", "model.width=0.1", "--set", "precision=float32", "--set", "min_steps=0"]
+    settings = ["--set", "model.width=0.1", "--set", "precision=float32"]
     options = ["--epochs", "6", *settings, "--no-report", "--json"]
     whole, run = tmp_path / "whole", tmp_path / "run"
     train_line = [sys.executable, "-m", "daybreak", "train", "digits", *options]

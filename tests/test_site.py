@@ -39,7 +39,8 @@ def test_every_function_is_there_with_what_it_takes(site: Path) -> None:
     for function in ("train", "resume", "find_lr", "load", "samples", "compare", "inspect"):
         assert f'id="daybreak.api.{function}"' in page.read_text(encoding="utf-8")
     assert 'id="daybreak.run.Run.cam"' in page.read_text(encoding="utf-8")
-    assert "seconds of training, instead of epochs: one cycle over wall-clock time" in text_of(page)
+    text = "Seconds of training, or a time such as 5m, instead of epochs: one cycle over wall-clock time"
+    assert text in text_of(page)
 
 
 def test_every_page_of_the_docs_can_be_reached(site: Path) -> None:

@@ -97,7 +97,7 @@ def make_record(folder: Path, target: float | None = None, dawn_rule: bool = Fal
     if any(fact != facts[0] for fact in facts):
         raise RunError(folder, "its runs differ in data, hardware or versions", "another --out")
     for label, runs in found.items():
-        if runs[0].config.get("budget") is None and any(_recipe_of(run) != _recipe_of(runs[0]) for run in runs):
+        if runs[0].options.budget is None and any(_recipe_of(run) != _recipe_of(runs[0]) for run in runs):
             raise RunError(folder / label, "its runs were made with different recipes", "another --out")
     rows = [_row(label, runs, target, dawn_rule) for label, runs in found.items()]
     rows.sort(key=lambda row: row["train_seconds"]["mean"] or math.inf)
@@ -192,5 +192,11 @@ def _without_paths(config: dict[str, Any]) -> dict[str, Any]:
     request = config["data"]["request"]
     data, name = str(request["data"]), Path(request["data"]).name
     words = (name if word == data else word for word in config["command"])
-    command = [Path(word).name if Path(word).is_absolute() else word for word in words]
-    return config | {"data": config["data"] | {"request": request | {"data": name}}, "command": command}
+    changed: dict[str, Any] = {"command": [_without_path(word) for word in words]}
+    if "options" in config:
+        changed["options"] = {key: _without_path(value) for key, value in config["options"].items()}
+    return config | changed | {"data": config["data"] | {"request": request | {"data": name}}}
+
+
+def _without_path(value: Any) -> Any:
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value

@@ -32,12 +32,14 @@ class Cli:
         metavar: what its value is called in the help.
         flag: its name there, where it is not the field's own.
         resume: whether it may be given anew when a run is resumed; else the run has its own.
+        repeat: whether the command that repeats a run has it.
         panel: under which heading of the help it stands.
     """
 
     metavar: str | None = None
     flag: str | None = None
     resume: bool = False
+    repeat: bool = True
     panel: str = "Options"
 
 
@@ -150,7 +152,7 @@ class TrainOptions:
     )
     """Recipe keys to override, such as schedule.max_lr=0.1; repeatable."""
 
-    out: Annotated[Text, Cli("DIR")] = None
+    out: Annotated[Text, Cli("DIR", repeat=False)] = None
     """The run directory; by default a new one below runs/."""
 
     split_seed: Annotated[Seed, Cli("N", panel=DATA)] = 0
@@ -178,10 +180,10 @@ class TrainOptions:
     checkpoint_every: Annotated[str, BeforeValidator(_interval), Cli("TIME|Nsteps", resume=True, panel=SAFE)] = "1m"
     """How often to save a checkpoint, e.g. 1m or 40steps; or never."""
 
-    track: Annotated[tuple[str, ...], Cli("tensorboard|mlflow", resume=True)] = ()
+    track: Annotated[tuple[str, ...], Cli("tensorboard|mlflow", resume=True, repeat=False)] = ()
     """Also send the metrics there, if it is installed; repeatable."""
 
-    report: Annotated[bool, Cli(resume=True)] = True
+    report: Annotated[bool, Cli(resume=True, repeat=False)] = True
     """Write report.html at the end."""
 
     @model_validator(mode="after")
@@ -208,7 +210,8 @@ class TrainOptions:
         """The command that repeats this training, with what differs from the defaults. (A recipe or a net given as an
         object has only its name in it; config.json holds the recipe whole.)"""
         words = ["daybreak", "train", *([] if self.data is None else [self.data])]
-        return words + [word for name in OPTIONS if name != "data" for word in self._words(name)]
+        repeated = [name for name in OPTIONS if name != "data" and cli_of(name).repeat]
+        return words + [word for name in repeated for word in self._words(name)]
 
     def _words(self, name: str) -> Iterator[str]:
         value, flag = getattr(self, name), flag_of(name)

@@ -10,7 +10,7 @@ from torch import nn
 from daybreak.core.errors import UsageError
 from daybreak.models.anatomy.effective import effective_fields, side_of
 from daybreak.models.anatomy.trace import Field, Layer, count_params, stage_rows, trace
-from daybreak.models.registry import SMALLEST_SIZE
+from daybreak.models.registry import SMALLEST_SIZE, check_net
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,7 @@ def inspect_net(name: str, net: nn.Module, in_channels: int, image_size: int) ->
     """
     if image_size < SMALLEST_SIZE:
         raise UsageError(f"--size {image_size}", "nothing would be left of the image", f"{SMALLEST_SIZE} or more")
-    if check_sizes := getattr(net, "check_sizes", None):  # of nets that know which sizes they take
-        check_sizes([image_size], in_channels)
+    check_net(net, {image_size}, in_channels)
     layers = trace(net, image_size, in_channels)
     macs, memory = sum(row.macs for row in layers), sum(row.activation_bytes for row in layers)
     stages = _stages(net, layers, in_channels, image_size)

@@ -5,7 +5,7 @@ these are maps.
 """
 
 import importlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -48,25 +48,6 @@ class ForeignNet(nn.Module):
     def forward(self, images_NCHW: Tensor) -> Tensor:
         logits: Tensor = self.net(images_NCHW)
         return logits
-
-    @torch.no_grad()
-    def check_sizes(self, sizes: Iterable[int], in_channels: int) -> None:
-        """Try blank images of these sides.
-
-        Raises:
-            UsageError: the net cannot see images as small, or of any but one size.
-        """
-        training = self.training
-        self.eval()
-        try:
-            for size in sorted(set(sizes)):
-                try:
-                    self(torch.zeros(1, in_channels, size, size, device=next(self.parameters()).device))
-                except Exception as error:  # whatever it does not like about the size
-                    why = f"cannot see images of {size} px ({one_line(error)[:80]})"
-                    raise UsageError(f"model.name {self.name}", why, "a larger --size, or another net") from None
-        finally:
-            self.train(training)
 
 
 def _timm(name: str, num_classes: int, in_channels: int) -> nn.Module:

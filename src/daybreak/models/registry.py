@@ -103,8 +103,11 @@ def stages_of(net: nn.Module) -> dict[str, nn.Module]:
 
 
 @torch.no_grad()
-def check_net(net: nn.Module, sizes: set[int], in_channels: int, num_classes: int) -> None:
+def check_net(net: nn.Module, sizes: set[int], in_channels: int, num_classes: int | None = None) -> None:
     """Show blank images of these sides in px to a net that is not daybreak's own.
+
+    Args:
+        num_classes: how many logits an image must get; any number by default.
 
     Raises:
         UsageError: the net cannot take them, or does not answer with logits (N, K).
@@ -119,8 +122,8 @@ def check_net(net: nn.Module, sizes: set[int], in_channels: int, num_classes: in
             except Exception as error:  # whatever it does not like about the size
                 why = f"cannot take images of {size} px ({one_line(error)[:80]})"
                 raise UsageError(f"model.name {name}", why, "a larger --size, or another net") from None
-            if shape != (2, num_classes):
-                why = f"maps two images to {shape}, not to logits {(2, num_classes)}"
+            if len(shape) != 2 or shape[0] != 2 or num_classes not in (None, shape[1]):
+                why = f"maps two images to {shape}, not to logits {(2, num_classes or 'K')}"
                 raise UsageError(f"model.name {name}", why, "a net with one output for each class")
     finally:
         net.train(training)

@@ -31,12 +31,11 @@ from daybreak.core.locks import LOCK, locked
 from daybreak.core.nets import NetConfig, is_from_library
 from daybreak.core.options import TrainOptions
 from daybreak.core.plugins import Factory, is_path
-from daybreak.core.sections import validate
 from daybreak.data.dataset import DecodeSpec
 from daybreak.models.registry import build_net, place
 from daybreak.runs.classifier import Classifier
 from daybreak.runs.metrics_log import MetricsLog
-from daybreak.runs.old_format import net_of, options_of, recipe_values
+from daybreak.runs.old_format import net_of, options_of, recipe_of
 from daybreak.runs.predictions import Predictions
 from daybreak.runs.reading import COPY, read_json
 from daybreak.runs.transforms import Normalizer
@@ -145,7 +144,7 @@ class RunDirectory:
     @property
     def recipe(self) -> Recipe:
         try:
-            return validate(Recipe, recipe_values(self.config.get("recipe", {})), "config.json")
+            return recipe_of(self.config.get("recipe", {}))
         except UsageError as error:
             raise RunError(self.path / "config.json", f"{error.what}: {error.why}", "upgrade daybreak") from None
 

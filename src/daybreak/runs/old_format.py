@@ -6,8 +6,10 @@ Its `model` section had the options of all nets, and its options stood flat besi
 from collections.abc import Mapping
 from typing import Any
 
+from daybreak.core.config import Recipe
 from daybreak.core.nets import NetConfig, kind_of, net_config
 from daybreak.core.options import OPTIONS, TrainOptions, train_options
+from daybreak.core.sections import validate
 
 # Options that every net's section had, with the values that say nothing.
 NOT_SET: dict[str, Any] = {
@@ -33,10 +35,16 @@ def net_of(values: Mapping[str, Any]) -> NetConfig:
     return net_config(**kept)
 
 
-def recipe_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe's plain values, as any version wrote them, without what it was expected to reach: that is no setting."""
+def recipe_of(values: Mapping[str, Any], source: str = "config.json") -> Recipe:
+    """A recipe from its plain values, as any version wrote them, without what it was expected to reach: no setting.
+
+    Raises:
+        UsageError: they are of a newer version.
+    """
     kept = {key: value for key, value in values.items() if key != "expected"}
-    return kept | ({"model": net_of(kept["model"]).model_dump()} if isinstance(kept.get("model"), Mapping) else {})
+    if isinstance(kept.get("model"), Mapping) and "name" in kept["model"]:
+        kept["model"] = net_of(kept["model"]).model_dump()
+    return validate(Recipe, kept, source)
 
 
 def options_of(config: Mapping[str, Any]) -> TrainOptions:
