@@ -33,7 +33,7 @@ from daybreak.recipes import get_recipe
 from daybreak.report.figures import STYLE, svg
 from daybreak.runs.old_format import recipe_of
 from daybreak.training import schedule
-from daybreak.training.lr_finder import find_rate, with_rate
+from daybreak.training.lr_finder import lr_find, with_rate
 from daybreak.training.train import train
 
 ROOT = Path(__file__).parents[1]
@@ -118,7 +118,7 @@ def grid_trials(name: str, dataset: Dataset, folder: Path) -> dict[str, Recipe]:
     grid, file = GRIDS[name], folder / f"lr-find-{name}.json"
     recipe = override(get_recipe(name), grid.settings)
     if not file.exists():
-        write_json(file, find_rate(recipe, dataset, seeds=(0, 1)).as_json())
+        write_json(file, lr_find(recipe, dataset, seeds=(0, 1)).as_json())
     test = json.loads(file.read_text())
     found = test["lr_max"] if test["clear"] else recipe.schedule.max_lr  # as --lr auto does
     trials = {f"{name} {rate:g}": with_rate(recipe, rate) for rate in grid.rates}

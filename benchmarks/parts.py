@@ -98,8 +98,8 @@ def augmentation(dataset: Dataset, name: str, steps: int = 12) -> dict[str, Any]
     loader, rows = session.loader, []
     starts = [s for s in range(loader.steps) if s == 0 or size_at(session, s) != size_at(session, s - 1)]
     for start in starts:
-        session.optimizer.set_progress(session.pace.progress(start))
-        prepared, _ = timed(lambda start=start: loader.batch(start, session.pace.progress(start)))
+        session.optimizer.set_progress(session.horizon.progress(start))
+        prepared, _ = timed(lambda start=start: loader.batch(start, session.horizon.progress(start)))
         pairs = [step_seconds(session, start + 1 + i) for i in range(min(steps, loader.steps - start - 1))]
         make, whole = median(p[0] for p in pairs[2:]), median(p[1] for p in pairs[2:])
         row = {
@@ -113,11 +113,11 @@ def augmentation(dataset: Dataset, name: str, steps: int = 12) -> dict[str, Any]
 
 
 def size_at(session: Session, step: int) -> int:
-    return session.loader.size_at(session.pace.progress(step))
+    return session.loader.size_at(session.horizon.progress(step))
 
 
 def step_seconds(session: Session, step: int) -> tuple[float, float]:
-    make, batch = timed(lambda: session.loader.batch(step, session.pace.progress(step)))
+    make, batch = timed(lambda: session.loader.batch(step, session.horizon.progress(step)))
     rest, _ = timed(lambda: train_step(session, *batch))
     return make, make + rest
 

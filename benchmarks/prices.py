@@ -58,7 +58,7 @@ def main() -> None:
         session = prepare(get_recipe(arguments.recipe), dataset, 0, device)
         promise = {"checkpoints": saving(session, RunDirectory(scratch)), "deterministic": lambda: repeatable(True)}
         pairs = time_pairs(session, promise[arguments.promise], arguments.pairs, arguments.steps)
-    found = judge(arguments.promise, pairs)
+    found = price(arguments.promise, pairs)
     found |= {"promise": arguments.promise, "recipe": arguments.recipe, "steps": arguments.steps, "windows": pairs}
     write_json(folder / "pairs.json", found)
     DOCS.write_text(BLOCKS[arguments.promise].sub(lambda m: m[1] + line(found) + m[2], DOCS.read_text()))
@@ -98,7 +98,7 @@ def window(session: Session, promise: Promise, steps: int) -> float:
     return watch.seconds("window")
 
 
-def judge(promise: str, pairs: list[tuple[float, float]]) -> dict[str, Any]:
+def price(promise: str, pairs: list[tuple[float, float]]) -> dict[str, Any]:
     """The added time as a share of training: of a minute for one checkpoint, of a window for a permanent setting."""
     cost = spread([with_it - without for with_it, without in pairs])
     whole = MINUTE if promise == "checkpoints" else sum(without for _, without in pairs) / len(pairs)

@@ -34,7 +34,7 @@ def recipe(**settings: object) -> Recipe:
 def losses(session: Session) -> list[float]:
     found = []
     for step in range(session.loader.steps):
-        progress = session.pace.progress(step)
+        progress = session.horizon.progress(step)
         session.optimizer.set_progress(progress)
         found.append(train_step(session, *session.loader.batch(step, progress)).item())
     return found

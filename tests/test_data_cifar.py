@@ -47,6 +47,7 @@ def test_known_statistics(cifar: Dataset):
     assert facts["fingerprint"] == cifar.fingerprint
 
 
+@pytest.mark.slow
 def test_the_archive_without_loss_is_cifar10(
     cifar: Dataset, cifar_zip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -20,7 +20,7 @@ from daybreak.runs.old_format import recipe_of
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
-LEAST_IN_TWO_EPOCHS = 60.0  # %, as docs/nets.md states for every net
+MIN_IN_TWO_EPOCHS = 60.0  # %, as docs/nets.md states for every net
 SHORT = {"model.width": 0.1, "epochs": 2, "min_steps": 0}
 COMMAND = re.compile(r"^\s*(?:\$ )?(?:\.venv/bin/)?daybreak (.*)$", re.MULTILINE)
 
@@ -107,7 +107,7 @@ def test_the_readme_quotes_its_records(monkeypatch: pytest.MonkeyPatch) -> None:
         assert found[0].count("benchmarks/records/") >= 1
     reached = dict(re.findall(r"^\| `([\w-]+)` \| `[^`]+` \| ([\d.]+)", readme.nets(), re.MULTILINE))
     assert set(reached) == set(NETS)
-    assert all(float(accuracy) > LEAST_IN_TWO_EPOCHS for accuracy in reached.values())
+    assert all(float(accuracy) > MIN_IN_TWO_EPOCHS for accuracy in reached.values())
     assert readme.FIGURE.read_text() == readme.svg(readme.ladder(readme.rows()))
 
 
@@ -204,7 +204,7 @@ def test_the_price_of_a_promise_is_its_record(promise: str, monkeypatch: pytest.
     found = prices.BLOCKS[promise].search(prices.DOCS.read_text())
     assert found is not None
     assert found[0] == found[1] + prices.line(record) + found[2]
-    assert record == record | prices.judge(promise, record["windows"])
+    assert record == record | prices.price(promise, record["windows"])
     assert promise != "checkpoints" or record["share"][2] < 0.01
 
 

@@ -147,6 +147,7 @@ def maps_of(classifier: Classifier, asked: Shapes, method: str, layer: str) -> n
 CHANCE = OBJECT**2 / SIDE**2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "least"), [("grad-cam", 0.8), ("hires-cam", 0.95), ("layer-cam", 0.95)])
 def test_a_trained_net_points_at_the_object_and_an_untrained_one_does_not(
     method: str, least: float, trained: Classifier, asked: Shapes

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daybreak.data import hamming
-from daybreak.data.hamming import MOST_BITS, MOST_EACH, Hashes, near_pairs
+from daybreak.data.hamming import MAX_BITS, MAX_EACH, Hashes, near_pairs
 
 WORDS = st.integers(0, 2**64 - 1)
 
@@ -18,8 +18,8 @@ def all_pairs(asked_N: Hashes, known_M: Hashes) -> Iterator[tuple[int, int]]:
     """The reference: every pair is compared."""
     for n, asked in enumerate(asked_N):
         bits_M = np.bitwise_count(asked ^ known_M)
-        near = np.flatnonzero(bits_M <= MOST_BITS)
-        yield from ((n, int(m)) for m in near[np.argsort(bits_M[near], kind="stable")][:MOST_EACH])
+        near = np.flatnonzero(bits_M <= MAX_BITS)
+        yield from ((n, int(m)) for m in near[np.argsort(bits_M[near], kind="stable")][:MAX_EACH])
 
 
 def words(values: list[int]) -> Hashes:
@@ -71,7 +71,7 @@ def test_nothing_is_near_nothing() -> None:
 def test_blocks_of_any_size_give_the_same(hits: int, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     asked_N, known_M = (flipped(rng, rng.choice(words([0, 2**40 - 1]), size), 9) for size in (70, 90))
-    monkeypatch.setattr(hamming, "MOST_HITS", hits)
+    monkeypatch.setattr(hamming, "MAX_HITS", hits)
     monkeypatch.setattr(hamming, "BLOCK", 16)
     assert list(near_pairs(asked_N, known_M)) == list(all_pairs(asked_N, known_M))
 
@@ -89,7 +89,7 @@ def test_images_of_one_colour_fill_no_memory() -> None:
     """All hashes equal: 400 million pairs, of which 32 are listed for each."""
     one_colour = np.full(20_000, 2**63, np.uint64)
     pairs, peak = peak_bytes(one_colour, one_colour)
-    assert pairs == 20_000 * MOST_EACH
+    assert pairs == 20_000 * MAX_EACH
     assert peak < 100 * 2**20
     few = list(near_pairs(one_colour[:3], one_colour))
     assert few == list(all_pairs(one_colour[:3], one_colour))

@@ -144,12 +144,12 @@ def status_of(connection: socket.socket) -> int:
 
 def too_long(served: Served) -> int:
     """It says so, and sends nothing."""
-    return status_of(served.begin(f"Content-Length: {serve.MOST_BYTES + 1}"))
+    return status_of(served.begin(f"Content-Length: {serve.MAX_BYTES + 1}"))
 
 
 def too_long_without_saying_so(served: Served) -> int:
     connection = served.begin("Transfer-Encoding: chunked")
-    size = serve.MOST_BYTES // 8
+    size = serve.MAX_BYTES // 8
     try:
         for _ in range(9):
             connection.sendall(f"{size:x}\r\n".encode() + bytes(size) + b"\r\n")
@@ -175,8 +175,8 @@ def test_bad_uploads_keep_nobody_waiting(
 ) -> None:
     """Twenty at once: it answers while they come, afterwards as before, and keeps none of them. (The limits are smaller
     here.)"""
-    monkeypatch.setattr(serve, "MOST_BYTES", 2**20)
-    monkeypatch.setattr(serve, "MOST_SECONDS", 5.0)
+    monkeypatch.setattr(serve, "MAX_BYTES", 2**20)
+    monkeypatch.setattr(serve, "MAX_SECONDS", 5.0)
     before = served.json("/predict", image)
     asked = [(too_slow, 408), (too_long, 413), (too_long_without_saying_so, 413), (gone, None)] * 5
     with ThreadPoolExecutor(len(asked)) as pool:
@@ -204,7 +204,7 @@ def test_what_nobody_waits_for_is_not_done(served: Served, image: bytes, monkeyp
 
     monkeypatch.setattr(serve._Page, "answer", answer)
     waiting = []
-    for number in range(1 + serve.MOST_WAITING):
+    for number in range(1 + serve.MAX_WAITING):
         waiting.append(begin_question(served, f"class={number}", image))
         wait_for(lambda: answered)  # the first has the net
         time.sleep(0.1)
@@ -214,7 +214,7 @@ def test_what_nobody_waits_for_is_not_done(served: Served, image: bytes, monkeyp
     time.sleep(0.3)
     may_go_on.set()
     assert [status_of(connection) for connection in (waiting[0], waiting[-1])] == [200, 200]
-    assert answered == ["0", str(serve.MOST_WAITING)]
+    assert answered == ["0", str(serve.MAX_WAITING)]
 
 
 def begin_question(served: Served, query: str, body: bytes) -> socket.socket:

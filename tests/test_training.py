@@ -50,7 +50,7 @@ def losses(recipe: Recipe, dataset: Dataset, steps: int, seed: int = 0, double: 
         for group in (g for o in session.optimizer.optimizers for g in o.param_groups if "dtype" in g):
             group["dtype"] = torch.float64
     for step in range(steps):
-        progress = session.pace.progress(step)
+        progress = session.horizon.progress(step)
         session.optimizer.set_progress(progress)
         images, labels = session.loader.batch(step, progress)
         found.append(train_step(session, images.double() if double else images, labels).item())

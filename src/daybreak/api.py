@@ -13,7 +13,7 @@ from daybreak.core.device import pick_device, synchronizer
 from daybreak.core.errors import StoppedError, UsageError
 from daybreak.core.events import OnEvent
 from daybreak.core.files import write_json, write_picture, write_text
-from daybreak.core.lr_curve import FoundRate
+from daybreak.core.lr_curve import LrFindResult
 from daybreak.core.nets import is_from_library
 from daybreak.core.options import TrainOptions, resumed_options, takes_options, train_options
 from daybreak.core.plugins import Factory, imported, is_path
@@ -32,7 +32,7 @@ from daybreak.runs.directory import RunDirectory, default_paths
 from daybreak.training import recipe_choice
 from daybreak.training.callbacks import Callback
 from daybreak.training.extensions import BatchAugment, Given, Loss, check_given
-from daybreak.training.lr_finder import find_rate
+from daybreak.training.lr_finder import lr_find
 from daybreak.training.tracking import tracked
 from daybreak.training.train import resume as resume_run
 from daybreak.training.train import train as train_run
@@ -156,7 +156,7 @@ def find_lr(
     device: Device = "auto",
     settings: Mapping[str, Any] | None = None,
     out: str | Path | None = None,
-) -> FoundRate:
+) -> LrFindResult:
     """The learning-rate range test of a recipe on a data set; no state is left behind.
 
     Args:
@@ -169,7 +169,7 @@ def find_lr(
     """
     dataset = open_dataset(data)
     chosen = recipe_choice.named_or_default(recipe, dataset, None, settings)
-    found = find_rate(chosen, dataset, seeds=range(seeds), steps=steps, lowest=lowest, highest=highest, device=device)
+    found = lr_find(chosen, dataset, seeds=range(seeds), steps=steps, lowest=lowest, highest=highest, device=device)
     if out is not None:
         folder, figure = Path(out), figures.rates(found)
         write_json(folder / "lr-find.json", found.as_json())

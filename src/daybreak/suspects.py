@@ -36,9 +36,9 @@ def find_suspects(
     if folds:
         check_budget(budget)
     dataset = run_dataset(run, data)
-    judged = evaluate(run, moved_to=data)
+    evaluation = evaluate(run, moved_to=data)
     found = run.suspects() or {}  # searching the training part takes long: what was found stays
-    found |= {"test": _rows(suspects(judged.logits_NK, dataset.test, dataset.classes))}
+    found |= {"test": _rows(suspects(evaluation.logits_NK, dataset.test, dataset.classes))}
     if folds:
         where = pick_device("auto")
         recipe, _ = recipe_choice.for_budget(budget, dataset, seed, where, Stopwatch(synchronizer(where)))

@@ -15,7 +15,7 @@ from daybreak.core.errors import one_line
 
 if TYPE_CHECKING:
     from daybreak.core.config import Expected, Recipe
-    from daybreak.core.lr_curve import FoundRate
+    from daybreak.core.lr_curve import LrFindResult
     from daybreak.doctor import Diagnosis
     from daybreak.evaluation.compare import Comparison
     from daybreak.evaluation.evaluate import Evaluation
@@ -98,7 +98,7 @@ def comparison(found: "Comparison", page: Path) -> None:
     print(page)
 
 
-def rates(found: "FoundRate", picture: Path) -> None:
+def rates(found: "LrFindResult", picture: Path) -> None:
     """What each rule suggests, how far seeds agree, and the pair for one cycle."""
     table = _table("rule", "rate:", "highest over lowest seed:")
     for rule, rate in found.suggestions.items():

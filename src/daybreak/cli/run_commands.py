@@ -39,11 +39,11 @@ def evaluate(
 
     loaded = api.load(run, net)
     chosen = loaded.directory.recipe.tta if tta is None else choice("--tta", tta, ("none", "flip", "full"))
-    judged = loaded.evaluate(data, chosen)
+    evaluation = loaded.evaluate(data, chosen)
     summary = loaded.directory.summary
-    met = None if summary["target"] is None else judged.accuracy >= summary["target"]
-    facts = summary | {"run": str(run)} | judged.as_json() | {"target_met": met}
-    print_result(facts, as_json, lambda: output.evaluation(judged))
+    met = None if summary["target"] is None else evaluation.accuracy >= summary["target"]
+    facts = summary | {"run": str(run)} | evaluation.as_json() | {"target_met": met}
+    print_result(facts, as_json, lambda: output.evaluation(evaluation))
 
 
 @app.command(epilog="Example: daybreak explain runs/RUN --n 5 --layers layer2,layer3 --class predicted --against true")

@@ -10,10 +10,10 @@ from scipy.ndimage import gaussian_filter1d
 SMOOTHING = 3.0  # deviation of the centred Gaussian, in steps
 
 
-LEAST_FALL, LEAST_SIGNAL = 0.05, 3.0  # of the first loss; of the noise: below, there is no clear answer
+MIN_FALL, MIN_SIGNAL = 0.05, 3.0  # of the first loss; of the noise: below, there is no clear answer
 
 
-MOST_SPREAD = 30.0  # factor between the lowest and the highest rate that seeds suggest
+MAX_SPREAD = 30.0  # factor between the lowest and the highest rate that seeds suggest
 
 
 GIVEN_BACK = 0.05  # of the fall of the loss
@@ -56,11 +56,11 @@ class RangeTest:
         """Why there is no clear answer, or None where there is one."""
         loss_S = self.loss_S
         fall, noise = loss_S[0] - loss_S.min(), float(np.std(self.raw_S[: self.lowest + 1] - loss_S[: self.lowest + 1]))
-        if self.lowest == 0 and loss_S.max() > (1 + LEAST_FALL) * loss_S[0]:
+        if self.lowest == 0 and loss_S.max() > (1 + MIN_FALL) * loss_S[0]:
             return "the loss rises from the lowest rate on: test lower ones"
-        if fall < LEAST_FALL * loss_S[0]:
+        if fall < MIN_FALL * loss_S[0]:
             return "the loss hardly falls at any rate"
-        if fall < LEAST_SIGNAL * noise:
+        if fall < MIN_SIGNAL * noise:
             return "the loss is too noisy: take more steps or a larger batch"
         if not self.diverged and self.lowest >= len(loss_S) - 2:
             return "the loss still falls at the highest rate: test higher ones"
@@ -129,7 +129,7 @@ RULES = {
 
 
 @dataclass(frozen=True)
-class FoundRate:
+class LrFindResult:
     """What range tests over several seeds say together.
 
     Attributes:
@@ -169,7 +169,7 @@ class FoundRate:
         doubts = [test.doubt for test in self.tests]
         if any(doubts):
             return next(doubt for doubt in doubts if doubt)
-        if self.spread[self.rule] > MOST_SPREAD:
+        if self.spread[self.rule] > MAX_SPREAD:
             return f"seeds suggest rates {self.spread[self.rule]:.0f} times apart"
         return None
 

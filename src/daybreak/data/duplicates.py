@@ -15,7 +15,7 @@ from daybreak.data.dataset import Dataset, Pixels, images_a_block
 from daybreak.data.hamming import Hashes, near_pairs
 
 SIDE, LOW = 32, 8  # px of the grey image, lowest frequencies kept in each direction
-LEAST_CORRELATION = 0.95
+MIN_CORRELATION = 0.95
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def near_duplicates(dataset: Dataset) -> list[Duplicate]:
         images = test.images_NHWC[:, :, ::-1] if mirrored else test.images_NHWC
         for i, j in near_pairs(perceptual_hashes(images), known):
             r = correlation(images[i], train.images_NHWC[j])
-            if r >= LEAST_CORRELATION and (i not in found or r > found[i].correlation):
+            if r >= MIN_CORRELATION and (i not in found or r > found[i].correlation):
                 found[i] = Duplicate(i, j, r, mirrored, bool(test.labels_N[i] == train.labels_N[j]))
     return sorted(found.values(), key=lambda d: -d.correlation)
 

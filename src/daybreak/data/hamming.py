@@ -5,7 +5,7 @@ cut into four chunks of 16 bits. If two hashes differ in at most ten bits, they 
 chunk, so looking up the 137 values within two bits of each chunk finds every such pair. The differing bits of what
 that finds are then counted.
 
-Equal hashes (images of one colour, say) are looked up once, and at most `MOST_EACH` of them are ever listed.
+Equal hashes (images of one colour, say) are looked up once, and at most `MAX_EACH` of them are ever listed.
 """
 
 from collections.abc import Iterator
@@ -18,19 +18,19 @@ import numpy.typing as npt
 Hashes = npt.NDArray[np.uint64]
 Integers = npt.NDArray[np.int64]
 
-MOST_BITS = 10  # in which two hashes that are near each other differ
-MOST_EACH = 32  # near hashes that are listed for one: images of one colour are all near each other
+MAX_BITS = 10  # in which two hashes that are near each other differ
+MAX_EACH = 32  # near hashes that are listed for one: images of one colour are all near each other
 CHUNKS, CHUNK_BITS = 4, 16
 BLOCK = 1024  # hashes looked up at once …
-MOST_HITS = 2**21  # … or fewer, where the table has more than these for them: 16 MiB an array
+MAX_HITS = 2**21  # … or fewer, where the table has more than these for them: 16 MiB an array
 
 _FLIPS = np.array(  # all 16-bit numbers of at most two bits
-    [sum(bits) for n in range(MOST_BITS // CHUNKS + 1) for bits in combinations([1 << b for b in range(CHUNK_BITS)], n)]
+    [sum(bits) for n in range(MAX_BITS // CHUNKS + 1) for bits in combinations([1 << b for b in range(CHUNK_BITS)], n)]
 )
 
 
 def near_pairs(asked_N: Hashes, known_M: Hashes) -> Iterator[tuple[int, int]]:
-    """The pairs (n, m) whose hashes differ in at most MOST_BITS bits, in the order of n; for each n the MOST_EACH
+    """The pairs (n, m) whose hashes differ in at most MAX_BITS bits, in the order of n; for each n the MAX_EACH
     nearest, those of the smallest m among equally near ones."""
     table = _Table.of(known_M)
     asked_A, which_N = np.unique(asked_N, return_inverse=True)
@@ -73,7 +73,7 @@ class _Table:
 def _nearest(asked_A: Hashes, table: _Table) -> list[Integers]:
     """For each hash what `near_pairs` lists."""
     begin, count = _hits(asked_A, table)
-    if count.sum() > MOST_HITS and len(asked_A) > 1:
+    if count.sum() > MAX_HITS and len(asked_A) > 1:
         middle = len(asked_A) // 2
         return _nearest(asked_A[:middle], table) + _nearest(asked_A[middle:], table)
     chunk, a, _ = np.unravel_index(np.repeat(np.arange(count.size), count.ravel()), count.shape)
@@ -84,27 +84,27 @@ def _nearest(asked_A: Hashes, table: _Table) -> list[Integers]:
 
 def _near_hashes(asked_A: Hashes, table: _Table, a: Integers, u: Integers) -> tuple[Integers, Integers, Integers]:
     """Of pairs (a, u), some of which are there several times, the near ones and in how many bits they differ: for each
-    a those that can have one of the MOST_EACH nearest members. (In this order the first member of each hash comes
-    before all members of the hashes after it, so MOST_EACH hashes are enough.)"""
+    a those that can have one of the MAX_EACH nearest members. (In this order the first member of each hash comes
+    before all members of the hashes after it, so MAX_EACH hashes are enough.)"""
     bits = np.bitwise_count(asked_A[a] ^ table.hashes_U[u]).astype(np.int64)
-    a, u, bits = (each[bits <= MOST_BITS] for each in (a, u, bits))
+    a, u, bits = (each[bits <= MAX_BITS] for each in (a, u, bits))
     order = np.lexsort((table.members_M[table.starts_U[u]], bits, a))
     a, u, bits = (each[order] for each in (a, u, bits))
     new = np.ones(len(a), bool)
     new[1:] = (a[1:] != a[:-1]) | (u[1:] != u[:-1])
     a, u, bits = (each[new] for each in (a, u, bits))
-    near = _ranks(a) < MOST_EACH
+    near = _ranks(a) < MAX_EACH
     return a[near], u[near], bits[near]
 
 
 def _members(a: Integers, u: Integers, bits: Integers, table: _Table) -> tuple[Integers, Integers]:
-    """The pairs (a, m) behind the pairs (a, u), the nearest MOST_EACH for each a."""
-    count = np.minimum(np.diff(table.starts_U)[u], MOST_EACH)
+    """The pairs (a, m) behind the pairs (a, u), the nearest MAX_EACH for each a."""
+    count = np.minimum(np.diff(table.starts_U)[u], MAX_EACH)
     m = table.members_M[_ranges(table.starts_U[u], count)]
     a, bits = np.repeat(a, count), np.repeat(bits, count)
     order = np.lexsort((m, bits, a))
     a, m = a[order], m[order]
-    near = _ranks(a) < MOST_EACH
+    near = _ranks(a) < MAX_EACH
     return a[near], m[near]
 
 

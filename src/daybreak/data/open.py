@@ -69,7 +69,7 @@ def open_dataset(
 
 
 def _absolute(data: str | Path) -> str:
-    """A path as the whole path, so that a run can be judged from another directory; a name as it is."""
+    """A path as the whole path, so that a run can be evaluated from another directory; a name as it is."""
     is_name = isinstance(data, str) and data in NAMES
     return str(data) if is_name or not Path(data).exists() else str(Path(data).absolute())
 

@@ -13,7 +13,7 @@ from daybreak.report.figures import STYLE, TEST
 
 JOINS = {"add": "+ shortcut", "concatenate": "side by side"}
 SMALLEST_BOX = 0.1  # of the height of the image's box
-MOST_LINES = 6  # of a stage's description
+MAX_LINES = 6  # of a stage's description
 
 
 def draw(found: Inspection) -> Figure:
@@ -55,7 +55,7 @@ def _contents(found: Inspection, stage: Stage) -> str:
     rows = [row.kind for row in found.layers if row.is_in(stage.name)]
     kinds = Counter(JOINS.get(kind, kind) for kind in rows if kind in JOINS or "×" in kind)
     lines = [kind if count == 1 else f"{count} × {kind}" for kind, count in kinds.items()]
-    return "\n".join(lines if len(lines) <= MOST_LINES else [*lines[: MOST_LINES - 1], "…"])
+    return "\n".join(lines if len(lines) <= MAX_LINES else [*lines[: MAX_LINES - 1], "…"])
 
 
 def _draw_fields(figure: SubFigure, found: Inspection) -> None:

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from daybreak.core.errors import one_line
-from daybreak.core.lr_curve import FoundRate
+from daybreak.core.lr_curve import LrFindResult
 from daybreak.core.metrics import ReliabilityBin
 from daybreak.report.chart import Chart
 
@@ -41,7 +41,7 @@ def draw(charts: Sequence[Chart]) -> Figure:
     return figure
 
 
-def rates(found: FoundRate) -> Figure:
+def rates(found: LrFindResult) -> Figure:
     """Range tests: the loss over the rate, raw and smoothed, a line a seed, and what each rule suggests."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(8, 4), layout="constrained")

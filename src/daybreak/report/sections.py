@@ -9,7 +9,7 @@ from PIL import Image
 from daybreak.core import metrics
 from daybreak.data import Dataset
 from daybreak.data.dataset import Split
-from daybreak.data.duplicates import LEAST_CORRELATION, near_duplicates
+from daybreak.data.duplicates import MIN_CORRELATION, near_duplicates
 from daybreak.data.picture import enlarged
 from daybreak.data.statistics import mean_and_std
 from daybreak.evaluation.evaluate import Evaluation
@@ -102,7 +102,7 @@ def duplicates(dataset: Dataset) -> dict[str, Any]:
         for d in found[:MAX_SHOWN]
     ]
     other = sum(not d.same_label for d in found)
-    return {"rows": rows, "total": len(found), "other_label": other, "min_correlation": LEAST_CORRELATION}
+    return {"rows": rows, "total": len(found), "other_label": other, "min_correlation": MIN_CORRELATION}
 
 
 def views(

@@ -37,9 +37,9 @@ from daybreak.report.items import data_uri
 from daybreak.runs.directory import RunDirectory
 
 HOST = "127.0.0.1"
-MOST_BYTES = 16 * 2**20  # of an image
-MOST_SECONDS = 20.0  # in which it must have come
-MOST_REQUESTS, MOST_WAITING = 32, 8  # at once, and for the net; the next ones get 503
+MAX_BYTES = 16 * 2**20  # of an image
+MAX_SECONDS = 20.0  # in which it must have come
+MAX_REQUESTS, MAX_WAITING = 32, 8  # at once, and for the net; the next ones get 503
 TOP = 5  # classes
 MAP_SIZE = 192  # px
 # The same address may show another run tomorrow, and what a run brings along runs apart from the page.
@@ -70,7 +70,7 @@ def serve(run: RunDirectory, port: int, device: Device = "auto", on_ready: Calla
 def server_of(application: Starlette) -> uvicorn.Server:
     quiet: dict[str, Any] = {"log_level": "critical", "access_log": False, "server_header": False}
     return uvicorn.Server(
-        uvicorn.Config(application, limit_concurrency=MOST_REQUESTS, timeout_graceful_shutdown=2, **quiet)
+        uvicorn.Config(application, limit_concurrency=MAX_REQUESTS, timeout_graceful_shutdown=2, **quiet)
     )
 
 
@@ -111,7 +111,7 @@ class _Page:
     def show(self, _request: Request) -> Response:
         page = render(
             "serve.html", "serve.js", title=self.title, subtitle=one_line(self.run.path.resolve().name),
-            classes=self.names, files=files_of_run(self.run.path), max_bytes=MOST_BYTES,
+            classes=self.names, files=files_of_run(self.run.path), max_bytes=MAX_BYTES,
         )  # fmt: skip
         return HTMLResponse(page, headers=FRESH)
 
@@ -122,8 +122,8 @@ class _Page:
         options = MapOptions(
             target=self._class(asked.get("class") or "predicted"), against=self._class(asked.get("against"))
         )
-        if self.net.statistics().tasks_waiting >= MOST_WAITING:
-            raise RefusedError(503, "image", f"{MOST_WAITING} others are waiting", "again in a moment")
+        if self.net.statistics().tasks_waiting >= MAX_WAITING:
+            raise RefusedError(503, "image", f"{MAX_WAITING} others are waiting", "again in a moment")
         async with self.net:
             if await request.is_disconnected():
                 raise ClientDisconnect
@@ -156,18 +156,18 @@ class _Page:
 
 async def _body(request: Request) -> bytes:
     """A request's body, unless it is too large or takes too long."""
-    too_large = RefusedError(413, "image", f"more than {MOST_BYTES // 2**20} MiB", "a smaller copy of it")
-    if int(request.headers.get("content-length", 0)) > MOST_BYTES:
+    too_large = RefusedError(413, "image", f"more than {MAX_BYTES // 2**20} MiB", "a smaller copy of it")
+    if int(request.headers.get("content-length", 0)) > MAX_BYTES:
         raise too_large
     data = bytearray()
     try:
-        async with asyncio.timeout(MOST_SECONDS):
+        async with asyncio.timeout(MAX_SECONDS):
             async for chunk in request.stream():
                 data += chunk
-                if len(data) > MOST_BYTES:
+                if len(data) > MAX_BYTES:
                     raise too_large
     except TimeoutError:
-        raise RefusedError(408, "image", f"had not come after {MOST_SECONDS:g} s", "again") from None
+        raise RefusedError(408, "image", f"had not come after {MAX_SECONDS:g} s", "again") from None
     return bytes(data)
 
 

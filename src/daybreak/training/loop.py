@@ -86,7 +86,7 @@ def _epochs(loop: Loop, on_event: OnEvent) -> bool:
                 return False
         if row and loop.options.dawn_rule and reaches(row, session.classifier.size, loop.options.target or 1.0):
             return True
-        if session.pace.is_done(session.step):
+        if session.horizon.is_done(session.step):
             return False
         with session.watch.timed("train"):
             loop.saver.save_if_due()  # with the epoch's row in it
@@ -108,7 +108,7 @@ def evaluated_row(session: Session, run: RunDirectory) -> Row | None:
 
 def unevaluated(session: Session, run: RunDirectory) -> Row | None:
     """Where the last step of an epoch stood, if the run was stopped after it and before the epoch was evaluated."""
-    is_end = session.step % session.loader.steps_per_epoch == 0 or session.pace.is_done(session.step)
+    is_end = session.step % session.loader.steps_per_epoch == 0 or session.horizon.is_done(session.step)
     if not session.step or not is_end or evaluated_row(session, run):
         return None
     for row in run.metrics("step")[-1:]:
@@ -146,7 +146,7 @@ def train_epoch(loop: Loop) -> Row:
         session.sizes[size] += 1
         position = {"step": session.step, "progress": session.progress, "lr": step.lr, "momentum": step.momentum}
         position |= {"size": size, "train_seconds": session.watch.seconds("train")} | remark
-        is_end = session.step % steps_per_epoch == 0 or session.pace.is_done(session.step)
+        is_end = session.step % steps_per_epoch == 0 or session.horizon.is_done(session.step)
         loop.log.add(position, step.loss, progress, is_end)
         if is_end or stop.signal:
             return loop.log.last

@@ -13,7 +13,7 @@ import numpy as np
 from daybreak.core.config import Adam, Muon, Recipe, Sgd, override
 from daybreak.core.device import kept_memory, pick_device
 from daybreak.core.errors import BadStepError, UsageError
-from daybreak.core.lr_curve import FoundRate, RangeTest
+from daybreak.core.lr_curve import LrFindResult, RangeTest
 from daybreak.data.dataset import Dataset
 from daybreak.training import state
 from daybreak.training.extensions import Extensions
@@ -25,7 +25,7 @@ DIVERGED = 4.0  # times the lowest loss so far: the test ends
 RANGES = {Adam: (1e-6, 1.0), Sgd: (1e-5, 10.0), Muon: (1e-4, 10.0)}
 
 
-def find_rate(
+def lr_find(
     recipe: Recipe,
     dataset: Dataset,
     *,
@@ -35,7 +35,7 @@ def find_rate(
     highest: float | None = None,
     device: str = "auto",
     extensions: Extensions = Extensions(),
-) -> FoundRate:
+) -> LrFindResult:
     """Range tests of a recipe on a data set, with nets of their own; nothing is left behind.
 
     Args:
@@ -58,7 +58,7 @@ def find_rate(
         tests = [
             range_test(prepare(recipe, dataset, seed, where, extensions=extensions), low, high, steps) for seed in seeds
         ]
-    return FoundRate(recipe.name, dataset.title, tuple(tests))
+    return LrFindResult(recipe.name, dataset.title, tuple(tests))
 
 
 def with_rate(recipe: Recipe, rate: float) -> Recipe:

@@ -1,6 +1,6 @@
 """What progress means: a share of a fixed number of steps, or of a span of time.
 
-The schedules are functions of progress in [0, 1]; a pace says where a run stands and when it ends.
+The schedules are functions of progress in [0, 1]; a horizon says where a run stands and when it ends.
 """
 
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from typing import Protocol
 from daybreak.training.loader import Loader
 
 
-class Pace(Protocol):
+class Horizon(Protocol):
     """`epochs` and `steps` are None where they are not known beforehand."""
 
     epochs: int | None
@@ -20,11 +20,11 @@ class Pace(Protocol):
     def is_done(self, step: int) -> bool: ...
 
     def work(self, step: int) -> float:
-        """The share of the run's time that has passed, as far as it can be foretold."""
+        """The share of the run's time that has passed, as far as it can be predicted."""
         ...
 
 
-class StepPace:
+class StepHorizon:
     """One cycle over the recipe's epochs: the same steps on every machine, in whatever time they take."""
 
     def __init__(self, loader: Loader) -> None:
@@ -42,7 +42,7 @@ class StepPace:
         return self._loader.work_done(step)
 
 
-class TimePace:
+class TimeHorizon:
     """One cycle over wall-clock time: progress is elapsed training time over the budget.
 
     A machine that slows down takes fewer steps and still closes its cycle. The run ends where one more step would

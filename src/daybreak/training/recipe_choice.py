@@ -23,7 +23,7 @@ from daybreak.recipes import LADDER, RECIPES, SMALL_DATA, all_recipes, get_recip
 from daybreak.training.compilation import compile_net, is_worth_compiling
 from daybreak.training.extensions import Extensions
 from daybreak.training.loader import side_at
-from daybreak.training.lr_finder import find_rate, with_rate
+from daybreak.training.lr_finder import lr_find, with_rate
 from daybreak.training.session import Session, prepare
 from daybreak.training.step import train_step
 
@@ -62,7 +62,7 @@ def recipe_for(
         if options.lr != "auto":
             return with_rate(chosen, options.lr)
         with watch.timed("train"):
-            found = find_rate(chosen, dataset, seeds=[options.seed], device=options.device, extensions=extensions)
+            found = lr_find(chosen, dataset, seeds=[options.seed], device=options.device, extensions=extensions)
     kept = f"range test: no clear answer ({found.doubt}); keeping {chosen.schedule.max_lr:g}"
     why = kept if found.doubt else f"range test: one cycle up to {found.lr_max:.3g}"
     on_event({"event": "choice", "recipe": chosen.name, "why": why})
@@ -159,11 +159,11 @@ def for_budget(
         return RECIPES["small"], "recipe small, for little data"
     timed = override(LADDER[-1], {"model.name": net} if net else {})
     seconds_at = step_seconds(timed, dataset, seed, device, watch, extensions)
-    foretold = {recipe.name: predicted_seconds(recipe, dataset, seconds_at) for recipe in LADDER}
-    chosen = min(LADDER, key=lambda recipe: abs(math.log(foretold[recipe.name] / budget)))
+    predicted = {recipe.name: predicted_seconds(recipe, dataset, seconds_at) for recipe in LADDER}
+    chosen = min(LADDER, key=lambda recipe: abs(math.log(predicted[recipe.name] / budget)))
     return (
         chosen,
-        f"recipe {chosen.name}: its {chosen.epochs} epochs would take about {foretold[chosen.name]:.0f} s here",
+        f"recipe {chosen.name}: its {chosen.epochs} epochs would take about {predicted[chosen.name]:.0f} s here",
     )
 
 

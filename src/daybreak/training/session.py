@@ -23,7 +23,7 @@ from daybreak.runs.transforms import Normalizer, resize
 from daybreak.training.extensions import Extensions, batch_generator
 from daybreak.training.loader import Loader
 from daybreak.training.optim import ScheduledOptimizer, build_optimizer
-from daybreak.training.progress import Pace, StepPace, TimePace
+from daybreak.training.progress import Horizon, StepHorizon, TimeHorizon
 
 NO_EXTENSIONS = Extensions()
 
@@ -49,7 +49,7 @@ class Session:
     ema: AveragedModel | None
     optimizer: ScheduledOptimizer
     loader: Loader
-    pace: Pace
+    horizon: Horizon
     classifier: Classifier
     extensions: Extensions = NO_EXTENSIONS
     step: int = 0
@@ -58,7 +58,7 @@ class Session:
 
     @property
     def progress(self) -> float:
-        return self.pace.progress(self.step)
+        return self.horizon.progress(self.step)
 
     def batch(self, progress: float) -> tuple[Tensor, Tensor]:
         """Images (B, C, H, W) and labels (B,) of the step to come, augmented."""
@@ -105,11 +105,11 @@ def prepare(
             check_net(net, sizes, images_NHWC.shape[3], len(dataset.classes))
         optimizer = build_optimizer(net, recipe, loader.batch_size, dtype)
         ema = _moving_average(net, recipe.ema)
-        pace = TimePace(budget, lambda: clock.seconds("train")) if budget else StepPace(loader)
-    judged = ema.module if ema else net
-    classifier = Classifier(judged, dataset.classes, size, normalize, device, dtype)
+        horizon = TimeHorizon(budget, lambda: clock.seconds("train")) if budget else StepHorizon(loader)
+    evaluated = ema.module if ema else net
+    classifier = Classifier(evaluated, dataset.classes, size, normalize, device, dtype)
     return Session(
-        recipe, dataset, seed, device, dtype, clock, net, net, ema, optimizer, loader, pace, classifier, extensions
+        recipe, dataset, seed, device, dtype, clock, net, net, ema, optimizer, loader, horizon, classifier, extensions
     )
 
 

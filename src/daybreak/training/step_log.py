@@ -72,7 +72,7 @@ class StepLog:
         """For a progress display: how fast, and the share of the run's work that is done."""
         return {
             "images_per_second": images_per_second(self.session),
-            "work": self.session.pace.work(self.session.step),
+            "work": self.session.horizon.work(self.session.step),
         }
 
 

@@ -69,7 +69,7 @@ def train(
         session = prepare(
             recipe, dataset, options.seed, where, budget=options.budget, watch=watch, extensions=extensions
         )
-        if session.pace.is_done(0):
+        if session.horizon.is_done(0):
             raise UsageError(f"--budget {options.budget:g}s", "over before the first step", "a longer budget")
         # Only now: a recipe that cannot be built leaves no run behind.
         with RunDirectory.create(out, extensions.net) as run:
@@ -190,7 +190,7 @@ def _check_unfinished(session: Session, run: RunDirectory, is_longer: bool) -> N
     above = "--epochs or --budget above what it had"
     if run.is_finished(session.step) and not is_longer:
         raise UsageError(f"--resume {run.path}", "is finished already", above)
-    if is_longer and session.pace.is_done(session.step):
+    if is_longer and session.horizon.is_done(session.step):
         raise UsageError(f"--resume {run.path}", f"is as long already, with {session.step} steps", above)
 
 
@@ -259,5 +259,5 @@ def _compile(session: Session, on_event: OnEvent) -> None:
 
 
 def _start(session: Session, run: RunDirectory, notes: Sequence[str]) -> dict[str, Any]:
-    plan = {"epochs": session.pace.epochs, "steps": session.pace.steps, "step": session.step}
+    plan = {"epochs": session.horizon.epochs, "steps": session.horizon.steps, "step": session.step}
     return {"event": "start", "run": str(run.path), "notes": list(notes)} | plan

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 PROBE_SIZES = (64, 32, 28, 16, 96, 128, 224)  # px: some nets take images of one size only
-MOST_STAGES = 8
+MAX_STAGES = 8
 _FOUND: WeakKeyDictionary[nn.Module, tuple[str, ...]] = WeakKeyDictionary()
 
 
@@ -70,7 +70,7 @@ def _found_stages(net: nn.Module) -> tuple[str, ...]:
     depths = sorted({name.count(".") for name in sides})
     levels = [[name for name in sides if name.count(".") == depth] for depth in depths]
     found = next((level for level in levels if len(level) > 1), levels[0] if levels else [])
-    return tuple(_thinned(found if len(found) <= MOST_STAGES else _before_convolutions(net, found)))
+    return tuple(_thinned(found if len(found) <= MAX_STAGES else _before_convolutions(net, found)))
 
 
 def _probed(net: nn.Module) -> dict[str, int]:
@@ -95,9 +95,9 @@ def _before_convolutions(net: nn.Module, names: list[str]) -> list[str]:
 
 
 def _thinned(names: list[str]) -> list[str]:
-    """At most MOST_STAGES of them, evenly spread; the last one always."""
-    step = max(1.0, len(names) / MOST_STAGES)
-    chosen = sorted({len(names) - 1 - int(n * step) for n in range(min(len(names), MOST_STAGES))})
+    """At most MAX_STAGES of them, evenly spread; the last one always."""
+    step = max(1.0, len(names) / MAX_STAGES)
+    chosen = sorted({len(names) - 1 - int(n * step) for n in range(min(len(names), MAX_STAGES))})
     return [names[at] for at in chosen]
 
 

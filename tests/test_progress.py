@@ -13,7 +13,7 @@ from daybreak import api
 from daybreak.core.clock import parse_seconds
 from daybreak.core.errors import UsageError
 from daybreak.training import loop
-from daybreak.training.progress import TimePace
+from daybreak.training.progress import TimeHorizon
 from daybreak.training.session import Session
 
 TINY = {"model.width": 0.1, "precision": "float32"}
@@ -42,11 +42,11 @@ def test_what_is_not_a_length_of_time_is_refused(text: str) -> None:
 
 def test_progress_is_elapsed_time_over_the_budget() -> None:
     clock = Clock()
-    pace = TimePace(10.0, clock)
+    horizon = TimeHorizon(10.0, clock)
     found = []
     for now in (0.0, 2.5, 5.0, 10.0, 12.0):
         clock.now = now
-        found.append(pace.progress(0))
+        found.append(horizon.progress(0))
     assert found == [0.0, 0.25, 0.5, 1.0, 1.0]
 
 
@@ -54,11 +54,11 @@ def test_progress_is_elapsed_time_over_the_budget() -> None:
 def test_a_run_ends_within_half_a_step_of_its_budget(before: float, after: float, slows_down_at: float) -> None:
     """Whatever the machine does in mid-run: steps of one length first, of another later."""
     clock, budget, step = Clock(), 20.0, 0
-    pace = TimePace(budget, clock)
-    while not pace.is_done(step):
+    horizon = TimeHorizon(budget, clock)
+    while not horizon.is_done(step):
         clock.now += before if clock.now < slows_down_at * budget else after
         step += 1
-        assert pace.is_done(step) == pace.is_done(step)  # asking twice changes nothing
+        assert horizon.is_done(step) == horizon.is_done(step)  # asking twice changes nothing
     changed_late = abs(clock.now - budget) <= max(before, after) / 2 + 1e-9
     assert changed_late or (slows_down_at * budget > budget - 2 * max(before, after))
 
@@ -66,9 +66,9 @@ def test_a_run_ends_within_half_a_step_of_its_budget(before: float, after: float
 def test_time_spent_before_the_first_step_counts() -> None:
     clock = Clock()
     clock.now = 4.0
-    pace = TimePace(10.0, clock)
-    assert pace.progress(0) == 0.4
-    assert not pace.is_done(0)
+    horizon = TimeHorizon(10.0, clock)
+    assert horizon.progress(0) == 0.4
+    assert not horizon.is_done(0)
 
 
 def test_a_budget_that_is_over_before_the_first_step_is_refused(tmp_path: Path) -> None:

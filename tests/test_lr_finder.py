@@ -14,10 +14,10 @@ import daybreak as db
 from daybreak import cli
 from daybreak.core.config import override
 from daybreak.core.errors import UsageError
-from daybreak.core.lr_curve import FoundRate, RangeTest
+from daybreak.core.lr_curve import LrFindResult, RangeTest
 from daybreak.data import Dataset
 from daybreak.recipes import RECIPES
-from daybreak.training.lr_finder import find_rate, range_test
+from daybreak.training.lr_finder import lr_find, range_test
 from daybreak.training.session import Session, prepare
 from daybreak.training.state import capture
 
@@ -87,9 +87,9 @@ def test_no_clear_answer_has_its_reason(loss: np.ndarray, noise: float, diverged
 
 def test_seeds_that_disagree_are_no_clear_answer() -> None:
     near, far = curve(textbook(1e-3)), curve(textbook(1e-3))
-    assert FoundRate("r", "d", (near, far)).doubt is None
+    assert LrFindResult("r", "d", (near, far)).doubt is None
     other = RangeTest(LR * 1000, textbook(), diverged=True)
-    doubt = FoundRate("r", "d", (near, other)).doubt
+    doubt = LrFindResult("r", "d", (near, other)).doubt
     assert doubt == "seeds suggest rates 1000 times apart"
 
 
@@ -162,7 +162,7 @@ def test_all_groups_climb_in_proportion(digits: Dataset) -> None:
 )
 def test_what_cannot_be_meant_is_refused(options: dict[str, float], match: str, digits: Dataset) -> None:
     with pytest.raises(UsageError, match=match):
-        find_rate(override(RECIPES["small"], {"model.width": 0.1}), digits, **options)  # type: ignore[arg-type]
+        lr_find(override(RECIPES["small"], {"model.width": 0.1}), digits, **options)  # type: ignore[arg-type]
 
 
 def test_the_command_prints_the_contracts_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
