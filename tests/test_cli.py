@@ -100,6 +100,7 @@ def test_training_a_folder_of_ones_own(shapes: Path, tmp_path: Path, capsys: pyt
     assert all(row["top"][0]["class"] == Path(row["file"]).parent.name for row in rows)
 
 
+@pytest.mark.slow
 def test_names_that_are_no_text_do_no_harm(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     odd = os.fsdecode(b"\xff\n[bold].png")
     for part in ("train", "test"):
@@ -259,6 +260,7 @@ def test_other_data_with_other_classes_is_refused(
     assert "red" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_can_be_judged_from_elsewhere_and_after_its_data_moved(
     shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -36,6 +36,7 @@ def test_without_anything_it_trains_on_digits(
     assert len(list(offline.glob("runs/*-digits-small-s0/report.html"))) == 1
 
 
+@pytest.mark.slow
 def test_with_cifar_at_hand_it_says_how_to_go_on(
     offline: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

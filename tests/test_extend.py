@@ -1,5 +1,6 @@
 """Doors: a stranger's net, loss, augmentation, callbacks and package, without a change to daybreak."""
 
+import io
 import json
 import os
 import re
@@ -15,7 +16,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from resuming import final_state, rows
+from serving import serving
 from torch import Tensor, nn
 
 import daybreak as db
@@ -29,7 +32,7 @@ from daybreak.recipes import RECIPES, all_recipes
 from daybreak.runs.directory import RunDirectory
 from daybreak.training import loop
 from daybreak.training.callbacks import Callback, Epoch, Step
-from daybreak.training.extensions import Given
+from daybreak.training.extensions import Given, batch_generator
 from daybreak.training.optim import MuonOptimizer
 from daybreak.training.session import Session, prepare
 from daybreak.training.step import train_step
@@ -121,6 +124,12 @@ def test_own_parts_train_and_resume_bit_for_bit(tmp_path: Path, monkeypatch: pyt
     assert again["callbacks"][0].calls == ["start at 13", "end at 40"]
 
 
+def test_the_generator_of_a_batch_follows_seed_and_step_alone() -> None:
+    drawn = {(s, n): torch.rand(2, generator=batch_generator(s, n)).tolist() for s in (0, 1, 7) for n in (0, 1, 500)}
+    assert len({tuple(numbers) for numbers in drawn.values()}) == 9
+    assert torch.rand(2, generator=batch_generator(7, 500)).tolist() == drawn[7, 500]
+
+
 def test_a_run_names_its_parts_and_wants_them_back(tmp_path: Path) -> None:
     run = db.train("digits", **parts(), epochs=1, out=tmp_path / "run", **FAST)
     options = run.directory.options
@@ -150,13 +159,22 @@ def test_a_run_directory_imports_nothing(tmp_path: Path) -> None:
     assert "antigravity" not in sys.modules
 
 
-def test_a_strangers_net_explains_itself(tmp_path: Path) -> None:
+def test_a_strangers_net_explains_itself_and_is_served(tmp_path: Path) -> None:
     run = db.train("digits", net=OwnNet, epochs=2, out=tmp_path / "run", **FAST | {"report": True})
     assert run.cam(3, layer="a").shape == (16, 16)
     html = (run.path / "report.html").read_text()
     assert 'alt="' in html
     assert "OwnNet" in html
     assert {row["layer"] for row in run.explain(n=1)} == {"a", "b"}
+    buffer = io.BytesIO()
+    Image.new("L", (8, 8), 200).save(buffer, "PNG")
+    (tmp_path / "image.png").write_bytes(buffer.getvalue())
+    with serving(run.directory) as served:
+        status, found = served.json("/predict", buffer.getvalue())
+    assert status == 200
+    (expected,) = run.predict(tmp_path / "image.png", top=5)
+    assert found["top"] == expected["top"]
+    assert [drawn["layer"] for drawn in found["maps"]] == ["a", "b"]
 
 
 def test_a_module_is_trained_as_a_copy_with_its_weights() -> None:
@@ -339,7 +357,7 @@ def test_the_examples_of_the_docs_run(name: str, tmp_path: Path, monkeypatch: py
     assert use.startswith("import daybreak as db\nfrom my_net import MyNet\n")
     (tmp_path / "use.py").write_text(use)
     for path in tmp_path.iterdir():
-        path.write_text(path.read_text().replace("epochs=4", "epochs=1, report=False"))
+        path.write_text(re.sub(r"epochs=\d", "epochs=1, report=False", path.read_text()))
     monkeypatch.chdir(tmp_path)
     with own_modules(tmp_path):
         runpy.run_path("use.py" if name == "my_net.py" else name, run_name="__main__")
@@ -373,8 +391,6 @@ def test_the_command_line_takes_modules_of_the_current_directory(tmp_path: Path)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["params"] == 9 * 8 + 8 + 16 + 9 * 8 * 16 + 16 + 32 + 16 * 10 + 10
     words = ["predict", "run", "image.png"]
-    from PIL import Image
-
     Image.new("L", (8, 8)).save(tmp_path / "image.png")
     failed = subprocess.run([*command[:4], *words], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert failed.returncode == 4

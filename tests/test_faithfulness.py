@@ -159,6 +159,7 @@ def test_a_trained_net_points_at_the_object_and_an_untrained_one_does_not(
     assert abs(blind - CHANCE) < 0.08
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["grad-cam", "grad-cam++", "hires-cam", "layer-cam"])
 def test_a_map_changes_when_the_net_forgets(method: str, trained: Classifier, asked: Shapes) -> None:
     """The model-randomisation check of Adebayo et al. (2018): a map that stays the same when the weights are random
@@ -179,6 +180,7 @@ def likeness(some_Nhw: np.ndarray, others_Nhw: np.ndarray) -> float:
     return float(np.mean([spearmanr(a, b).statistic for a, b in pairs]))
 
 
+@pytest.mark.slow
 def test_maps_of_a_trained_net_are_faithful(trained: Classifier, asked: Shapes) -> None:
     part = slice(0, 60)
     few = Shapes(asked.images_NHWC[part], asked.labels_N[part], asked.boxes_N4[part])

@@ -137,6 +137,7 @@ def read_changed_pickles(trials: int, mark: str) -> None:
             read_cifar10((path,), None)
 
 
+@pytest.mark.slow
 def test_changed_pickles_are_read_or_refused(tmp_path: Path) -> None:
     process = multiprocessing.get_context("spawn").Process(target=read_changed_pickles, args=(400, str(tmp_path / "m")))
     process.start()

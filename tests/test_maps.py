@@ -191,6 +191,7 @@ def test_the_net_is_left_as_it_was_found(method: str) -> None:
     assert all(torch.equal(state[k], v) for k, v in net.state_dict().items())
 
 
+@pytest.mark.slow
 def test_a_thousand_calls_keep_nothing() -> None:
     net = build_net(net_config(name="sprint", width=0.05), 10, 3)
 

@@ -275,7 +275,8 @@ def smooth_copy(net: nn.Module) -> nn.Module:
     ("resnet18", "layer1", (11, 1)), ("resnet18", "layer2", (25, 2)), ("resnet18", "layer3", (53, 4)),
     ("resnet18", "layer4", (109, 8)),
     ("preact-resnet18", "prep", (3, 1)), ("preact-resnet18", "layer4", (109, 8)),
-    ("resnext29", "layer1", (9, 1)), ("resnext29", "layer2", (19, 2)), ("resnext29", "layer3", (39, 4)),
+    ("resnext29", "layer1", (9, 1)), pytest.param("resnext29", "layer2", (19, 2), marks=pytest.mark.slow),
+    pytest.param("resnext29", "layer3", (39, 4), marks=pytest.mark.slow),
     ("page strided", "layer1", (9, 2)), ("page strided", "layer2", (15, 4)), ("page strided", "layer3", (39, 8)),
     ("page dilated", "layer1", (22, 2)), ("page dilated", "layer3", (104, 8)),
 ])  # fmt: skip

@@ -136,6 +136,7 @@ def test_whitening_agrees_up_to_order_and_sign_and_whitens() -> None:
     torch.testing.assert_close(responses @ responses.T / responses.shape[1], torch.eye(12), atol=0.02, rtol=0)
 
 
+@pytest.mark.slow
 def test_airbench_steps_as_daybreak_does_with_its_rates() -> None:
     """Loss, gradients, both optimizers, schedule and the freezing of the whitening bias, over all steps of a run."""
     theirs, ours = (net.double() for net in airbench_and_sprint())

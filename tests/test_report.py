@@ -209,6 +209,7 @@ HOSTILE = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_forty_hostile_names_inject_no_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The page with hostile names has the very tags of the page with plain ones; every name stands in it as text."""
     assert len(HOSTILE) == 40

@@ -15,16 +15,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pytest
-import uvicorn
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Browser
+from serving import Served, serving
 
 from daybreak import cli
 from daybreak.core.errors import UsageError
@@ -40,35 +39,6 @@ from daybreak.runs.directory import RunDirectory
 from daybreak.serve import app as serve
 
 
-@dataclass
-class Served:
-    """A run and where it is served."""
-
-    run: RunDirectory
-    port: int
-    server: uvicorn.Server | None = None
-
-    def ask(self, path: str, body: bytes | None = None, **headers: str) -> tuple[int, bytes]:
-        """Status and body of an answer; the path goes out as it is."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        connection.request("GET" if body is None else "POST", path, body, headers)
-        answer = connection.getresponse()
-        found = answer.status, answer.read()
-        connection.close()
-        return found
-
-    def json(self, path: str, body: bytes | None = None) -> tuple[int, Any]:
-        status, text = self.ask(path, body)
-        return status, json.loads(text)
-
-    def begin(self, *headers: str, body: bytes = b"") -> socket.socket:
-        """A connection on which a POST has begun."""
-        connection = socket.create_connection(("127.0.0.1", self.port), timeout=30)
-        lines = ["POST /predict HTTP/1.1", f"Host: 127.0.0.1:{self.port}", *headers, "", ""]
-        connection.sendall("\r\n".join(lines).encode() + body)
-        return connection
-
-
 @pytest.fixture(scope="module")
 def run(digits_run: RunDirectory, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     run = RunDirectory.open(shutil.copytree(digits_run.path, tmp_path_factory.mktemp("runs") / "run"))
@@ -78,13 +48,8 @@ def run(digits_run: RunDirectory, tmp_path_factory: pytest.TempPathFactory) -> R
 
 @pytest.fixture(scope="module")
 def served(run: RunDirectory) -> Iterator[Served]:
-    server = serve.server_of(serve.application_of(run, "cpu"))
-    with serve._listen(0) as listening:
-        thread = threading.Thread(target=server.run, args=([listening],))
-        thread.start()
-        yield Served(run, listening.getsockname()[1], server)
-        server.should_exit = True
-        thread.join()
+    with serving(run) as served:
+        yield served
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +131,7 @@ def gone(served: Served) -> None:
     served.begin("Content-Length: 1000", body=b"\x89PNG").close()
 
 
+@pytest.mark.slow
 def test_bad_uploads_keep_nobody_waiting(
     served: Served,
     image: bytes,

@@ -11,6 +11,7 @@ from typer.main import get_command
 from daybreak import cli
 
 ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.slow  # what the pages say is checked by test_docs.py
 
 
 @pytest.fixture(scope="module")

@@ -76,7 +76,7 @@ def test_golden_losses_on_real_images(name: str, cifar: Dataset) -> None:
 @pytest.mark.parametrize(
     "mistake",
     [
-        {"augment.cutout": 7},
+        pytest.param({"augment.cutout": 7}, marks=pytest.mark.slow),
         pytest.param({"schedule.max_lr": 0.0037}, marks=pytest.mark.slow),
         pytest.param({"label_smoothing": 0.01}, marks=pytest.mark.slow),
     ],
@@ -291,7 +291,8 @@ def test_not_a_run(tmp_path: Path) -> None:
         RunDirectory.open(tmp_path)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_leaves_a_usable_run(number: signal.Signals, tmp_path: Path) -> None:
     out = tmp_path / "run"
     command = [sys.executable, "-m", "daybreak", "train", "digits", "--epochs", "5000", "--out", str(out), "--json"]
