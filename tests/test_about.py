@@ -62,7 +62,8 @@ def test_a_shell_completes_without_loading_torch(words: str, offered: list[str])
 
 
 def test_completion_is_installed_for_the_command_whatever_started_it(tmp_path: Path) -> None:
-    env = os.environ | {"HOME": str(tmp_path)}
+    # Without typer's look at the parent process: under make it is sh, which has no completion.
+    env = os.environ | {"HOME": str(tmp_path), "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
     command = [sys.executable, "-m", "daybreak", "--install-completion", "bash"]
     subprocess.run(command, env=env, capture_output=True, check=True)
     (script,) = (tmp_path / ".bash_completions").iterdir()

@@ -17,8 +17,10 @@ from typer.main import get_command
 
 import daybreak as db
 from daybreak import cli
+from daybreak.core.config import Stage, override
 from daybreak.core.errors import UsageError
 from daybreak.core.options import OPTIONS, TrainOptions, cli_of, flag_of, lengthened, resumed_options, train_options
+from daybreak.recipes import RECIPES
 
 SOURCE = Path(db.__file__).parent
 TRAIN = get_command(cli.app).commands["train"]  # type: ignore[attr-defined]
@@ -97,6 +99,14 @@ def test_the_command_that_repeats_a_run_means_the_same(values: dict[str, Any]) -
     assert words[:2] == ["daybreak", "train"]
     assert parsed(words[2:]) == options
     assert train_options(**options.as_json()) == options
+
+
+def test_settings_may_be_objects() -> None:
+    options = train_options(settings={"resolution": [Stage(until=1.0, scale=0.5)], "ema": None})
+    assert options.as_json()["settings"] == {"resolution": [{"until": 1.0, "scale": 0.5}], "ema": None}
+    again = parsed(options.command()[2:])
+    recipe = RECIPES["small"]
+    assert override(recipe, again.settings) == override(recipe, options.settings)
 
 
 def test_what_a_resumed_run_may_be_given() -> None:

@@ -112,7 +112,7 @@ def data(
 
 @app.command(epilog="Example: daybreak doctor")
 def doctor(as_json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
-    """Describe this machine, what daybreak would use of it and why, and what is wrong with it; takes a few seconds."""
+    """Describe this machine: what daybreak would use and why, and any problems. Takes a few seconds."""
     from daybreak.doctor import doctor as diagnose
 
     found = diagnose()

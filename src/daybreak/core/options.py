@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 from pydantic.fields import FieldInfo
+from pydantic_core import to_jsonable_python
 
 from daybreak.core.clock import Every, check_budget, parse_seconds
 from daybreak.core.config import Device, OnNonfinite
@@ -203,7 +204,7 @@ class TrainOptions:
 
     def as_json(self) -> dict[str, Any]:
         """All options as plain values: what config.json keeps."""
-        values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        values: dict[str, Any] = to_jsonable_python(dataclasses.asdict(self))
         return values
 
     def command(self) -> list[str]:
@@ -221,7 +222,8 @@ class TrainOptions:
             yield flag if value else flag.replace("--", "--no-", 1)
         elif isinstance(value, Mapping):
             for key, setting in value.items():
-                yield from (flag, f"{key}={setting if isinstance(setting, str) else json.dumps(setting)}")
+                text = setting if isinstance(setting, str) else json.dumps(to_jsonable_python(setting))
+                yield from (flag, f"{key}={text}")
         else:
             for one in value if isinstance(value, tuple) else [value]:
                 yield from (flag, str(one))
