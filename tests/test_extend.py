@@ -142,6 +142,14 @@ def test_a_run_names_its_parts_and_wants_them_back(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="a run directory imports nothing; try: --net test_extend:OwnNet"):
         db.load(run.path).cam(0, layer="b")
     assert db.load(run.path, net=OwnNet).evaluate(tta="flip").accuracy >= 0
+    longer = db.resume(run, loss=own_loss, augment=own_augment, callbacks=[Counting()], epochs=2, report=False)
+    assert longer.summary.epochs == 2  # a run of this process knows its net
+
+
+@pytest.mark.parametrize("other", ["page", OwnNet])
+def test_a_run_keeps_its_net(other: Any, digits_run: RunDirectory) -> None:
+    with pytest.raises(UsageError, match="with --resume: the run has its own net"):
+        db.resume(digits_run.path, net=other, epochs=9)
 
 
 def test_a_run_directory_imports_nothing(tmp_path: Path) -> None:

@@ -108,8 +108,8 @@ def resume(
     Raises:
         DaybreakError: with the exit code the command line would return; nothing that existed is changed.
     """
-    given = Given(net, loss, augment, callbacks)
-    path = run.path if isinstance(run, Run) else run
+    path, known = (run.path, run.directory.net_factory) if isinstance(run, Run) else (run, None)
+    given = Given(known if net is None else net, loss, augment, callbacks)
     extensions = given.extensions()
     directory = RunDirectory.open(path, extensions.net)
     own, changed = directory.options, options | given.names()

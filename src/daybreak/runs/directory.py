@@ -61,7 +61,7 @@ class RunDirectory:
     training only through this class; files that are not about a training are written with `core.files`."""
 
     def __init__(self, path: Path | str, net: Factory | None = None) -> None:
-        self.path, self._factory = Path(path), net
+        self.path, self.net_factory = Path(path), net
 
     @classmethod
     @contextmanager
@@ -262,10 +262,10 @@ class RunDirectory:
 
     def _build(self, card: ModelCard) -> nn.Module:
         name = card.net.name
-        if self._factory is None and is_path(name) and not is_from_library(name):
+        if self.net_factory is None and is_path(name) and not is_from_library(name):
             why = f"its net {name} is not part of daybreak, and a run directory imports nothing"
             raise RunError(self.path / "model.json", why, f"--net {name}, or daybreak.load(RUN, net=…)")
-        return build_net(card.net, len(card.classes), card.decode.channels, self._factory)
+        return build_net(card.net, len(card.classes), card.decode.channels, self.net_factory)
 
     def _load_weights(self, net: nn.Module) -> None:
         path = self.path / "model.safetensors"

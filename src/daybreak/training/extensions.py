@@ -67,7 +67,11 @@ def check_given(options: TrainOptions, given: Given, where: object) -> None:
 
     Raises:
         RunError: a part that the run names was not given.
+        UsageError: a net was given to a run that has another.
     """
+    net = given.names().get("net")
+    if net is not None and net != options.net and not (_is_own(net) and _is_own(options.net)):
+        raise UsageError(f"--net {net} with --resume", "the run has its own net", "without --net, or a new run")
     missing = [name for name in ("loss", "augment") if getattr(options, name) and getattr(given, name) is None]
     missing += ["net"] if _is_own(options.net) and given.net is None else []
     missing += ["callbacks"] if len(options.callbacks) > len(given.callbacks) else []
