@@ -1,7 +1,7 @@
 """The command line: thin verbs over `daybreak.api`. Results on stdout, everything else on stderr.
 
 With `--json` stdout carries one JSON object and nothing else. Errors are one line on stderr, with the exit codes of
-docs/exit-codes.md; `--debug` shows the traceback.
+docs/exit-codes.md; `--debug` shows the traceback. Stands on everything. From outside: `main`, `app`.
 """
 
 import json

@@ -1,4 +1,7 @@
-"""Image data sets from a name, a folder, an archive or arrays, decoded once into memory-mapped uint8 files."""
+"""Image data sets from a name, a folder, an archive or arrays, decoded once into memory-mapped uint8 files.
+
+Stands on core and knows no torch. From outside: the names below, and `dataset`, `split`, `duplicates`.
+"""
 
 from daybreak.data.dataset import Dataset, DecodeSpec, Split
 from daybreak.data.decode import decode_image

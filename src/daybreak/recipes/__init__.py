@@ -1,6 +1,7 @@
 """The recipes that ship with daybreak, each in a short module that states its measured result; and recipes as files.
 
-Add one by writing a module with a `RECIPE` and naming it in `RECIPES`.
+Add one by writing a module with a `RECIPE` and naming it in `RECIPES`. Stands on core. From outside: `get_recipe`,
+`all_recipes`, `RECIPES`, `LADDER`.
 """
 
 import tomllib
