@@ -44,9 +44,8 @@ def test_every_size_and_every_freezing_is_a_phase(digits: Dataset) -> None:
     assert phases(prepare(recipe(), digits, 0, CPU)) == pytest.approx([0.2, 0.45, 0.75])
 
 
-@pytest.mark.parametrize(
-    "augment", [{}, pytest.param({"augment__cutout": 8, "augment__rotation": 5}, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("augment", [{}, {"augment__cutout": 8, "augment__rotation": 5}])
 def test_compiled_training_is_eager_training_and_compiles_before_the_clock(
     digits: Dataset, augment: dict[str, object]
 ) -> None:

@@ -203,7 +203,7 @@ def test_a_server_that_fails_midway_is_asked_for_the_rest(
     assert kept is None or second == f"bytes={kept}-"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_ends_a_download_and_what_came_is_kept(number: signal.Signals, server: Server, tmp_path: Path):
     """A real process, in a download from a server that has gone silent: 130 or 143 at once, and the next goes on."""
     file, cache = remote(server, "stalls-once"), tmp_path / "cache"

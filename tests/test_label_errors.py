@@ -30,6 +30,7 @@ def with_wrong_labels(split: Split, share: float, classes: int) -> tuple[Split, 
     return replace(split, labels_N=labels_N), set(wrong.tolist())
 
 
+@pytest.mark.slow
 def test_planted_labels_are_found_by_folds(digits: Dataset) -> None:
     """2 % wrong labels among real handwritten digits: at least 70 % of them found, at least 70 % of the finds right."""
     part, wrong = with_wrong_labels(digits.train, 0.02, 10)

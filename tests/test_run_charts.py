@@ -111,7 +111,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {"test": plain, "val": copy}
 
 
-@pytest.mark.parametrize(("part", "name"), [("val", "validation"), ("test", "test")])
+@pytest.mark.parametrize(
+    ("part", "name"), [("val", "validation"), pytest.param("test", "test", marks=pytest.mark.slow)]
+)
 def test_the_report_says_which_part_its_curves_show(runs: dict[str, Path], part: str, name: str) -> None:
     page = write_report(RunDirectory(runs[part])).read_text()
     assert (f"There is {NOTE}." in page) == (part == "test")

@@ -289,7 +289,8 @@ def test_a_name_of_another_site_is_not_answered(served: Served) -> None:
     assert served.ask("/", Host=f"localhost:{served.port}")[0] == 200
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_command_says_where_and_a_signal_ends_it(run: RunDirectory, number: signal.Signals) -> None:
     command = [sys.executable, "-m", "daybreak", "serve", str(run.path), "--port", "0", "--json"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
