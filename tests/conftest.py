@@ -18,7 +18,6 @@ import torch
 from image_sets import write_part
 from playwright.sync_api import Browser, sync_playwright
 
-from daybreak.core import device
 from daybreak.core.config import override
 from daybreak.core.options import TrainOptions
 from daybreak.data import Dataset, open_dataset
@@ -63,7 +62,7 @@ def number_format() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         if "DAYBREAK_TEST_BFLOAT16" in os.environ:
             has_bfloat16 = os.environ["DAYBREAK_TEST_BFLOAT16"] == "1"
-            patch.setattr(device, "_has_bfloat16", lambda _: has_bfloat16)
+            patch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_bfloat16)
         yield
 
 
