@@ -335,12 +335,12 @@ def test_the_train_clock_stops_for_evaluation(digits: Dataset, tmp_path: Path, m
         now[0] += 0.1
         return original(*args)
 
-    def judged(*_: object) -> dict[str, float]:
+    def evaluated(*_: object) -> dict[str, float]:
         now[0] += 50.0
         return {"train_seconds": session.watch.seconds("train"), "test_acc": 0.0}
 
     monkeypatch.setattr(module, "train_step", step)
-    monkeypatch.setattr(module, "evaluate_epoch", judged)
+    monkeypatch.setattr(module, "evaluate_epoch", evaluated)
     monkeypatch.setattr("daybreak.core.clock.time", SimpleNamespace(perf_counter=lambda: now[0]))
     session = prepare(tiny(epochs=1), digits, 0, CPU)
     with RunDirectory.create(tmp_path / "run") as run:

@@ -250,7 +250,10 @@ def evaluate_finished(session: Session, run: RunDirectory, stop: StopRequest) ->
 def _val_acc(session: Session) -> float | None:
     """Accuracy of the finished net on the validation part, one view, at full size."""
     part = session.dataset.validation
-    return None if part is None else metrics.accuracy(session.classifier.logits(part.images_NHWC), part.labels_N)
+    if part is None:
+        return None
+    with session.watch.timed("evaluate"):
+        return metrics.accuracy(session.classifier.logits(part.images_NHWC), part.labels_N)
 
 
 def _compile(session: Session, on_event: OnEvent) -> None:
