@@ -75,6 +75,16 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What is compiled on first use is shared by all tests and by the processes they start."""
+    shared = "PYTEST_XDIST_WORKER" in os.environ
+    folder = tmp_path_factory.getbasetemp().parent if shared else tmp_path_factory.getbasetemp()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DAYBREAK_NATIVE", str(folder / "native"))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def interruptible() -> None:
     """In the background of a shell SIGINT is ignored, and so it would be by the processes that tests start."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:

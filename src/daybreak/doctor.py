@@ -18,9 +18,8 @@ import torch
 
 from daybreak.core.device import can_keep_memory, compute_dtype, describe_hardware, pick_device, versions
 from daybreak.core.errors import DaybreakError
-from daybreak.core.machine import Folder, describe_folder, memory_bytes, usable_cores
+from daybreak.core.machine import Folder, cache_dir, describe_folder, memory_bytes, usable_cores
 from daybreak.core.speed import measure_speed
-from daybreak.data.cache import cache_dir
 from daybreak.data.sources import KNOWN_ARCHIVES, NAMES, find_here
 
 FORMATS = (torch.float32, torch.bfloat16)

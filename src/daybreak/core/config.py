@@ -15,6 +15,7 @@ from daybreak.core.sections import Fraction, Momentum, Positive, Rate, Section, 
 
 Tta = Literal["none", "flip", "full"]
 Precision = Literal["auto", "float32", "bfloat16"]
+Convolution = Literal["auto", "direct", "winograd"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 OnNonfinite = Literal["stop", "skip"]
 
@@ -131,7 +132,9 @@ class Recipe(Section):
 
     `epochs` is raised where the data is so small that they would come to fewer than `min_steps` steps; `steps`, where
     it is given, says how long in place of both. `loss` softmax-twice takes the cross-entropy of probabilities as if
-    they were logits: the mistake of the write-up this project starts from, kept to show what it costs.
+    they were logits: the mistake of the write-up this project starts from, kept to show what it costs. `convolution`
+    says how 3×3 convolutions are computed on CPUs: `auto` takes the direct form or minimal filtering, whatever a short
+    timing on this machine finds faster (models/winograd).
     """
 
     name: str = Field(pattern=r"^\w[\w.+-]*$")  # a part of file names
@@ -149,6 +152,7 @@ class Recipe(Section):
     label_smoothing: Fraction = 0.0
     ema: Fraction | None = None
     precision: Precision = "auto"
+    convolution: Convolution = "auto"
     tta: Tta = "flip"
     expected: Expected | None = None
 

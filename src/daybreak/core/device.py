@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -15,6 +14,7 @@ import torch
 
 from daybreak.core.config import Device, Precision
 from daybreak.core.errors import UsageError
+from daybreak.core.machine import cpu_facts
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 
@@ -130,10 +130,8 @@ def _has_bfloat16(device: torch.device) -> bool:
 
 
 def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    if not info.exists():
+    facts = cpu_facts()
+    if not facts:
         return platform.processor() or platform.machine()
-    pairs = [line.split(":", 1) for line in info.read_text().splitlines() if ":" in line]
-    fields = {key.strip(): value.strip() for key, value in reversed(pairs)}
-    family = f" (family {fields['cpu family']} model {fields['model']})" if "cpu family" in fields else ""
-    return fields.get("model name", platform.machine()) + family
+    family = f" (family {facts['cpu family']} model {facts['model']})" if "cpu family" in facts else ""
+    return facts.get("model name", platform.machine()) + family

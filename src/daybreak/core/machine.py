@@ -2,12 +2,16 @@
 
 import math
 import os
+import platform
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import platformdirs
+
 CGROUP = Path("/sys/fs/cgroup")  # version 2: the limits of the container this runs in
 MEMINFO = Path("/proc/meminfo")
+CPUINFO = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,25 @@ def memory_bytes() -> tuple[int, int]:
         used = int(_words(CGROUP / "memory.current")[0])
         total, available = int(limit), min(available, int(limit) - used)
     return total, max(0, available)
+
+
+def cache_dir() -> Path:
+    """$DAYBREAK_CACHE_DIR, or the user's cache directory."""
+    return Path(os.environ.get("DAYBREAK_CACHE_DIR") or platformdirs.user_cache_dir("daybreak", appauthor=False))
+
+
+def cpu_facts() -> dict[str, str]:
+    """What Linux says about the first processor; nothing elsewhere."""
+    lines = CPUINFO.read_text().splitlines() if CPUINFO.exists() else []
+    pairs = [line.split(":", 1) for line in lines if ":" in line]
+    return {key.strip(): value.strip() for key, value in reversed(pairs)}
+
+
+def processor() -> str:
+    """The processor with its instruction sets: code made for one runs on another only where this is the same."""
+    facts = cpu_facts()
+    names = ("vendor_id", "cpu family", "model", "model name", "flags", "Features")
+    return " ".join([platform.machine(), platform.processor(), *(facts.get(name, "") for name in names)])
 
 
 def describe_folder(path: Path) -> Folder:

@@ -10,7 +10,6 @@ entry. An entry with a missing file or one of another size is decoded again.
 
 import hashlib
 import json
-import os
 import secrets
 import shutil
 import time
@@ -22,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import platformdirs
 
 from daybreak.core.errors import StorageError
 from daybreak.core.files import storage_errors, write_text
+from daybreak.core.machine import cache_dir
 from daybreak.data.dataset import DecodeSpec, Indices, Part, Pictures, Pixels, Split
 
 FORMAT = 2
@@ -45,11 +44,6 @@ class Entry:
     decode: DecodeSpec
     fingerprint: str
     notes: tuple[str, ...]
-
-
-def cache_dir() -> Path:
-    """$DAYBREAK_CACHE_DIR, or the user's cache directory."""
-    return Path(os.environ.get("DAYBREAK_CACHE_DIR") or platformdirs.user_cache_dir("daybreak", appauthor=False))
 
 
 def entry_key(

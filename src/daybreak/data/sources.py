@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Protocol
 
 from daybreak.core.errors import DataError, one_line
+from daybreak.core.machine import cache_dir
 from daybreak.data.archives import SUFFIXES, open_archive
 from daybreak.data.arrays import read_digits, read_npz
-from daybreak.data.cache import cache_dir, recall, remember
+from daybreak.data.cache import recall, remember
 from daybreak.data.canonical import PUBLISHED, Published, verify
 from daybreak.data.dataset import Pictures
 from daybreak.data.download import fetch, sha256_of

@@ -17,7 +17,16 @@ from collections import OrderedDict
 from torch import Tensor, nn
 
 from daybreak.core.nets import OwnNet
-from daybreak.models.layers import ACTIVATIONS, Concat, GlobalMeanPool, named, scaled, with_dropout
+from daybreak.models.layers import (
+    ACTIVATIONS,
+    Concat,
+    GlobalMeanPool,
+    conv1x1,
+    conv3x3,
+    named,
+    scaled,
+    with_dropout,
+)
 
 # Channels of the 1×1 and of the 3×3 convolutions of each module; of the strided convolution of each reduction.
 LAYER1 = ((32, 32), (32, 48))
@@ -55,7 +64,7 @@ class Builder:
         self.config, self.act = config, ACTIVATIONS[config.activation]
 
     def conv(self, c_in: int, c_out: int, kernel: int, stride: int = 1) -> nn.Sequential:
-        conv = nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, bias=False)
+        conv = conv3x3(c_in, c_out, stride) if kernel == 3 else conv1x1(c_in, c_out, stride)
         return named(conv=conv, norm=nn.BatchNorm2d(c_out), act=self.act())
 
     def modules(

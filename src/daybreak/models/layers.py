@@ -6,15 +6,39 @@ import torch
 from torch import Tensor, nn
 
 from daybreak.core.nets import OwnNet
+from daybreak.models.norm import can_be_one, pool_norm_act
+from daybreak.models.winograd.choice import Convolutions
+from daybreak.models.winograd.convolve import winograd
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
 
 
-class Residual(nn.Sequential):
+class Chain(nn.Sequential):
+    """Modules one after the other. In a training step on a CPU a batch norm, with the pool before it and the activation
+    behind it, is one operation (models/norm.py)."""
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        if not self.training:
+            x: Tensor = super().forward(x_NCHW)  # type: ignore[no-untyped-call]
+            return x
+        modules, at, x = list(self), 0, x_NCHW
+        while at < len(modules):
+            pool = modules[at] if isinstance(modules[at], nn.MaxPool2d) else None
+            behind = at + (pool is not None)
+            norm, act = modules[behind] if behind < len(modules) else None, modules[behind + 1 : behind + 2]
+            if isinstance(norm, nn.BatchNorm2d) and act and can_be_one(x, norm, act[0], pool):
+                x, at = pool_norm_act(x, norm, act[0], 2 if pool else 1), behind + 2
+            else:
+                x = modules[at](x)
+                at += 1
+        return x
+
+
+class Residual(Chain):
     """A sequence f that keeps the shape, as x + f(x) (He et al. 2016)."""
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
-        return x_NCHW + super().forward(x_NCHW)  # type: ignore[no-untyped-call]
+        return x_NCHW + super().forward(x_NCHW)
 
 
 class Sum(nn.Sequential):
@@ -63,15 +87,43 @@ class Scale(nn.Module):
         return f"{self.factor:g}"
 
 
+class Conv3x3(nn.Conv2d):
+    """A 3×3 convolution of stride 1, whose way of computing is chosen by `convolutions`; direct by default.
+
+    Attributes:
+        convolutions: shared by all layers of a net, see `use_convolutions`.
+    """
+
+    convolutions = Convolutions()
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        is_autocast = torch.is_autocast_enabled(x_NCHW.device.type)
+        dtype = torch.get_autocast_dtype(x_NCHW.device.type) if is_autocast else x_NCHW.dtype
+        kind = self.convolutions.kind_for(x_NCHW, self.weight, dtype)
+        if kind is None:
+            return super().forward(x_NCHW)
+        y_NKHW = winograd(x_NCHW.to(dtype), self.weight, kind)
+        return y_NKHW if self.bias is None else y_NKHW + self.bias.to(dtype).view(-1, 1, 1)
+
+
+def use_convolutions(net: nn.Module, convolutions: Convolutions) -> None:
+    """Let all 3×3 convolutions of a net, and of its copies, be computed in these ways."""
+    for module in net.modules():
+        if isinstance(module, Conv3x3):
+            module.convolutions = convolutions
+
+
 def named(**modules: nn.Module) -> nn.Sequential:
     """A sequence whose parts have names, so that a person can ask for `layer1.conv`."""
-    return nn.Sequential(OrderedDict(modules))
+    return Chain(OrderedDict(modules))
 
 
 def conv3x3(
     in_channels: int, out_channels: int, stride: int = 1, dilation: int = 1, groups: int = 1, bias: bool = False
 ) -> nn.Conv2d:
     """A 3×3 convolution that keeps height and width but for its stride; no bias where a batch norm follows."""
+    if (stride, dilation, groups) == (1, 1, 1):
+        return Conv3x3(in_channels, out_channels, 3, padding=1, bias=bias)
     return nn.Conv2d(in_channels, out_channels, 3, stride, dilation, dilation, groups, bias)
 
 

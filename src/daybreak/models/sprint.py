@@ -37,6 +37,7 @@ class SprintNet(nn.Module):
         w1, w2, w3 = scaled(config, *config.channels)
         act = ACTIVATIONS[config.activation]
         whitened = 2 * in_channels * WHITEN_KERNEL**2
+        self.pad = nn.ZeroPad2d((0, 1, 0, 1)) if config.padded else nn.Identity()
         self.whiten = nn.Conv2d(in_channels, whitened, WHITEN_KERNEL)
         self.whiten.weight.requires_grad_(False)
         self.prep = act()
@@ -49,7 +50,7 @@ class SprintNet(nn.Module):
         self.head = named(linear=linear, scale=Scale(1 / w3))
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
-        x = self.prep(self.whiten(images_NCHW))
+        x = self.prep(self.whiten(self.pad(images_NCHW)))
         x = self.layer3(self.layer2(self.layer1(x)))
         logits: Tensor = self.head(self.pool(x))
         return logits

@@ -32,7 +32,9 @@ from daybreak.core.nets import NetConfig, is_from_library
 from daybreak.core.options import TrainOptions
 from daybreak.core.plugins import Factory, is_path
 from daybreak.data.dataset import DecodeSpec
+from daybreak.models.layers import use_convolutions
 from daybreak.models.registry import build_net, place
+from daybreak.models.winograd.choice import Convolutions
 from daybreak.runs.classifier import Classifier
 from daybreak.runs.metrics_log import MetricsLog
 from daybreak.runs.old_format import net_of, options_of, recipe_of
@@ -188,6 +190,7 @@ class RunDirectory:
         net = self._build(card)
         self._load_weights(net)
         place(net, where).eval()
+        use_convolutions(net, Convolutions.of(self.config.get("convolutions")))
         dtype = compute_dtype(card.precision, where)
         return Classifier(net, card.classes, card.size, Normalizer(card.mean, card.std), where, dtype)
 

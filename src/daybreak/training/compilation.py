@@ -1,15 +1,18 @@
-"""The compiled net on CUDA, compiled before the clock on made-up images.
+"""What is made ready before the clock, on made-up images: how each convolution goes, the compiled net.
 
 On CPUs a compiled step is slower than an eager one: the gradient of max-pooling becomes a scatter (benchmarks/LOG.md).
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from daybreak.core.errors import one_line
-from daybreak.runs.classifier import autocast
+from daybreak.models.layers import Conv3x3
+from daybreak.runs.classifier import autocast, images_a_forward
 from daybreak.runs.transforms import scale_pixels
 from daybreak.training.augment import augment_batch, draw_epoch
 from daybreak.training.session import Session
@@ -17,6 +20,30 @@ from daybreak.training.session import Session
 
 def is_worth_compiling(session: Session) -> bool:
     return session.device.type == "cuda"
+
+
+@torch.no_grad()
+def choose_convolutions(session: Session) -> None:
+    """Time every layer shape that the run will meet and that this machine has not timed before."""
+    if session.device.type != "cpu" or not any(isinstance(module, Conv3x3) for module in session.net.modules()):
+        return
+    with session.watch.timed("compile"), _evaluating(session.net), autocast(session.device, session.dtype):
+        for progress in phases(session):
+            session.net(made_up_images(session, progress))
+        size = session.classifier.size  # at which it will be evaluated, in batches of another size
+        channels = session.loader.images_NHWC.shape[3]
+        session.net(torch.zeros(images_a_forward(size, session.device), channels, size, size))
+
+
+@contextmanager
+def _evaluating(net: nn.Module) -> Iterator[None]:
+    """In evaluation mode a forward pass changes nothing."""
+    training = net.training
+    net.eval()
+    try:
+        yield
+    finally:
+        net.train(training)
 
 
 def compile_net(session: Session, backend: str = "inductor") -> dict[str, str]:

@@ -17,7 +17,9 @@ from daybreak.core.plugins import Factory
 from daybreak.data.dataset import Dataset, Split
 from daybreak.models.anatomy.trace import count_macs
 from daybreak.models.groups import Sample
+from daybreak.models.layers import use_convolutions
 from daybreak.models.registry import SMALLEST_SIZE, build_net, check_net, place
+from daybreak.models.winograd.choice import Convolutions
 from daybreak.runs.classifier import Classifier
 from daybreak.runs.transforms import Normalizer, resize
 from daybreak.training.extensions import Extensions, batch_generator
@@ -51,6 +53,7 @@ class Session:
     loader: Loader
     horizon: Horizon
     classifier: Classifier
+    convolutions: Convolutions
     extensions: Extensions = NO_EXTENSIONS
     step: int = 0
     skipped: int = 0
@@ -77,6 +80,7 @@ def prepare(
     budget: float | None = None,
     watch: Stopwatch | None = None,
     extensions: Extensions = Extensions(),
+    convolutions: Convolutions | None = None,
 ) -> Session:
     """Everything before the first step; on the clock from the moment the training images are read.
 
@@ -84,12 +88,15 @@ def prepare(
         budget: seconds of training; without it the recipe's epochs decide.
         watch: a clock that runs already, where part of the budget is spent.
         extensions: a net, loss or augmentation in place of the recipe's.
+        convolutions: the choices of a run that goes on; by default they are made anew.
 
     Raises:
         UsageError: the net cannot take the images, or does not answer with logits.
     """
     dtype = compute_dtype(recipe.precision, device)
     net = place(initial_net(recipe, dataset, seed, extensions.net), device)
+    convolutions = convolutions or Convolutions(recipe.convolution)
+    use_convolutions(net, convolutions)
     size = max(SMALLEST_SIZE, dataset.decode.size)  # smaller images are enlarged
     clock = watch or Stopwatch(synchronizer(device))
     with clock.timed("train"):
@@ -109,8 +116,10 @@ def prepare(
     evaluated = ema.module if ema else net
     classifier = Classifier(evaluated, dataset.classes, size, normalize, device, dtype)
     return Session(
-        recipe, dataset, seed, device, dtype, clock, net, net, ema, optimizer, loader, horizon, classifier, extensions
-    )
+        recipe=recipe, dataset=dataset, seed=seed, device=device, dtype=dtype, watch=clock, net=net, forward=net,
+        ema=ema, optimizer=optimizer, loader=loader, horizon=horizon, classifier=classifier,
+        convolutions=convolutions, extensions=extensions,
+    )  # fmt: skip
 
 
 def initial_net(recipe: Recipe, dataset: Dataset, seed: int, factory: Factory | None = None) -> nn.Module:

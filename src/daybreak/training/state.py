@@ -23,7 +23,7 @@ from daybreak.training.step_log import StepLog
 
 Row = Mapping[str, Any]
 
-EXACT_ON = ("device", "gpu", "cpu", "cpu_capability", "threads", "torch", "numpy", "compute_dtype")
+EXACT_ON = ("device", "gpu", "cpu", "cpu_capability", "threads", "torch", "numpy", "compute_dtype", "transforms")
 
 
 class Saver:
@@ -149,6 +149,8 @@ def circumstances(session: Session) -> dict[str, Any]:
     """What the bits of a result depend on besides recipe, data and seed."""
     here = describe_hardware(session.device) | versions()
     here["compute_dtype"] = str(session.dtype).removeprefix("torch.")
+    if transforms := session.convolutions.transforms:
+        here["transforms"] = transforms
     return {name: here[name] for name in EXACT_ON if name in here}
 
 

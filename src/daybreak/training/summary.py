@@ -29,6 +29,7 @@ def config_of(session: Session, options: TrainOptions) -> dict[str, Any]:
         "versions": versions(),
         "hardware": describe_hardware(session.device),
         "compute_dtype": str(session.dtype).removeprefix("torch."),
+        "convolutions": session.convolutions.as_json(),
     }
 
 

@@ -20,10 +20,11 @@ from daybreak.core.files import check_space
 from daybreak.core.options import TrainOptions, lengthened
 from daybreak.core.signals import StopRequest
 from daybreak.data.dataset import Dataset
+from daybreak.models.winograd.choice import Convolutions
 from daybreak.runs.directory import RunDirectory
 from daybreak.runs.predictions import Predictions, predict_test
 from daybreak.training import checkpoint, state
-from daybreak.training.compilation import compile_net, is_worth_compiling
+from daybreak.training.compilation import choose_convolutions, compile_net, is_worth_compiling
 from daybreak.training.extensions import Extensions
 from daybreak.training.loop import fit
 from daybreak.training.session import Session, prepare
@@ -69,6 +70,7 @@ def train(
         session = prepare(
             recipe, dataset, options.seed, where, budget=options.budget, watch=watch, extensions=extensions
         )
+        choose_convolutions(session)
         if session.horizon.is_done(0):
             raise UsageError(f"--budget {options.budget:g}s", "over before the first step", "a longer budget")
         # Only now: a recipe that cannot be built leaves no run behind.
@@ -126,8 +128,10 @@ def resume(
             raise RunError(run.checkpoints, "missing, though the run has come to a result", "a whole copy of the run")
         watch = Stopwatch(synchronizer(where), saved.facts["spent"] if saved else {})
         session = prepare(
-            recipe, dataset, options.seed, where, budget=options.budget, watch=watch, extensions=extensions
-        )
+            recipe, dataset, options.seed, where, budget=options.budget, watch=watch, extensions=extensions,
+            convolutions=Convolutions.of(run.config.get("convolutions")),
+        )  # fmt: skip
+        choose_convolutions(session)
         _compile(session, on_event)
         if saved:
             state.restore(session, saved)
@@ -182,7 +186,11 @@ def _resumed_config(
     if "options" not in config:  # of 0.1.0, whose recipe and settings stand only in its command
         length = ["--epochs", str(options.epochs)] if options.epochs else []
         fresh["command"] = [*config["command"], *length]
-    return {**config, **{key: fresh[key] for key in ("format", "recipe", "options", "command")}, "resumed": resumed}
+    return {
+        **config,
+        **{key: fresh[key] for key in ("format", "recipe", "options", "command", "convolutions")},
+        "resumed": resumed,
+    }
 
 
 def _check_unfinished(session: Session, run: RunDirectory, is_longer: bool) -> None:

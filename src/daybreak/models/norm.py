@@ -1,0 +1,112 @@
+"""Max-pool, batch norm and activation of a training step as one operation on CPUs.
+
+PyTorch takes nine passes over the maps for them, forward and backward, and fills the gradient of the pool with zeros
+before it scatters into them; here it is five, and where the largest values were takes a byte each. Together they are a
+quarter of a step once its convolutions are fast (benchmarks/LOG.md).
+"""
+
+import ctypes
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from daybreak.models.native.build import TYPES, call, takes
+from daybreak.models.winograd.convolve import channels_last
+
+ACTS: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.SiLU: "silu"}
+
+
+class _Shape(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_int64) for name in ("images", "height", "width", "channels")]
+
+
+class _PoolNormAct(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x_NCHW: Tensor, weight_C: Tensor, bias_C: Tensor, eps: float, act: str, pool: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        x_BHWC = channels_last(x_NCHW)
+        images, height, width, channels = x_BHWC.shape
+        shape, kind = _Shape(*x_BHWC.shape), f"{pool}_{TYPES[x_BHWC.dtype]}"
+        pooled = x_BHWC.new_empty(images, height // pool, width // pool, channels) if pool > 1 else x_BHWC
+        where = torch.empty(pooled.shape, dtype=torch.uint8) if pool > 1 else None
+        origin_C = x_BHWC[0, 0, 0].float()
+        sums_B2C = torch.empty(images, 2, channels)
+        call(f"pool_{kind}", shape, x_BHWC, origin_C, pooled, where, sums_B2C)
+        count = pooled.numel() // channels
+        mean_C, square_C = sums_B2C.double().sum(0) / count
+        variance_C = (square_C - mean_C.square()).clamp(min=0)
+        mean_C = mean_C + origin_C
+        scale_C = weight_C * (variance_C + eps).rsqrt()
+        shift_C = bias_C - mean_C * scale_C
+        scale_C, shift_C, mean, variance = (t.float() for t in (scale_C, shift_C, mean_C, variance_C))
+        out_BHWC = torch.empty_like(pooled)
+        call(f"norm_{act}_{kind}", shape, pooled, scale_C, shift_C, out_BHWC)
+        ctx.save_for_backward(pooled, where, scale_C, shift_C, mean, (variance_C + eps).rsqrt().float())
+        ctx.setting = (tuple(x_BHWC.shape), f"{act}_{kind}", count)
+        ctx.mark_non_differentiable(mean, variance)
+        return out_BHWC.permute(0, 3, 1, 2), mean, variance
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, dy_NCHW: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        pooled, where, scale_C, shift_C, mean_C, rstd_C = ctx.saved_tensors
+        size, kind, count = ctx.setting
+        dy_BHWC = channels_last(dy_NCHW.to(pooled.dtype))
+        sums_B2C = torch.empty(size[0], 2, size[3])
+        call(f"gradient_sums_{kind}", _Shape(*size), dy_BHWC, pooled, scale_C, shift_C, mean_C, sums_B2C)
+        bias_C, product_C = sums_B2C.double().sum(0)
+        offset_C, slope_C = (bias_C / count).float(), (product_C * rstd_C.double().square() / count).float()
+        dx_BHWC = pooled.new_empty(size)
+        given = (dy_BHWC, pooled, where, scale_C, shift_C, mean_C, offset_C, slope_C, dx_BHWC)
+        call(f"gradient_{kind}", _Shape(*size), *given)
+        return dx_BHWC.permute(0, 3, 1, 2), (product_C * rstd_C).float(), bias_C.float(), None, None, None
+
+
+def pool_norm_act(x_NCHW: Tensor, norm: nn.BatchNorm2d, act: nn.Module, pool: int) -> Tensor:
+    """What `act(norm(max_pool(x)))` does in training mode, running statistics included.
+
+    Args:
+        pool: side and stride of the pool's windows, 1 for none.
+    """
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    assert norm.num_batches_tracked is not None
+    assert norm.momentum is not None
+    out: Tensor
+    act_name = ACTS[type(act)]
+    out, mean_C, variance_C = _PoolNormAct.apply(x_NCHW, norm.weight, norm.bias, norm.eps, act_name, pool)  # type: ignore[no-untyped-call]
+    count = out.numel() // out.shape[1]
+    with torch.no_grad():
+        norm.num_batches_tracked += 1
+        norm.running_mean.lerp_(mean_C, norm.momentum)
+        norm.running_var.lerp_(variance_C * (count / max(count - 1, 1)), norm.momentum)
+    return out
+
+
+def can_be_one(x: Tensor, norm: nn.BatchNorm2d, act: nn.Module, pool: nn.Module | None) -> bool:
+    """Whether these modules on this input are one operation: a training step on a CPU, of modules that are as usual
+    and that nobody listens to."""
+    modules = [module for module in (pool, norm, act) if module is not None]
+    return (
+        norm.training
+        and norm.affine
+        and norm.weight.dtype == torch.float32
+        and norm.track_running_stats
+        and norm.momentum is not None
+        and type(act) in ACTS
+        and (pool is None or _halves(pool))
+        and not any(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks for module in modules)
+        and isinstance(x, Tensor)
+        and x.ndim == 4
+        and min(x.shape[2:]) >= 2
+        and x.numel() > 0
+        and not torch.compiler.is_compiling()
+        and takes(x)
+    )
+
+
+def _halves(pool: nn.Module) -> bool:
+    found = [getattr(pool, name) for name in ("kernel_size", "stride", "padding", "dilation", "ceil_mode")]
+    return isinstance(pool, nn.MaxPool2d) and found == [2, 2, 0, 1, False]
