@@ -23,6 +23,7 @@ from daybreak.core import machine, speed
 from daybreak.core.device import compute_dtype
 from daybreak.core.machine import Folder
 from daybreak.data.canonical import PUBLISHED
+from daybreak.models.native import build
 from daybreak.recipes import RECIPES
 
 
@@ -250,6 +251,19 @@ def test_why_a_precision_is_chosen_agrees_with_the_choice(
     chosen = doctor.choices(torch.device(kind), {})["precision"]
     assert (chosen.value == "bfloat16") == (has_bfloat16 and kind != "mps")
     assert (" has " in chosen.why) == (chosen.value == "bfloat16")
+
+
+def test_it_says_whether_loops_are_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAYBREAK_NATIVE", str(tmp_path))
+    loops = doctor.choices(torch.device("cpu"), {})["loops"]
+    assert loops.value == "compiled"
+    assert loops.why.startswith("on first use")
+    build.library_path().touch()
+    assert doctor.choices(torch.device("cpu"), {})["loops"].why == "they are in the cache"
+    monkeypatch.setenv("CC", "no-such-compiler")
+    loops = doctor.choices(torch.device("cpu"), {})["loops"]
+    assert (loops.value, "no-such-compiler" in loops.why) == ("PyTorch", True)
+    assert doctor.choices(torch.device("cpu"), {"DAYBREAK_NATIVE": "0"})["loops"].value == "PyTorch"
 
 
 # Its rough speeds

@@ -220,24 +220,44 @@ def test_a_signal_ends_a_series_and_keeps_what_is_whole(tmp_path: Path) -> None:
 
 def test_anchors_stand_first_in_between_and_last() -> None:
     anchor = script("anchor")
-    names = [name for name, _ in anchor.order({"sprint": 4, "short": 2}, 3)]
-    plain, kept = anchor.PLAIN, anchor.KEPT
-    assert names == [plain, "sprint", "short", "sprint", "short", plain, kept, "sprint", "sprint", plain]
-    seeds = [seed for name, seed in anchor.order({"sprint": 4, "short": 2}, 3) if name == plain]
-    assert seeds == [0, 1, 2]
+    plain, kept, recipes = anchor.PLAIN, anchor.KEPT, {"sprint": 4, "short": 2}
+    names = [name for name, _ in anchor.order(recipes, 3, plain=1)]
+    assert names == [kept, plain, "sprint", "short", "sprint", "short", kept, "sprint", "sprint", kept]
+    assert [seed for name, seed in anchor.order(recipes, 3) if name == kept] == [0, 1, 2]
+    assert {name for name, _ in anchor.order(recipes, 2, plain=1, device="cuda")} == {plain, "sprint", "short"}
 
 
 def test_ratios_are_means_over_means(tmp_path: Path) -> None:
     anchor = script("anchor")
     rows = [
-        {"name": anchor.PLAIN, "train_seconds": s, "test_acc": 0.8, "test_acc_tta": 0.9} for s in (100, 300)
-    ] + [{"name": anchor.KEPT, "train_seconds": 50, "test_acc": 0.8, "test_acc_tta": 0.9}]  # fmt: skip
+        {"name": anchor.PLAIN, "train_seconds": s, "test_acc": 0.8, "test_acc_tta": 0.9, "judge_seconds": 10}
+        for s in (100, 300)
+    ] + [{"name": anchor.KEPT, "train_seconds": 50, "test_acc": 0.8, "test_acc_tta": 0.9}]
     (tmp_path / "anchor.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     recipe = {"recipe": "sprint", "n": 2, "train_seconds": {"mean": 80.0}, "test_acc_tta": {"mean": 0.9}}
     (tmp_path / "record.json").write_text(json.dumps({"recipes": [recipe]}))
     found = anchor.write_ratios(tmp_path)
     assert found["recipes"]["sprint"]["ratio_to"] == {anchor.PLAIN: 0.4, anchor.KEPT: 1.6}
     assert json.loads((tmp_path / "ratio.json").read_text()) == found
+
+
+def test_what_counts_is_the_time_to_equal_accuracy(tmp_path: Path) -> None:
+    anchor = script("anchor")
+    row = {"name": anchor.KEPT, "train_seconds": 400, "test_acc": 0.8, "test_acc_tta": 0.94, "judge_seconds": 40}
+    (tmp_path / "anchor.jsonl").write_text(json.dumps(row) + "\n")
+    recipes = [
+        {"recipe": name, "n": 2, "test_acc_tta": {"mean": a}, "train_seconds": {"mean": s}}
+        | {"final_evaluate_seconds": {"mean": 10.0}}
+        for name, a, s in (("long", 0.95, 400.0), ("short", 0.93, 100.0), ("shortest", 0.80, 10.0))
+    ]
+    (tmp_path / "record.json").write_text(json.dumps({"recipes": recipes}))
+    found = anchor.write_ratios(tmp_path)["equal_accuracy"][anchor.KEPT]
+    assert found["accuracy"] == 0.94
+    assert found["train"]["seconds"] == pytest.approx(200)  # half-way between 100 and 400 on a logarithmic scale
+    assert found["train"]["ratio"] == pytest.approx(0.5)
+    assert found["train and evaluate"]["ratio"] == pytest.approx((110 * 410) ** 0.5 / 440)
+    assert anchor.time_at(0.97, [(0.93, 100), (0.95, 400)]) is None
+    assert anchor.time_at(0.94, [(0.95, 100), (0.93, 400)]) is None  # slower and worse: no line to read
 
 
 def test_evidence_is_whole_or_not_there(tmp_path: Path) -> None:

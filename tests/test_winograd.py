@@ -31,7 +31,7 @@ def transforms(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     module = native if request.param == "native" else plain
     if module is native:
         assert library() is not None, "needs a C compiler"
-    monkeypatch.setattr(convolve, "transforms_for", lambda x: module)
+    monkeypatch.setattr(convolve, "transforms_for", lambda kind, x: module)
     return module
 
 
@@ -136,6 +136,13 @@ def test_what_is_not_finite_stays_not_finite(transforms: ModuleType) -> None:
         assert not y[0, :, 3:6, 3:6].isfinite().any()
 
 
+@pytest.mark.parametrize("pairs", [(1.0, 2.0), (0.5, 1.0, 1.5)])
+def test_points_that_are_not_compiled_in_give_the_convolution_too(pairs: tuple[float, ...]) -> None:
+    x, weight, dy = torch.randn(2, 8, 9, 9), torch.randn(8, 8, 3, 3), torch.randn(2, 8, 9, 9)
+    for found, expected in zip(passes(x, weight, dy, Minimal(pairs)), passes(x, weight, dy, None), strict=True):
+        assert relative(found, expected) < 2e-5
+
+
 # The native transforms
 
 
@@ -194,7 +201,7 @@ from daybreak.models.native.build import library
 from daybreak.models.winograd import convolve, native, plain
 from daybreak.models.winograd.minimal import KNOWN
 x = torch.randn(2, 8, 8, 8)
-assert library() is None and convolve.transforms_for(x) is plain
+assert library() is None and convolve.transforms_for(KNOWN[4], x) is plain
 y = convolve.winograd(x, torch.ones(8, 8, 3, 3), KNOWN[4])
 assert torch.allclose(y, torch.nn.functional.conv2d(x, torch.ones(8, 8, 3, 3), padding=1), atol=1e-4)
 """

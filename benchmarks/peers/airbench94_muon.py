@@ -4,8 +4,8 @@
 
 Written from the facts of the recipe: net, initial weights, optimizers, rates, schedule, augmentation, label smoothing
 and test-time augmentation are his. Other than his: it runs on a CPU in bfloat16 with float32 master weights (his half
-precision needs a GPU, and bfloat16 weights lose two points here), pixels are normalised with their own statistics,
-and nothing is compiled.
+precision needs a GPU, and bfloat16 weights lose two points here), or in float32 where the processor has no bfloat16;
+pixels are normalised with their own statistics, and nothing is compiled.
 """
 
 import math
@@ -58,6 +58,17 @@ def norm(channels: int) -> nn.BatchNorm2d:
     return batch_norm
 
 
+def compute_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16, but float32 on a processor that has none: there PyTorch emulates it at a fraction of the speed."""
+    has_bfloat16 = device.type != "cpu" or torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if has_bfloat16 else torch.float32
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    dtype = compute_dtype(device)
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+
+
 def whitening(images: Tensor) -> Tensor:
     """Filters (24, 3, 2, 2) that decorrelate 2x2 patches: strongest direction first, then all of them negated."""
     patches = F.unfold(images, 2).transpose(1, 2).reshape(-1, 12)
@@ -67,8 +78,8 @@ def whitening(images: Tensor) -> Tensor:
 
 
 def orthogonal(gradient: Tensor) -> Tensor:
-    """Three Newton-Schulz steps in bfloat16 towards the nearest semi-orthogonal matrix."""
-    x = gradient.bfloat16()
+    """Three Newton-Schulz steps towards the nearest semi-orthogonal matrix."""
+    x = gradient.to(compute_dtype(gradient.device))
     x = x / (x.norm() + 1e-7)
     tall = len(gradient) > gradient.shape[1]
     x = x.T if tall else x
@@ -167,7 +178,7 @@ def train(pixels: Pixels, plan: Plan, seed: int, clock: Clock) -> nn.Sequential:
         net.whiten.weight.copy_(whitening(model[0](images[:5000])))
     optimizers = Optimizers(net, batch, plan.schedule)
     for step, (images_B, labels_B) in zip(range(plan.steps), batches(images, labels, batch), strict=False):
-        with torch.autocast(device.type, torch.bfloat16):
+        with autocast(device):
             logits = model(images_B)
         loss = F.cross_entropy(logits.float(), labels_B, label_smoothing=SMOOTHING, reduction="sum")
         loss.backward()
@@ -207,7 +218,7 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
 
 
 def predict(net: nn.Module, images: Tensor) -> Tensor:
-    with torch.autocast(images.device.type, torch.bfloat16):
+    with autocast(images.device):
         logits: Tensor = net(images)
     return logits.float()
 

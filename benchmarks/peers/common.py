@@ -115,9 +115,12 @@ def main(peer: str, batch_size: int, train: Train, judge: Judge, packages: Seque
         model = train(pixels, plan, arguments.seed, clock)
         clock.stop()
         say(f"{peer}: trained in {clock.seconds:.1f} s")
+        begun = time.perf_counter()
         test_acc, test_acc_tta = judge(model, pixels)
+        judged = time.perf_counter() - begun
     result = {"peer": peer, "seed": arguments.seed, "budget": arguments.budget, "epochs": plan.steps / steps_per_epoch}
     result |= {"steps": plan.steps, "schedule_steps": plan.schedule, "train_seconds": clock.seconds}
+    result |= {"judge_seconds": judged}
     result |= {"test_acc": test_acc, "test_acc_tta": test_acc_tta}
     print(json.dumps(result | {"versions": {name: version(name) for name in packages}}), flush=True)
 

@@ -21,6 +21,7 @@ from daybreak.core.errors import DaybreakError
 from daybreak.core.machine import Folder, cache_dir, describe_folder, memory_bytes, usable_cores
 from daybreak.core.speed import measure_speed
 from daybreak.data.sources import KNOWN_ARCHIVES, NAMES, find_here
+from daybreak.models.native import build
 
 FORMATS = (torch.float32, torch.bfloat16)
 COMPILERS = ("c++", "g++", "clang++", "cc", "gcc", "clang")
@@ -153,7 +154,20 @@ def choices(device: torch.device, environment: Mapping[str, str]) -> dict[str, C
         "threads": Choice(
             str(torch.get_num_threads()), f"OMP_NUM_THREADS={threads}" if threads else "PyTorch's own choice"
         ),
+        "loops": _loops(environment),
     }
+
+
+def _loops(environment: Mapping[str, str]) -> Choice:
+    """Whether convolutions and norms on CPUs use the compiled loops (`models.native`)."""
+    if environment.get(build.PLACE) == "0":
+        return Choice("PyTorch", f"{build.PLACE}=0")
+    if build.library_path().is_file():
+        return Choice("compiled", "they are in the cache")
+    compiler = build.compiler()[0]
+    if shutil.which(compiler):
+        return Choice("compiled", f"on first use, by {compiler}")
+    return Choice("PyTorch", f"no C compiler {compiler} (set CC to one for faster training on CPUs)")
 
 
 def _why_precision(device: torch.device, dtype: torch.dtype) -> str:

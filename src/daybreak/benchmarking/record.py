@@ -23,7 +23,8 @@ CLOCK = (
     "train_seconds: from before the first byte of training data is touched, stopped for evaluation; excludes process "
     "start, download, decoding and one-off compilation (docs/run-directory.md)"
 )
-FIGURES = ("test_acc", "test_acc_tta", "test_loss", "train_seconds", "wall_seconds", "images_per_second")
+SECONDS = ("train_seconds", "final_evaluate_seconds", "wall_seconds")
+FIGURES = ("test_acc", "test_acc_tta", "test_loss", *SECONDS, "images_per_second")
 EVIDENCE = ("config.json", "summary.json", "metrics.jsonl")
 SHARED = ("hardware", "versions", "compute_dtype")
 
@@ -154,7 +155,7 @@ def _row(label: str, runs: Sequence[RunDirectory], target: float | None, dawn_ru
         "seeds": [run.config["seed"] for run in runs],
         "n": len(finished),
         "failed": len(runs) - len(finished),
-        **{figure: spread([run.summary[figure] for run in finished]) for figure in FIGURES},
+        **{figure: spread(_values(finished, figure)) for figure in FIGURES},
         "config": runs[0].config["recipe"],
         "chosen": [run.config["recipe"]["name"] for run in runs],  # under a budget not always the same
         "time_to_target": None,
@@ -163,6 +164,11 @@ def _row(label: str, runs: Sequence[RunDirectory], target: float | None, dawn_ru
         times = [_time_to(run, target, dawn_rule) for run in runs]
         row["time_to_target"] = time_to_target(times, target, dawn_rule)
     return row
+
+
+def _values(runs: Sequence[RunDirectory], figure: str) -> list[float]:
+    """A figure of each run; nothing of runs that are older than it."""
+    return [run.summary[figure] for run in runs if figure in run.summary]
 
 
 def _recipe_of(run: RunDirectory) -> dict[str, Any]:

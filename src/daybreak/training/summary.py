@@ -72,6 +72,7 @@ def summary_of(
             "train_seconds": session.watch.seconds("train"),
             "compile_seconds": session.watch.seconds("compile"),
             "evaluate_seconds": session.watch.seconds("evaluate"),
+            "final_evaluate_seconds": session.watch.seconds("final"),
             "data_seconds": dict(session.dataset.seconds),
             "wall_seconds": session.watch.wall(),
             "epochs": session.step / session.loader.steps_per_epoch,

@@ -248,7 +248,7 @@ def _write_model(session: Session, run: RunDirectory) -> None:
 def evaluate_finished(session: Session, run: RunDirectory, stop: StopRequest) -> Predictions | None:
     """Store what the finished net says about the test images; None where a signal came."""
     classifier, test, tta = session.classifier, session.dataset.test, session.recipe.tta
-    with session.watch.timed("evaluate"):
+    with session.watch.timed("evaluate"), session.watch.timed("final"):
         predictions = stop.unless_stopped(lambda: predict_test(classifier, test, tta))
     if predictions:
         run.write_predictions(predictions)

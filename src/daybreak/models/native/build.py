@@ -61,7 +61,7 @@ def library() -> ctypes.CDLL | None:
 
 def library_path() -> Path:
     """Where the library lies, or will."""
-    text = "\n".join([*_texts().values(), *_compiler(), *FLAGS, processor(), torch.__version__])
+    text = "\n".join([*_texts().values(), *compiler(), *FLAGS, processor(), torch.__version__])
     folder = Path(os.environ.get(PLACE) or cache_dir() / "native")
     return folder / f"loops-{hashlib.sha256(text.encode()).hexdigest()[:16]}.so"
 
@@ -92,10 +92,10 @@ def _build(path: Path) -> None:
         for name, text in _texts().items():
             (Path(folder) / name).write_text(text, "utf-8")
         with whole_file(path) as made:
-            words = [*_compiler(), *FLAGS, *SOURCES, "-o", str(made.absolute())]
+            words = [*compiler(), *FLAGS, *SOURCES, "-o", str(made.absolute())]
             subprocess.run(words, cwd=folder, check=True, capture_output=True, timeout=PATIENCE_SECONDS)
 
 
-def _compiler() -> list[str]:
+def compiler() -> list[str]:
     """$CC, or the compiler that Python was built with."""
     return shlex.split(os.environ.get("CC") or (sysconfig.get_config_var("CC") or "cc").split()[0])

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from daybreak.models.native.build import takes
 from daybreak.models.winograd import native, plain
-from daybreak.models.winograd.minimal import Minimal
+from daybreak.models.winograd.minimal import KNOWN, Minimal
 
 BLOCK = 4_000_000  # elements of V and M together that are worked on at a time
 
@@ -50,7 +50,7 @@ class _Winograd(torch.autograd.Function):
     def forward(ctx: Any, x_NCHW: Tensor, weight_KC33: Tensor, kind: Minimal) -> Tensor:
         x_BHWC = channels_last(x_NCHW)
         u_PCK = _at_points(kind, weight_KC33, x_NCHW.dtype)
-        transforms = transforms_for(x_NCHW)
+        transforms = transforms_for(kind, x_NCHW)
         y_BHWK = x_NCHW.new_empty(*x_BHWC.shape[:3], len(weight_KC33))
         for those, v_PTC, m_PTK in _Blocks(kind, x_BHWC, len(weight_KC33)):
             transforms.input(kind, x_BHWC[those], v_PTC)
@@ -66,7 +66,7 @@ class _Winograd(torch.autograd.Function):
         x_NCHW, weight_KC33 = ctx.saved_tensors
         kind, (needs_dx, needs_dw, _) = ctx.kind, ctx.needs_input_grad
         x_BHWC, dy_BHWK = channels_last(x_NCHW), channels_last(dy_NKHW.to(x_NCHW.dtype))
-        transforms = transforms_for(x_NCHW)
+        transforms = transforms_for(kind, x_NCHW)
         u_PKC = _at_points(kind, weight_KC33, x_NCHW.dtype).transpose(1, 2).contiguous()
         du_PCK = weight_KC33.new_zeros(len(u_PKC), x_BHWC.shape[3], len(weight_KC33))
         dx_BHWC = torch.empty_like(x_BHWC) if needs_dx else None
@@ -92,9 +92,9 @@ def winograd(x_NCHW: Tensor, weight_KC33: Tensor, kind: Minimal) -> Tensor:
     return y_NKHW
 
 
-def transforms_for(x: Tensor) -> ModuleType:
-    """Native transforms where they can be had for this tensor, else the plain ones."""
-    return native if takes(x) else plain
+def transforms_for(kind: Minimal, x: Tensor) -> ModuleType:
+    """Native transforms where they can be had for this tensor and these points, else the plain ones."""
+    return native if kind in KNOWN.values() and takes(x) else plain
 
 
 def channels_last(x_NCHW: Tensor) -> Tensor:

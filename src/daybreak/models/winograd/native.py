@@ -5,7 +5,7 @@ import ctypes
 from torch import Tensor
 
 from daybreak.models.native.build import TYPES, call
-from daybreak.models.winograd.minimal import Minimal
+from daybreak.models.winograd.minimal import KNOWN, Minimal
 
 
 class _Maps(ctypes.Structure):
@@ -33,6 +33,7 @@ def output_transposed(kind: Minimal, y_BHWK: Tensor, at_points_PTK: Tensor) -> N
 
 
 def _call(name: str, kind: Minimal, maps_BHWC: Tensor, at_points: Tensor, order: tuple[Tensor, Tensor]) -> None:
+    assert kind in KNOWN.values()  # their numbers are compiled in
     assert maps_BHWC.is_contiguous()
     assert at_points.stride()[1:] == (maps_BHWC.shape[3], 1)
     where = _Maps(*maps_BHWC.shape, at_points.stride(0))
