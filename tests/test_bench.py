@@ -29,6 +29,7 @@ from daybreak.data import Dataset
 from daybreak.models.anatomy.folding import fold_batch_norms
 from daybreak.models.registry import build_net
 from daybreak.recipes import LADDER, RECIPES, to_toml
+from daybreak.recipes.measured import measured
 from daybreak.runs.classifier import Classifier
 from daybreak.runs.directory import RunDirectory
 from daybreak.runs.transforms import Normalizer
@@ -526,6 +527,7 @@ def test_an_epoch_counts_for_dawnbench_only_at_the_size_of_the_finished_net() ->
 
 
 def test_a_record_on_compressed_images_promises_for_the_images_themselves() -> None:
-    sprint = RECIPES["sprint"]
+    reached = measured(0.905, 368, "2026-11-22_sprint-9", n=5, std=0.002)
+    sprint = RECIPES["sprint"].model_copy(update={"expected": reached})
     assert promise(sprint, "CIFAR-10") == promise(sprint, "CIFAR-10 (JPEG q75)") > 0.85
     assert promise(sprint, "CIFAR-100") < 0

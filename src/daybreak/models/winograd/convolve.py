@@ -20,7 +20,7 @@ from daybreak.models.native.build import takes
 from daybreak.models.winograd import native, plain
 from daybreak.models.winograd.minimal import KNOWN, Minimal
 
-BLOCK = 4_000_000  # elements of V and M together that are worked on at a time
+BLOCK = 2_000_000  # elements of V and M together that are worked on at a time
 
 
 class _Blocks:
