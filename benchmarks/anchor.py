@@ -21,7 +21,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from peers import open_record, setting_of, write_pixels
+from peers import KEPT_MEMORY, open_record, setting_of, write_pixels
 
 from daybreak.benchmarking.record import read_record, spread
 from daybreak.core.files import write_json
@@ -29,8 +29,6 @@ from daybreak.data import open_dataset
 
 ANCHOR = Path(__file__).parent / "peers" / "airbench94_muon.py"
 EPOCHS = 8
-# glibc's names for what daybreak.device.kept_memory sets: freed blocks stay in the process.
-KEPT_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**63 - 1)}
 PLAIN, KEPT = "airbench94_muon", "airbench94_muon, memory kept"
 Row = dict[str, Any]
 

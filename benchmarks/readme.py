@@ -29,7 +29,7 @@ PLAIN_PEERS = ("resnet18", "lightning_resnet18", "fastai_resnet18")  # one net a
 ELSEWHERE = ("_nets", "_page-mistake")  # records that have a table of their own in docs/
 ALSO_NETS = ("sprint-2",)  # two epochs of sprint, in the record of the ladder of then
 TICKS = (60, 120, 300, 600, 1200, 3600)  # seconds
-HIDDEN = ("--recipe", "--seed", "--device")
+HIDDEN = ("--recipe", "--seed", "--device", "--validate")
 
 Row = dict[str, Any]
 DATASET = "CIFAR-10"  # the published pixels: of the figure and of the ratios
@@ -147,9 +147,10 @@ def headline() -> str:
 
 
 def anchor_sentence(folder: Path) -> str:
-    found = fair_anchor(folder)
-    assert found is not None
-    name, anchor, equal = found
+    """Nothing where no recipe has reached the anchor's accuracy."""
+    name, anchor, equal = fair_anchor(folder)
+    if equal["train"]["ratio"] is None:
+        return ""
     machine = hardware(read_record(folder)["hardware"])
     return (
         f"It reaches the accuracy of {name} (Jordan 2024), a method built for speed, in "
@@ -159,30 +160,33 @@ def anchor_sentence(folder: Path) -> str:
 
 
 def anchor_series() -> list[Path]:
-    """The records in which recipes alternated with their anchor and straddle its accuracy."""
-    folders = [path.parent for path in sorted(RECORDS.glob("*/ratio.json"))]
-    return [folder for folder in folders if fair_anchor(folder) is not None]
+    """The records in which recipes alternated with an anchor that may be compared.
 
-
-def fair_anchor(folder: Path) -> tuple[str, Row, Row] | None:
-    """Name, figures and the comparison at equal accuracy of the anchor that may be compared; None where there is none.
-
-    On a CPU that is the one that keeps freed memory, as daybreak does: without that setting it spends a third of its
-    time on page faults.
+    On a CPU that is one that keeps freed memory, as daybreak does: without that setting it spends a third of its time
+    on page faults.
     """
-    found = json.loads((folder / "ratio.json").read_text())
-    name = PLAIN if read_record(folder)["hardware"].get("gpu") else KEPT
-    equal = found.get("equal_accuracy", {}).get(name)
-    if equal is None or equal["train"]["ratio"] is None:
-        return None
-    return PLAIN, found["anchors"][name], equal
+    folders = [path.parent for path in sorted(RECORDS.glob("*/ratio.json"))]
+    return [folder for folder in folders if fair_name(folder) in ratios(folder).get("equal_accuracy", {})]
+
+
+def ratios(folder: Path) -> Row:
+    found: Row = json.loads((folder / "ratio.json").read_text())
+    return found
+
+
+def fair_name(folder: Path) -> str:
+    return PLAIN if read_record(folder)["hardware"].get("gpu") else KEPT
+
+
+def fair_anchor(folder: Path) -> tuple[str, Row, Row]:
+    """Name, figures and the comparison at equal accuracy of a series' anchor."""
+    found, name = ratios(folder), fair_name(folder)
+    return PLAIN, found["anchors"][name], found["equal_accuracy"][name]
 
 
 def against_anchor(folder: Path) -> str:
-    """A paragraph on the time to the anchor's mean accuracy."""
-    found = fair_anchor(folder)
-    assert found is not None
-    name, anchor, equal = found
+    """A paragraph on the anchor, the rungs beside it, and the time to its mean accuracy if there is one."""
+    name, anchor, equal = fair_anchor(folder)
     rungs = ", ".join(
         f"`{row['recipe']}` {accuracy_of(row)} in {seconds_of(row)} (n = {row['n']})"
         for row in read_record(folder)["recipes"]
@@ -190,11 +194,16 @@ def against_anchor(folder: Path) -> str:
     )
     both = equal["train and evaluate"]["ratio"]
     and_both = "" if both is None else f", {both:.2f} with the evaluation of the finished net on either clock"
+    if equal["train"]["ratio"] is None:
+        verdict = "None of them brackets its accuracy, so there is no time to equal accuracy yet."
+    else:
+        verdict = (
+            f"On the line through them its accuracy takes {equal['train']['seconds']:.0f} s, "
+            f"{equal['train']['ratio']:.2f} of its time{and_both}."
+        )
     return (
-        "\nTime to equal accuracy, alternating in one series with the same memory setting: "
-        f"{name} {accuracy_of(anchor)} in {seconds_of(anchor)} (n = {anchor['n']}); {rungs}. "
-        f"On the line through them its accuracy takes {equal['train']['seconds']:.0f} s, "
-        f"{equal['train']['ratio']:.2f} of its time{and_both}. "
+        "\nBeside the anchor, alternating in one series with the same memory setting: "
+        f"{name} {accuracy_of(anchor)} in {seconds_of(anchor)} (n = {anchor['n']}); {rungs}. {verdict} "
         f"[Record]({place(folder)}), by `python benchmarks/anchor.py`."
     )
 
@@ -220,11 +229,12 @@ def peers() -> str:
     facts = f"{record['dataset']}, {hardware(record['hardware'])}; accuracy with a peer's own test-time augmentation "
     facts += f"where it has one; seconds are the training time that was used. [Record]({folder}), by "
     facts += "`python benchmarks/peers.py`."
-    notes = [facts, *missing, off_budget(record), MEMORY, write_up(record)]
+    notes = [facts, *missing, off_budget(record), MEMORY if "memory" in record else MEMORY_THEN, write_up(record)]
     return "\n".join([head, *lines, "", " ".join(notes)]) + "\n"
 
 
-MEMORY = (
+MEMORY = "Freed memory stays in the process for all of them."
+MEMORY_THEN = (
     "daybreak keeps freed memory while it trains on a CPU; the peers run with glibc's default, which is slower with "
     "large batches."
 )

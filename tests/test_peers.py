@@ -278,6 +278,31 @@ def test_a_budget_is_rehearsed_at_the_start_of_a_long_schedule() -> None:
     assert common.make_plan(arguments(budget=60.0), 25, rehearse) == common.Plan(56, 56, 25)
     assert seen[0].steps == common.REHEARSAL
     assert seen[0].schedule >= 100 * seen[0].steps
+    assert len(seen) == 1  # a twentieth of this budget is no longer
+
+
+def test_a_long_budget_is_rehearsed_for_a_twentieth_of_it() -> None:
+    """What the first steps take says little about the rest: here later ones take twice as long."""
+    seen = []
+
+    def rehearse(plan: common.Plan, clock: common.Clock) -> None:
+        seen.append(plan.steps)
+        clock.steps += (
+            [1.0 * step for step in range(1, plan.steps + 1)]
+            if len(seen) == 1
+            else [2.0 * step for step in range(1, plan.steps + 1)]
+        )
+
+    assert common.make_plan(arguments(budget=600.0), 25, rehearse) == common.Plan(300, 300, 25)
+    assert seen == [common.REHEARSAL, 30]
+
+
+def test_all_peers_keep_freed_memory(tmp_path: Path) -> None:
+    """The names of mallopt's settings in the environment, as every process of the series gets them."""
+    script = tmp_path / "peer.py"
+    script.write_text("import os; print([os.environ[k] for k in ('MALLOC_MMAP_MAX_', 'MALLOC_TRIM_THRESHOLD_')])")
+    code, output, _ = peers.run([sys.executable, str(script)], limit=60)
+    assert (code, output.strip()) == (0, f"['0', '{2**63 - 1}']")
 
 
 def test_the_clock_stands_still_while_stopped(monkeypatch: pytest.MonkeyPatch) -> None:

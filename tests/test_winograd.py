@@ -79,7 +79,8 @@ def test_multiplications_are_counted_with_what_overhangs() -> None:
 @pytest.mark.parametrize("m", SIDES)
 def test_values_and_gradients_are_those_of_a_direct_convolution(transforms: ModuleType, m: int) -> None:
     generator = torch.Generator().manual_seed(0)
-    shapes = [*product(range(1, 10), range(1, 10)), (13, 6), (17, 32)]
+    sizes = range(1, 10)
+    shapes = [*((h, w) for h, w in product(sizes, sizes) if (h + w) % 3 == 0), (13, 6), (17, 32)]
     for height, width in shapes:
         channels = (1, 3, 16, 17, 33)[(height + width) % 5], (33, 8, 1, 5, 16)[(height * width) % 5]
         x = torch.randn(3, channels[0], height, width, generator=generator)

@@ -6,9 +6,9 @@ one JSON object as the last line of stdout, everything else goes to stderr.
 The rules, the same for all:
 - The clock starts before the first training pixel is touched (normalising and whitening are inside) and stops for
   evaluation. Starting the process and reading the pixels' file are outside.
-- With a budget, a peer first trains a few throw-away steps to learn how many fit. They are *not* on its clock: a
-  courtesy to the peers, which have no budgets of their own. Its schedule then has that many steps, at least one, and
-  it reports the seconds these really took.
+- With a budget, a peer first trains a few throw-away steps, then as many as fit a twentieth of the budget, to learn how
+  many fit the whole. They are *not* on its clock: a courtesy to the peers, which have no budgets of their own. Its
+  schedule then has that many steps, at least one, and it reports the seconds these really took.
 """
 
 import argparse
@@ -27,7 +27,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-REHEARSAL = 8  # throw-away steps; the first pays for setting up, so it does not count as a step
+REHEARSAL = 8  # throw-away steps at least; the first pays for setting up, so it does not count as a step
+REHEARSED_SHARE = 0.05  # of the budget
 EVALUATION_BATCH = 500
 
 
@@ -142,8 +143,11 @@ def make_plan(arguments: argparse.Namespace, steps_per_epoch: int, rehearse: Cal
     if arguments.budget is None:
         schedule = arguments.of or arguments.epochs
         return Plan(arguments.epochs * steps_per_epoch, schedule * steps_per_epoch, steps_per_epoch)
-    clock = Clock()
-    rehearse(Plan(REHEARSAL, 100 * REHEARSAL, 100 * REHEARSAL), clock)  # the start of a long epoch
+    enough, clock = REHEARSAL, Clock()
+    rehearse(Plan(enough, 100 * enough, 100 * enough), clock)  # the start of a long epoch
+    if (enough := steps_for(REHEARSED_SHARE * arguments.budget, clock.steps)) > REHEARSAL:
+        clock = Clock()
+        rehearse(Plan(enough, 100 * enough, 100 * enough), clock)
     steps = steps_for(arguments.budget, clock.steps)
     return Plan(steps, steps, steps_per_epoch)
 
