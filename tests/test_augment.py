@@ -214,8 +214,8 @@ def test_any_step_can_be_asked_for_at_any_time() -> None:
 
 def test_the_resolution_follows_progress() -> None:
     train = loader(10)
-    assert [train.size_at(step / 20) for step in (0, 3, 4, 7, 8, 19)] == [20, 20, 24, 24, 32, 32]
-    assert train.batch(3, 0.15)[0].shape == (10, 3, 20, 20)
+    assert [train.size_at(step / 20) for step in (0, 5, 6, 19)] == [16, 16, 32, 32]
+    assert train.batch(3, 0.15)[0].shape == (10, 3, 16, 16)
 
 
 def test_a_batch_larger_than_the_data_is_the_data() -> None:
