@@ -10,9 +10,9 @@ Shapes for a 32×32 colour image with its channels (1,972,792 parameters, 118 mi
     pool    max over what is left                                           256
     head    linear without bias, divided by its input width                  10
 
-With `padded` the image gets a row and a column of zeros at its end, and maps have sides of 32, 16, 8 and 4 instead: whole
-tiles of F(4×4, 3×3), which makes most of its convolutions cheaper on CPUs in spite of their larger maps (models/winograd).
-The recipes of the ladder are padded.
+With `padded` the image gets a row and a column of zeros at its end, and maps have sides of 32, 16, 8 and 4 instead:
+whole tiles of F(4×4, 3×3), which makes most of its convolutions cheaper on CPUs in spite of their larger maps
+(models/winograd). The recipes of the ladder are padded.
 
 The whitening filters are the eigenvectors of 2×2 image patches, each with its negative, scaled to unit variance
 (Page 2019). Batch-norm scales stay at one, convolutions start as the identity as far as they have channels.
