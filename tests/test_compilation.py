@@ -47,8 +47,10 @@ def test_every_size_and_every_freezing_is_a_phase(digits: Dataset) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("augment", [{}, {"augment__cutout": 8, "augment__rotation": 5}])
 def test_compiled_training_is_eager_training_and_compiles_before_the_clock(
-    digits: Dataset, augment: dict[str, object]
+    digits: Dataset, augment: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # The compiler sees plain modules; the native norm rounds otherwise, and some steps later that is a difference.
+    monkeypatch.setattr("daybreak.models.layers.can_be_one", lambda *_: False)
     expected = losses(prepare(recipe(**augment), digits, 0, CPU))
     session = prepare(recipe(**augment), digits, 0, CPU)
     before = {name: value.clone() for name, value in session.net.state_dict().items()}
