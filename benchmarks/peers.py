@@ -158,17 +158,8 @@ def command(job: Job, python: Path, data: str, pixels: Path, scratch: Path) -> l
     if job.peer == DAYBREAK:
         out = scratch / f"daybreak-{job.minutes:g}-{job.seed}"
         budget = ["--budget", f"{job.minutes:g}m", "--seed", str(job.seed)]
-        return [
-            str(python.with_name("daybreak")),
-            "train",
-            data,
-            *budget,
-            "--device",
-            "cpu",
-            "--json",
-            "--out",
-            str(out),
-        ]
+        words = ["train", data, *budget, "--device", "cpu", "--json", "--out", str(out)]
+        return [str(python.with_name("daybreak")), *words]
     budget = ["--budget", f"{60 * job.minutes:g}", "--seed", str(job.seed)]
     return [str(python), str(SCRIPTS / f"{job.peer}.py"), "--pixels", str(pixels), *budget]
 

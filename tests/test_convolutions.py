@@ -25,6 +25,7 @@ from daybreak.models.winograd.choice import DIRECT, Convolutions
 from daybreak.recipes import RECIPES
 from daybreak.runs.directory import RunDirectory
 from daybreak.runs.predictions import Predictions
+from daybreak.training import state
 from daybreak.training.train import resume, train
 
 F4 = "F(4×4, 3×3)"
@@ -263,12 +264,16 @@ def test_a_stopped_run_goes_on_bit_for_bit(digits: Dataset, tmp_path: Path, monk
 
 
 @pytest.mark.usefixtures("decided")
-def test_other_transforms_on_resume_are_told(digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("convolution", ["auto", "direct"])  # the norm is native in either
+def test_other_loops_on_resume_are_told(
+    convolution: str, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     options = TrainOptions(device="cpu", checkpoint_every="4steps")
-    run = train(recipe(), digits, tmp_path / "run", options)
-    monkeypatch.setattr(choice, "library", lambda: None)
+    run = train(recipe(convolution=convolution), digits, tmp_path / "run", options)
+    for module in (choice, state):
+        monkeypatch.setattr(module, "library", lambda: None)
     on = resume(run.path, digits, epochs=3)
-    assert "transforms native then, plain now" in on.config["resumed"][-1]["notes"][-1]
+    assert "loops native then, plain now" in on.config["resumed"][-1]["notes"][-1]
 
 
 def test_a_run_without_a_word_about_it_is_direct(digits: Dataset, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from daybreak.core.errors import one_line
 from daybreak.models.layers import Conv3x3
+from daybreak.models.winograd.choice import DIRECT
 from daybreak.runs.classifier import autocast, images_a_forward
 from daybreak.runs.transforms import scale_pixels
 from daybreak.training.augment import augment_batch, draw_epoch
@@ -25,7 +26,8 @@ def is_worth_compiling(session: Session) -> bool:
 @torch.no_grad()
 def choose_convolutions(session: Session) -> None:
     """Time every layer shape that the run will meet and that this machine has not timed before."""
-    if session.device.type != "cpu" or not any(isinstance(module, Conv3x3) for module in session.net.modules()):
+    has_a_choice = any(isinstance(module, Conv3x3) for module in session.net.modules())
+    if session.device.type != "cpu" or session.convolutions.wanted == DIRECT or not has_a_choice:
         return
     with session.watch.timed("compile"), _evaluating(session.net), autocast(session.device, session.dtype):
         for progress in phases(session):

@@ -15,6 +15,7 @@ from torch import Tensor
 from daybreak.core.device import describe_hardware, versions
 from daybreak.core.errors import NonFiniteError, RunError
 from daybreak.core.options import TrainOptions
+from daybreak.models.native.build import library
 from daybreak.runs.directory import RunDirectory
 from daybreak.training import checkpoint
 from daybreak.training.checkpoint import Checkpoint
@@ -23,7 +24,7 @@ from daybreak.training.step_log import StepLog
 
 Row = Mapping[str, Any]
 
-EXACT_ON = ("device", "gpu", "cpu", "cpu_capability", "threads", "torch", "numpy", "compute_dtype", "transforms")
+EXACT_ON = ("device", "gpu", "cpu", "cpu_capability", "threads", "torch", "numpy", "compute_dtype", "loops")
 
 
 class Saver:
@@ -149,8 +150,8 @@ def circumstances(session: Session) -> dict[str, Any]:
     """What the bits of a result depend on besides recipe, data and seed."""
     here = describe_hardware(session.device) | versions()
     here["compute_dtype"] = str(session.dtype).removeprefix("torch.")
-    if transforms := session.convolutions.transforms:
-        here["transforms"] = transforms
+    if session.device.type == "cpu":  # convolutions and norms round otherwise in C than in plain PyTorch
+        here["loops"] = "native" if library() else "plain"
     return {name: here[name] for name in EXACT_ON if name in here}
 
 

@@ -1,6 +1,6 @@
 """Which way a 3×3 convolution takes: direct, or by F(m×m, 3×3) with the m that is fastest on this machine.
 
-A layer shape is timed once a machine, for a tenth of a second or so, forward and backward, and what won is kept in the
+A layer shape is timed once a machine, for about a second, forward and backward, and what won is kept in the
 cache directory. A run keeps its choices in config.json, since the bits of a result depend on them: a resumed run and
 the evaluation of a finished one take the same ways again, whatever the clock would say by then.
 """
@@ -27,7 +27,7 @@ from daybreak.models.winograd.minimal import KNOWN, Minimal, fewest_products
 
 Wanted = Literal["auto", "direct", "winograd"]
 DIRECT = "direct"
-# F(6×6) loses too many of bfloat16's eight bits: 6 % of a value, where F(4×4) loses 1.4 and a direct convolution 0.3.
+# F(6×6) loses too many of bfloat16's eight bits: 5 % of a value, where F(4×4) loses 1.4.
 SIDES = {torch.float32: (4, 6, 2), torch.bfloat16: (4, 2)}
 FEWEST_TILES = 128  # of a batch; below, transforming the filters costs more than it saves
 FEWEST_CHANNELS = 8  # coming in or going out; below, the transforms alone cost more than the direct form
@@ -54,13 +54,6 @@ class Convolutions:
     def as_json(self) -> dict[str, Any]:
         """As plain values: what config.json keeps."""
         return {"wanted": self.wanted, "chosen": dict(sorted(self.chosen.items()))}
-
-    @property
-    def transforms(self) -> str | None:
-        """Which transforms the bits of the result depend on: "native" or "plain"; None where all is direct."""
-        if not set(self.chosen.values()) - {DIRECT}:
-            return None
-        return "native" if library() else "plain"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Convolutions":
         return self  # copies of a net go the same ways
