@@ -23,18 +23,26 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 def orthogonalize(matrices: Tensor, steps: int, dtype: torch.dtype) -> Tensor:
     """The nearest semi-orthogonal matrices, roughly: singular values are pushed towards one by Newton-Schulz steps.
 
+    A step is x ← q x with q = a + b g + c g², g = x xᵀ. All q are polynomials of the first g, so that the steps are
+    taken on these small matrices, g ← q g q, and the long x is multiplied once, by the product of all q.
+
     Args:
         matrices: (..., rows, columns); each on its own.
-        dtype: of the products; bfloat16 is precise enough.
+        dtype: of the products with x; bfloat16 is precise enough.
     """
     a, b, c = NEWTON_SCHULZ
     x = matrices.to(dtype)
     x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
     tall = x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x
-    for _ in range(steps):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+    gram = (x @ x.mT).to(torch.promote_types(dtype, torch.float32))
+    one = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    factor = one
+    for step in range(steps):
+        q = a * one + b * gram + c * gram @ gram
+        factor = q @ factor if step else q
+        gram = q @ gram @ q if step < steps - 1 else gram
+    x = factor.to(dtype) @ x
     return (x.mT if tall else x).to(matrices.dtype)
 
 
