@@ -18,7 +18,8 @@ from daybreak.core.nets import net_config
 from daybreak.core.options import TrainOptions
 from daybreak.data import Dataset
 from daybreak.models.anatomy.folding import fold_batch_norms
-from daybreak.models.layers import Conv3x3, conv3x3, use_convolutions
+from daybreak.models.anatomy.trace import symbolic
+from daybreak.models.layers import Chain, Conv3x3, conv3x3, named, use_convolutions
 from daybreak.models.registry import NETS, build_net
 from daybreak.models.winograd import choice
 from daybreak.models.winograd.choice import DIRECT, Convolutions
@@ -109,8 +110,8 @@ def test_under_autocast_it_computes_in_bfloat16() -> None:
     ],
 )
 def test_what_cannot_gain_is_direct_and_not_timed(decided: Asked, x: torch.Tensor, weight: torch.Tensor) -> None:
-    assert Convolutions("auto").kind_for(x, weight, x.dtype) is None
-    assert Convolutions("auto").kind_for(X, WEIGHT, X.dtype) is not None  # the control
+    assert Convolutions("auto").way_for(x, weight, x.dtype) is None
+    assert Convolutions("auto").way_for(X, WEIGHT, X.dtype) is not None  # the control
     assert len(decided) == 1
 
 
@@ -152,8 +153,8 @@ def test_a_shape_is_timed_once_a_machine(decided: Asked, cache: Path) -> None:
     for _ in range(2):  # two processes, as far as this is concerned
         convolutions = Convolutions("auto")
         for _ in range(2):
-            kind = convolutions.kind_for(X, WEIGHT, X.dtype)
-        assert str(kind) == F4
+            way = convolutions.way_for(X, WEIGHT, X.dtype)
+        assert str(way) == F4
     assert decided == [((64, 16, 16), 32, 64, torch.float32)]
     (kept,) = cache.glob("convolutions/*/chosen.json")
     assert json.loads(kept.read_text()) == {SHAPE: F4}
@@ -164,19 +165,19 @@ def test_of_two_processes_the_first_is_right(cache: Path, monkeypatch: pytest.Mo
 
     def slowly(*_: Any) -> str:
         monkeypatch.setattr(choice, "fastest", lambda *_: DIRECT)
-        assert Convolutions("auto").kind_for(X, WEIGHT, X.dtype) is None  # another process decides meanwhile
+        assert Convolutions("auto").way_for(X, WEIGHT, X.dtype) is None  # another process decides meanwhile
         return F4
 
     monkeypatch.setattr(choice, "fastest", slowly)
-    assert Convolutions("auto").kind_for(X, WEIGHT, X.dtype) is None
+    assert Convolutions("auto").way_for(X, WEIGHT, X.dtype) is None
 
 
 @pytest.mark.parametrize("content", ["", "[]", "null", '{"32→64 at 16×16": "F(9×9)"}', '{"32→64 at 16×16": 4}'])
 def test_a_damaged_note_is_made_anew(decided: Asked, cache: Path, content: str) -> None:
-    Convolutions("auto").kind_for(X, WEIGHT, X.dtype)
+    Convolutions("auto").way_for(X, WEIGHT, X.dtype)
     (kept,) = cache.glob("convolutions/*/chosen.json")
     kept.write_text(content)
-    assert str(Convolutions("auto").kind_for(X, WEIGHT, X.dtype)) == F4
+    assert str(Convolutions("auto").way_for(X, WEIGHT, X.dtype)) == F4
     assert len(decided) == 2
     assert json.loads(kept.read_text()) == {SHAPE: F4}
 
@@ -187,13 +188,13 @@ def test_where_nothing_can_be_kept_it_is_timed_anew(
     (tmp_path / "file").touch()
     monkeypatch.setenv("DAYBREAK_CACHE_DIR", str(tmp_path / "file"))
     for _ in range(2):
-        assert str(Convolutions("auto").kind_for(X, WEIGHT, X.dtype)) == F4
+        assert str(Convolutions("auto").way_for(X, WEIGHT, X.dtype)) == F4
     assert len(decided) == 2
 
 
 def test_the_clock_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each way in turn; the one that takes no time on the clock wins."""
-    order = [DIRECT, F4, "F(6×6, 3×3)", "F(2×2, 3×3)"]
+    order = [DIRECT, *choice.WAYS]
     for winner in order:
         moments = iter(range(10**6))
         now = [0.0]
@@ -208,11 +209,86 @@ def test_the_clock_decides(monkeypatch: pytest.MonkeyPatch) -> None:
         assert choice.fastest((4, 8, 8), 16, 16, torch.float32) == winner
 
 
+def test_what_takes_twice_as_long_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, tried = [0.0], {"fast": 0, "slow": 0, "slower": 0}
+    monkeypatch.setattr(choice.time, "perf_counter", lambda: now[0])
+
+    def taking(name: str, seconds: float) -> Any:
+        def run() -> None:
+            now[0] += seconds
+            tried[name] += 1
+
+        return run
+
+    ways = {"slower": taking("slower", 2.1), "slow": taking("slow", 1.9), "fast": taking("fast", 1.0)}
+    assert choice._least_seconds(ways) == "fast"
+    assert tried == {"fast": 1 + choice.ROUNDS, "slow": 1 + choice.ROUNDS, "slower": 2}
+
+
+def test_bfloat16_has_no_whole_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed: list[str] = []
+    monkeypatch.setattr(choice, "_least_seconds", lambda ways: timed.extend(ways) or DIRECT)
+    choice.fastest((4, 8, 8), 16, 16, torch.bfloat16)
+    assert timed == [DIRECT, F4, "F(2×2, 3×3)"]
+
+
+# A convolution and the pool behind it
+
+
+def conv_and_pool(**settings: Any) -> Chain:
+    chain = named(conv=conv3x3(32, 64, bias=True), pool=nn.MaxPool2d(**{"kernel_size": 2} | settings))
+    use_convolutions(chain, Convolutions("winograd"))
+    return chain
+
+
+def pools_called(chain: Chain, x: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> int:
+    calls = []
+    monkeypatch.setattr(nn.MaxPool2d, "forward", lambda self, x: calls.append(1) or nn.functional.max_pool2d(x, 2))
+    chain(x)
+    monkeypatch.undo()
+    return len(calls)
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+@pytest.mark.parametrize("size", [16, 17])
+def test_a_pool_behind_a_convolution_is_one_with_it(mode: str, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    chain, x = getattr(conv_and_pool(), mode)(), torch.randn(64, 32, size, size)
+    expected = nn.functional.max_pool2d(chain.conv(x), 2)
+    assert torch.allclose(chain(x), expected, atol=1e-5)
+    assert pools_called(chain, x, monkeypatch) == 0
+
+
+def test_a_direct_convolution_is_pooled_all_the_same() -> None:
+    chain = conv_and_pool()
+    use_convolutions(chain, Convolutions("direct"))
+    assert torch.equal(chain(X), nn.functional.max_pool2d(chain.conv(X), 2))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: c.conv.register_forward_hook(lambda *_: None),
+        lambda c: c.pool.register_forward_hook(lambda *_: None),
+        lambda c: setattr(c, "pool", nn.MaxPool2d(2, ceil_mode=True)),
+        lambda c: setattr(c, "pool", nn.MaxPool2d(3, 2, 1)),
+    ],
+)
+def test_what_is_heard_or_another_pool_stays_by_itself(change: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = conv_and_pool()
+    change(chain)
+    assert pools_called(chain, X, monkeypatch) == 1
+
+
+def test_a_tracer_sees_convolution_and_pool() -> None:
+    seen = [node.target for node in symbolic(conv_and_pool()).graph.nodes]
+    assert {"conv", "pool"} <= set(seen)
+
+
 def test_timing_leaves_no_trace() -> None:
     """It may come in the middle of an evaluation, with autocast and without gradients."""
     before = torch.get_rng_state()
     with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
-        assert choice.fastest((8, 8, 8), 16, 16, torch.float32) in {DIRECT, F4, "F(2×2, 3×3)", "F(6×6, 3×3)"}
+        assert choice.fastest((8, 8, 8), 16, 16, torch.float32) in {DIRECT, *choice.WAYS}
         assert torch.is_inference_mode_enabled()
     assert torch.equal(torch.get_rng_state(), before)
 

@@ -4,7 +4,6 @@ import subprocess
 import sys
 from itertools import product
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from daybreak.models.native.build import library
 from daybreak.models.winograd import convolve, native, plain
+from daybreak.models.winograd import whole as one_loop
 from daybreak.models.winograd.convolve import winograd
 from daybreak.models.winograd.minimal import KNOWN, Minimal, fewest_products
 
@@ -25,25 +25,33 @@ FLOAT32 = {2: 5e-7, 4: 2e-6, 6: 8e-6}
 BFLOAT16 = {2: 1.2e-2, 4: 3e-2}
 
 
-@pytest.fixture(params=["native", "plain"])
-def transforms(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """Either kind; a machine without a C compiler cannot vouch for the native one, and says so by failing."""
-    module = native if request.param == "native" else plain
-    if module is native:
+@pytest.fixture(params=["native", "plain", "whole"])
+def whole(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """In blocks, with either kind of transforms, or in one native loop; a machine without a C compiler cannot vouch for
+    the native ones, and says so by failing."""
+    if request.param != "plain":
         assert library() is not None, "needs a C compiler"
-    monkeypatch.setattr(convolve, "transforms_for", lambda kind, x: module)
-    return module
+    monkeypatch.setattr(convolve, "transforms_for", lambda kind, x: plain if request.param == "plain" else native)
+    return bool(request.param == "whole")
 
 
 def relative(found: Tensor, expected: Tensor) -> float:
     return float((found.double() - expected).norm() / expected.norm())
 
 
-def passes(x: Tensor, weight: Tensor, dy: Tensor, kind: Minimal | None) -> list[Tensor]:
-    """Output and both gradients; direct in float64 without a kind."""
+def passes(
+    x: Tensor, weight: Tensor, dy: Tensor, kind: Minimal | None, whole: bool = False, pools: bool = False
+) -> list[Tensor]:
+    """Output and both gradients; direct in float64 without a kind. With a pool, `dy` is cut to its size."""
     x, weight = (t.detach().requires_grad_() for t in ((x, weight) if kind else (x.double(), weight.double())))
-    y = winograd(x, weight, kind) if kind else F.conv2d(x, weight, padding=1)
-    return [y.detach(), *torch.autograd.grad(y, (x, weight), dy.to(y.dtype))]
+    if kind:
+        y = winograd(x, weight, kind, whole, pools)
+        assert ("Whole" in str(y.grad_fn)) == (whole and x.dtype == torch.float32 and kind in KNOWN.values())
+    else:
+        y = F.conv2d(x, weight, padding=1)
+        y = F.max_pool2d(y, 2) if pools else y
+    dy = dy[:, :, : y.shape[2], : y.shape[3]].to(y.dtype)
+    return [y.detach(), *torch.autograd.grad(y, (x, weight), dy)]
 
 
 # The numbers
@@ -76,29 +84,29 @@ def test_multiplications_are_counted_with_what_overhangs() -> None:
 # The convolution
 
 
+@pytest.mark.parametrize("pools", [False, True])
 @pytest.mark.parametrize("m", SIDES)
-def test_values_and_gradients_are_those_of_a_direct_convolution(transforms: ModuleType, m: int) -> None:
+def test_values_and_gradients_are_those_of_a_direct_convolution(whole: bool, m: int, pools: bool) -> None:
     generator = torch.Generator().manual_seed(0)
-    sizes = range(1, 10)
+    sizes = range(1 + pools, 10)
     shapes = [*((h, w) for h, w in product(sizes, sizes) if (h + w) % 3 == 0), (13, 6), (17, 32)]
     for height, width in shapes:
         channels = (1, 3, 16, 17, 33)[(height + width) % 5], (33, 8, 1, 5, 16)[(height * width) % 5]
         x = torch.randn(3, channels[0], height, width, generator=generator)
         weight = torch.randn(channels[1], channels[0], 3, 3, generator=generator)
         dy = torch.randn(3, channels[1], height, width, generator=generator)
-        expected = passes(x, weight, dy, None)
-        for name, mine, direct in zip(("y", "dx", "dw"), passes(x, weight, dy, KNOWN[m]), expected, strict=True):
+        found, expected = (passes(x, weight, dy, kind, whole, pools) for kind in (KNOWN[m], None))
+        for name, mine, direct in zip(("y", "dx", "dw"), found, expected, strict=True):
             assert mine.shape == direct.shape
-            assert relative(mine, direct) < FLOAT32[m], (name, height, width, channels, transforms.__name__)
+            assert relative(mine, direct) < FLOAT32[m], (name, height, width, channels)
 
 
 @pytest.mark.parametrize("m", BFLOAT16)
-def test_bfloat16_loses_what_its_products_lose(transforms: ModuleType, m: int) -> None:
-    assert transforms in (native, plain)
+def test_bfloat16_loses_what_its_products_lose(whole: bool, m: int) -> None:
     generator = torch.Generator().manual_seed(0)
     x, dy = (torch.randn(4, c, 9, 7, generator=generator).bfloat16() for c in (64, 32))
     weight = torch.randn(32, 64, 3, 3, generator=generator)
-    found, expected = passes(x, weight, dy, KNOWN[m]), passes(x, weight, dy, None)
+    found, expected = passes(x, weight, dy, KNOWN[m], whole), passes(x, weight, dy, None)
     assert [t.dtype for t in found] == [torch.bfloat16, torch.bfloat16, torch.float32]
     for mine, direct in zip(found, expected, strict=True):
         assert relative(mine, direct) < BFLOAT16[m]
@@ -110,31 +118,55 @@ def test_gradients_are_the_derivatives_of_the_output(m: int) -> None:
     assert torch.autograd.gradcheck(lambda a, b: winograd(a, b, KNOWN[m]), (x, weight))
 
 
-def test_many_blocks_give_what_one_gives(transforms: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert transforms in (native, plain)
+@pytest.mark.parametrize("pools", [False, True])
+def test_many_blocks_give_what_one_gives(whole: bool, pools: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     x, weight, dy = torch.randn(7, 16, 8, 8), torch.randn(24, 16, 3, 3), torch.randn(7, 24, 8, 8)
-    whole = passes(x, weight, dy, KNOWN[4])
-    monkeypatch.setattr(convolve, "BLOCK", 3 * 36 * 4 * (16 + 24))  # three images at a time, then one is left
-    for found, expected in zip(passes(x, weight, dy, KNOWN[4]), whole, strict=True):
-        assert relative(found, expected.double()) < 1e-6
+    module, name = (one_loop, "ROOM") if whole else (convolve, "BLOCK")
+    monkeypatch.setattr(module, name, 10**7)
+    at_once = passes(x, weight, dy, KNOWN[4], whole, pools)
+    for tiles in (3 * 4, 1, 3 * 2):  # three images at a time, then one is left; one row of tiles; three rows
+        monkeypatch.setattr(module, name, tiles * 36 * (16 + 24))
+        for found, expected in zip(passes(x, weight, dy, KNOWN[4], whole, pools), at_once, strict=True):
+            assert relative(found, expected.double()) < 1e-6
 
 
-def test_any_layout_in_memory_is_taken(transforms: ModuleType) -> None:
-    assert transforms in (native, plain)
+def test_any_layout_in_memory_is_taken(whole: bool) -> None:
     x, weight, dy = torch.randn(2, 9, 8, 8), torch.randn(10, 9, 3, 3), torch.randn(2, 10, 8, 8)
     last = [t.contiguous(memory_format=torch.channels_last) for t in (x, weight, dy)]
     flipped = (x.flip(3).flip(3), weight, dy.expand(2, 10, 8, 8))
-    for found, expected in zip(passes(*last, KNOWN[4]), passes(*flipped, KNOWN[4]), strict=True):
+    for found, expected in zip(passes(*last, KNOWN[4], whole), passes(*flipped, KNOWN[4], whole), strict=True):
         assert torch.equal(found, expected)
 
 
-def test_what_is_not_finite_stays_not_finite(transforms: ModuleType) -> None:
-    assert transforms in (native, plain)
+def test_what_is_not_finite_stays_not_finite(whole: bool) -> None:
     for dtype, bad in product((torch.float32, torch.bfloat16), (float("nan"), float("inf"))):
         x = torch.zeros(1, 8, 8, 8, dtype=dtype)
         x[0, 3, 4, 4] = bad
-        y = winograd(x, torch.ones(8, 8, 3, 3), KNOWN[4])
+        y = winograd(x, torch.ones(8, 8, 3, 3), KNOWN[4], whole)
         assert not y[0, :, 3:6, 3:6].isfinite().any()
+        pooled = winograd(x, torch.ones(8, 8, 3, 3), KNOWN[4], whole, pools=True)
+        assert not pooled[0, :, 1:3, 1:3].isfinite().any()
+
+
+def test_the_first_of_equal_values_gets_the_gradient(whole: bool) -> None:
+    """As in torch; a constant output has all four of a window equal. Bᵀ d B of ones is exact in F(2×2)."""
+    x, weight, dy = torch.ones(1, 1, 6, 6), torch.zeros(1, 1, 3, 3), torch.rand(1, 1, 6, 6)
+    weight[0, 0, 1, 1] = 1.0
+    for kind in (KNOWN[2], KNOWN[4]):
+        found, expected = passes(x, weight, dy, kind, whole, pools=True), passes(x, weight, dy, None, pools=True)
+        close = 1e-6 if kind is KNOWN[2] else 1.0  # where values are equal but for their rounding, any may be first
+        assert (found[1] - expected[1]).abs().max() < close
+        assert abs(float(found[1].sum() - expected[1].sum())) < 1e-5
+
+
+def test_only_what_is_asked_for_is_computed(whole: bool) -> None:
+    x, weight, dy = torch.randn(3, 9, 8, 8), torch.randn(10, 9, 3, 3), torch.randn(3, 10, 8, 8)
+    _, dx, dw = passes(x, weight, dy, KNOWN[4], whole)
+    x, weight = x.requires_grad_(), weight.requires_grad_()
+    (alone,) = torch.autograd.grad(winograd(x, weight.detach(), KNOWN[4], whole), (x,), dy)
+    assert torch.equal(alone, dx)
+    (alone,) = torch.autograd.grad(winograd(x.detach(), weight, KNOWN[4], whole), (weight,), dy)
+    assert torch.equal(alone, dw)
 
 
 @pytest.mark.parametrize("pairs", [(1.0, 2.0), (0.5, 1.0, 1.5)])
@@ -181,6 +213,7 @@ def test_rounding_to_bfloat16_is_that_of_torch() -> None:
 
 def test_bits_do_not_depend_on_the_number_of_threads() -> None:
     before = torch.get_num_threads()
+    x_NCHW, weight, dy = torch.randn(21, 12, 9, 7), torch.randn(20, 12, 3, 3), torch.randn(21, 20, 9, 7)
     kind, x = KNOWN[4], torch.randn(5, 8, 8, 40)
     down, across = kind.tiles(8, 8)
     found = []
@@ -190,7 +223,7 @@ def test_bits_do_not_depend_on_the_number_of_threads() -> None:
             at_points, back = torch.empty(36, 5 * down * across, 40), torch.empty_like(x)
             native.input(kind, x, at_points)
             native.input_transposed(kind, at_points, back)
-            found.append((at_points, back))
+            found.append((at_points, back, *passes(x_NCHW, weight, dy, kind, whole=True)))
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(a, b) for pair in found[1:] for a, b in zip(pair, found[0], strict=True))

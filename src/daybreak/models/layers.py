@@ -3,35 +3,40 @@
 from collections import OrderedDict
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from daybreak.core.nets import OwnNet
-from daybreak.models.norm import can_be_one, pool_norm_act
+from daybreak.models.norm import can_be_one, halves, is_heard, pool_norm_act
 from daybreak.models.winograd.choice import Convolutions
-from daybreak.models.winograd.convolve import winograd
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
 
 
 class Chain(nn.Sequential):
-    """Modules one after the other. In a training step on a CPU a batch norm, with the pool before it and the activation
-    behind it, is one operation (models/norm.py)."""
+    """Modules one after the other, of which neighbours can be one operation: a convolution and the pool behind it
+    (models/winograd); in a training step on a CPU, a batch norm with the activation behind it, and with the pool before
+    it where that is not with its convolution (models/norm.py)."""
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
-        if not self.training:
-            x: Tensor = super().forward(x_NCHW)  # type: ignore[no-untyped-call]
-            return x
         modules, at, x = list(self), 0, x_NCHW
         while at < len(modules):
-            pool = modules[at] if isinstance(modules[at], nn.MaxPool2d) else None
-            behind = at + (pool is not None)
-            norm, act = modules[behind] if behind < len(modules) else None, modules[behind + 1 : behind + 2]
-            if isinstance(norm, nn.BatchNorm2d) and act and can_be_one(x, norm, act[0], pool):
-                x, at = pool_norm_act(x, norm, act[0], 2 if pool else 1), behind + 2
-            else:
-                x = modules[at](x)
-                at += 1
+            x, taken = _next_of(modules[at : at + 3], x)
+            at += taken
         return x
+
+
+def _next_of(modules: list[nn.Module], x: Tensor) -> tuple[Tensor, int]:
+    """What the first of the next modules makes of x, with those behind it that can be one with it; and how many."""
+    first, second, third = (*modules, None, None)[:3]
+    assert first is not None
+    is_real = isinstance(x, Tensor)  # and no stand-in of a tracer, which wants to see every module
+    if is_real and isinstance(first, Conv3x3) and halves(second) and not is_heard(first, second):
+        return first.pooled(x), 2
+    pool, norm, act = (first, second, third) if isinstance(first, nn.MaxPool2d) else (None, first, second)
+    if isinstance(norm, nn.BatchNorm2d) and act is not None and can_be_one(x, norm, act, pool):
+        return pool_norm_act(x, norm, act, 2 if pool else 1), 3 if pool else 2
+    return first(x), 1
 
 
 class Residual(Chain):
@@ -97,12 +102,22 @@ class Conv3x3(nn.Conv2d):
     convolutions = Convolutions()
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
+        y_NKHW = self._by_its_way(x_NCHW, pools=False)
+        return super().forward(x_NCHW) if y_NKHW is None else y_NKHW
+
+    def pooled(self, x_NCHW: Tensor) -> Tensor:
+        """What a max-pool by two leaves of the output."""
+        y_NKHW = self._by_its_way(x_NCHW, pools=True)
+        return F.max_pool2d(super().forward(x_NCHW), 2) if y_NKHW is None else y_NKHW
+
+    def _by_its_way(self, x_NCHW: Tensor, pools: bool) -> Tensor | None:
+        """None where the direct form is the way."""
         is_autocast = torch.is_autocast_enabled(x_NCHW.device.type)
         dtype = torch.get_autocast_dtype(x_NCHW.device.type) if is_autocast else x_NCHW.dtype
-        kind = self.convolutions.kind_for(x_NCHW, self.weight, dtype)
-        if kind is None:
-            return super().forward(x_NCHW)
-        y_NKHW = winograd(x_NCHW.to(dtype), self.weight, kind)
+        way = self.convolutions.way_for(x_NCHW, self.weight, dtype)
+        if way is None:
+            return None
+        y_NKHW = way(x_NCHW.to(dtype), self.weight, pools)
         return y_NKHW if self.bias is None else y_NKHW + self.bias.to(dtype).view(-1, 1, 1)
 
 

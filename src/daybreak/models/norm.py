@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from daybreak.models.native.build import TYPES, call, takes
-from daybreak.models.winograd.convolve import channels_last
+from daybreak.models.winograd.whole import channels_last
 
 ACTS: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.SiLU: "silu"}
 
@@ -96,8 +96,8 @@ def can_be_one(x: Tensor, norm: nn.BatchNorm2d, act: nn.Module, pool: nn.Module 
         and norm.track_running_stats
         and norm.momentum is not None
         and type(act) in ACTS
-        and (pool is None or _halves(pool))
-        and not any(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks for module in modules)
+        and (pool is None or halves(pool))
+        and not is_heard(*modules)
         and isinstance(x, Tensor)
         and x.ndim == 4
         and min(x.shape[2:]) >= 2
@@ -107,6 +107,16 @@ def can_be_one(x: Tensor, norm: nn.BatchNorm2d, act: nn.Module, pool: nn.Module 
     )
 
 
-def _halves(pool: nn.Module) -> bool:
-    found = [getattr(pool, name) for name in ("kernel_size", "stride", "padding", "dilation", "ceil_mode")]
-    return isinstance(pool, nn.MaxPool2d) and found == [2, 2, 0, 1, False]
+def is_heard(*modules: nn.Module | None) -> bool:
+    """Whether somebody listens to one of these modules, which then has to be called."""
+    return any(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
+        for module in modules
+        if module is not None
+    )
+
+
+def halves(pool: nn.Module | None) -> bool:
+    """Whether this is a max-pool over windows of 2×2 that takes no more than its largest values."""
+    found = [getattr(pool, name, None) for name in ("kernel_size", "stride", "padding", "dilation", "ceil_mode")]
+    return isinstance(pool, nn.MaxPool2d) and found == [2, 2, 0, 1, False] and not pool.return_indices

@@ -26,7 +26,9 @@ from daybreak.core.machine import cache_dir, processor
 from daybreak.models.winograd.minimal import KNOWN, Matrix, Minimal
 
 SOURCES = ("winograd.c", "norm.c")
-INCLUDED = ("vectors.h", "winograd_passes.h", "norm_passes.h", "norm_acts.h")
+INCLUDED = (
+    "vectors.h", "products.h", "winograd_passes.h", "winograd_whole.h", "undefine.h", "norm_passes.h", "norm_acts.h"
+)  # fmt: skip
 FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-shared", "-fPIC", "-fopenmp")
 PATIENCE_SECONDS = 120
 TYPES = {torch.float32: "float", torch.bfloat16: "bfloat16"}
@@ -40,9 +42,20 @@ def takes(x: Tensor) -> bool:
 
 def call(name: str, struct: ctypes.Structure, *tensors: Tensor | None) -> None:
     """Run one of the library's functions: a struct of sizes, then the data of each tensor. All are contiguous, or the
-    struct has their strides."""
+    struct has their strides.
+
+    Raises:
+        MemoryError: there was none for what it works with.
+    """
     run = getattr(library(), name)
-    run(struct, *(ctypes.c_void_p(None if t is None else t.data_ptr()) for t in tensors))
+    if run(struct, *(ctypes.c_void_p(None if t is None else t.data_ptr()) for t in tensors)):
+        raise MemoryError(f"{name}: no memory to work with")
+
+
+@lru_cache(maxsize=1)
+def lanes() -> int:
+    """How many float32 numbers a vector of the native loops has."""
+    return int(library().vector_lanes())  # type: ignore[union-attr]
 
 
 @lru_cache(maxsize=1)

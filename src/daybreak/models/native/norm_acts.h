@@ -1,7 +1,7 @@
 /* What depends on the activation ACT: included by norm_passes.h. `pooled` is what came out of the pool. */
 
 /* act(scale * pooled + shift) */
-void ACT_NAME(norm, ACT, POOL, TYPE)(shape s, const TYPE *pooled, const float *scale, const float *shift, TYPE *out) {
+int ACT_NAME(norm, ACT, POOL, TYPE)(shape s, const TYPE *pooled, const float *scale, const float *shift, TYPE *out) {
     SIZES;
 #pragma omp parallel for schedule(static)
     for (int64_t n = 0; n < s.images; n++)
@@ -11,11 +11,12 @@ void ACT_NAME(norm, ACT, POOL, TYPE)(shape s, const TYPE *pooled, const float *s
                     lanes z = LOAD(TYPE)(pooled + SMALL(n, i, j), left) * load_float(scale + c, left);
                     STORE(TYPE)(out + SMALL(n, i, j), ACT(z + load_float(shift + c, left)), left);
                 }
+    return 0;
 }
 
 /* For each image and channel the sum of the gradient before the activation, and of its product with pooled - mean. */
-void ACT_NAME(gradient_sums, ACT, POOL, TYPE)(shape s, const TYPE *gradient, const TYPE *pooled, const float *scale,
-                                              const float *shift, const float *mean, float *sums) {
+int ACT_NAME(gradient_sums, ACT, POOL, TYPE)(shape s, const TYPE *gradient, const TYPE *pooled, const float *scale,
+                                             const float *shift, const float *mean, float *sums) {
     SIZES;
 #pragma omp parallel for schedule(static)
     for (int64_t n = 0; n < s.images; n++) {
@@ -32,12 +33,13 @@ void ACT_NAME(gradient_sums, ACT, POOL, TYPE)(shape s, const TYPE *gradient, con
                     store_float(mine + s.channels + c, load_float(mine + s.channels + c, left) + g * d, left);
                 }
     }
+    return 0;
 }
 
 /* The gradient of the maps before the pool: scale * (g - offset - (pooled - mean) * slope), where the largest was. */
-void ACT_NAME(gradient, ACT, POOL, TYPE)(shape s, const TYPE *gradient, const TYPE *pooled, const uint8_t *where,
-                                         const float *scale, const float *shift, const float *mean,
-                                         const float *offset, const float *slope, TYPE *dx) {
+int ACT_NAME(gradient, ACT, POOL, TYPE)(shape s, const TYPE *gradient, const TYPE *pooled, const uint8_t *where,
+                                        const float *scale, const float *shift, const float *mean,
+                                        const float *offset, const float *slope, TYPE *dx) {
     SIZES;
 #pragma omp parallel for schedule(static)
     for (int64_t n = 0; n < s.images; n++) {
@@ -54,15 +56,13 @@ void ACT_NAME(gradient, ACT, POOL, TYPE)(shape s, const TYPE *gradient, const TY
                     lanes d = p - load_float(mean + c, left);
                     g = scaled * (g - load_float(offset + c, left) - d * load_float(slope + c, left));
 #if POOL > 1
-                    bytes narrow = {0};
-                    COPY(&narrow, where + SMALL(n, i, j), left, 1);
-                    words at = __builtin_convertvector(narrow, words);
+                    words at = load_places(where + SMALL(n, i, j), left);
                     UNROLLED for (int k = 0; k < POOL * POOL; k++)
-                        STORE(TYPE)(dx + LARGE(n, i * POOL + k / POOL, j * POOL + k % POOL),
-                                    (lanes)((words)(at == (uint32_t)k) & (words)g), left);
+                        STORE(TYPE)(dx + LARGE(n, i * POOL + k / POOL, j * POOL + k % POOL), only_at(at, k, g), left);
 #else
                     STORE(TYPE)(dx + LARGE(n, i, j), g, left);
 #endif
                 }
     }
+    return 0;
 }

@@ -5,7 +5,7 @@
 
 /* The largest of each window, where it was, and for each image and channel the sum of what is left and of its square,
    both of the distance to `origin`: near the mean, sums of squares lose no digits. */
-void NAME(pool, POOL, TYPE)(shape s, const TYPE *x, const float *origin, TYPE *pooled, uint8_t *where, float *sums) {
+int NAME(pool, POOL, TYPE)(shape s, const TYPE *x, const float *origin, TYPE *pooled, uint8_t *where, float *sums) {
     SIZES;
 #pragma omp parallel for schedule(static)
     for (int64_t n = 0; n < s.images; n++) {
@@ -14,17 +14,13 @@ void NAME(pool, POOL, TYPE)(shape s, const TYPE *x, const float *origin, TYPE *p
         for (int64_t i = 0; i < height; i++)
             for (int64_t j = 0; j < width; j++)
                 EACH_CHANNEL {
-                    lanes best = LOAD(TYPE)(x + LARGE(n, i * POOL, j * POOL), left);
+                    lanes values[POOL * POOL];
+                    UNROLLED for (int k = 0; k < POOL * POOL; k++)
+                        values[k] = LOAD(TYPE)(x + LARGE(n, i * POOL + k / POOL, j * POOL + k % POOL), left);
+                    words at;
+                    const lanes best = largest(POOL * POOL, values, &at);
 #if POOL > 1
-                    words at = {0};
-                    UNROLLED for (int k = 1; k < POOL * POOL; k++) {
-                        lanes next = LOAD(TYPE)(x + LARGE(n, i * POOL + k / POOL, j * POOL + k % POOL), left);
-                        words larger = (words)(next > best) | (words)(next != next);
-                        best = (lanes)((larger & (words)next) | (~larger & (words)best));
-                        at = (larger & (uint32_t)k) | (~larger & at);
-                    }
-                    bytes narrow = __builtin_convertvector(at, bytes);
-                    COPY(where + SMALL(n, i, j), &narrow, left, 1);
+                    store_places(where + SMALL(n, i, j), at, left);
                     STORE(TYPE)(pooled + SMALL(n, i, j), best, left);
 #endif
                     lanes d = best - load_float(origin + c, left);
@@ -32,6 +28,7 @@ void NAME(pool, POOL, TYPE)(shape s, const TYPE *x, const float *origin, TYPE *p
                     store_float(mine + s.channels + c, load_float(mine + s.channels + c, left) + d * d, left);
                 }
     }
+    return 0;
 }
 
 #define ACT relu

@@ -47,6 +47,34 @@ INLINE void store_bfloat16(uint16_t *at, lanes v, int64_t count) {
     COPY(at, &h, count, sizeof(uint16_t));
 }
 
+/* The largest of so many values, or the last that is no number, and in `at` which it was: the first of equal ones. */
+INLINE lanes largest(int count, const lanes *values, words *at) {
+    lanes best = values[0];
+    *at = (words){0};
+    UNROLLED for (int k = 1; k < count; k++) {
+        words larger = (words)(values[k] > best) | (words)(values[k] != values[k]);
+        best = (lanes)((larger & (words)values[k]) | (~larger & (words)best));
+        *at = (larger & (uint32_t)k) | (~larger & *at);
+    }
+    return best;
+}
+
+INLINE words load_places(const uint8_t *from, int64_t count) {
+    bytes narrow = {0};
+    COPY(&narrow, from, count, 1);
+    return __builtin_convertvector(narrow, words);
+}
+
+INLINE void store_places(uint8_t *to, words at, int64_t count) {
+    bytes narrow = __builtin_convertvector(at, bytes);
+    COPY(to, &narrow, count, 1);
+}
+
+/* What is here of a gradient that belongs to place k only. */
+INLINE lanes only_at(words at, int k, lanes gradient) {
+    return (lanes)((words)(at == (uint32_t)k) & (words)gradient);
+}
+
 #define LOAD_(type) load_##type
 #define LOAD(type) LOAD_(type)
 #define STORE_(type) store_##type

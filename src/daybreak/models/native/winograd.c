@@ -12,6 +12,12 @@ typedef struct {
     int64_t images, height, width, channels, stride;
 } maps;
 
+/* A layer, the groups of images whose gradients are summed by themselves, and the floats that a core's cache has room
+   for. */
+typedef struct {
+    int64_t images, height, width, in_channels, out_channels, groups, room;
+} layer;
+
 /* p^k for the powers k of an output, and the coefficients in x^2 of the product of (x^2 - q^2), over all pairs of points
    and over all but one: minimal.py. constants.h has them for n pairs as constants_n; it is written when this is built. */
 typedef struct {
@@ -101,23 +107,40 @@ INLINE void out_line_transposed(int n, const constants *c, const lanes *y, lanes
 #define CONSTANTS_OF(n) CONSTANTS_(n)
 #define CONSTANTS CONSTANTS_OF(N)
 
+#define WHOLE(count, of) (((count) + (of)-1) / (of) * (of))
+
+/* So many zeros, on a whole vector; nothing where there is no memory. */
+static float *space(int64_t count) {
+    const size_t bytes = WHOLE(count * sizeof(float), 64);
+    float *found = aligned_alloc(64, bytes);
+    return found ? memset(found, 0, bytes) : found;
+}
+
+int vector_lanes(void) { return LANES; }
+
+#include "products.h"
+
 #define TYPE float
 #define N 1
 #include "winograd_passes.h"
-#undef N
+#include "winograd_whole.h"
+#include "undefine.h"
 #define N 2
 #include "winograd_passes.h"
-#undef N
+#include "winograd_whole.h"
+#include "undefine.h"
 #define N 3
 #include "winograd_passes.h"
-#undef N
+#include "winograd_whole.h"
+#include "undefine.h"
 #undef TYPE
 #define TYPE bfloat16
 #define N 1
 #include "winograd_passes.h"
-#undef N
+#include "undefine.h"
 #define N 2
 #include "winograd_passes.h"
-#undef N
+#include "undefine.h"
 #define N 3
 #include "winograd_passes.h"
+#include "undefine.h"

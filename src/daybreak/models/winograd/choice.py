@@ -1,4 +1,4 @@
-"""Which way a 3×3 convolution takes: direct, or by F(m×m, 3×3) with the m that is fastest on this machine.
+"""Which way a 3×3 convolution takes: direct, or by F(m×m, 3×3), in blocks or in one loop: what is fastest here.
 
 A layer shape is timed once a machine, for about a second, forward and backward, and what won is kept in the
 cache directory. A run keeps its choices in config.json, since the bits of a result depend on them: a resumed run and
@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,9 +22,10 @@ from daybreak.core.errors import StorageError
 from daybreak.core.files import make_folder, write_json
 from daybreak.core.locks import locked
 from daybreak.core.machine import cache_dir, processor
-from daybreak.models.native.build import library
+from daybreak.models.native.build import library, library_path
 from daybreak.models.winograd.convolve import winograd
 from daybreak.models.winograd.minimal import KNOWN, Minimal, fewest_products
+from daybreak.models.winograd.whole import can_be_whole
 
 Wanted = Literal["auto", "direct", "winograd"]
 DIRECT = "direct"
@@ -34,13 +36,31 @@ FEWEST_CHANNELS = 8  # coming in or going out; below, the transforms alone cost 
 LEAST_OPERATIONS = 2e8  # of a direct forward pass; below, it is over in a millisecond or two either way
 TIMED_OPERATIONS = 4e9  # of a direct forward pass: enough to tell, and over soon
 ROUNDS = 5
+HOPELESS = 2.0  # times the seconds of the best way: not tried again
+
+
+@dataclass(frozen=True)
+class Way:
+    """Minimal filtering: in blocks of images (models/winograd/convolve), or `whole`, in one loop (…/whole)."""
+
+    kind: Minimal
+    whole: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.kind}{', whole' if self.whole else ''}"
+
+    def __call__(self, x_NCHW: Tensor, weight_KC33: Tensor, pools: bool = False) -> Tensor:
+        return winograd(x_NCHW, weight_KC33, self.kind, self.whole, pools)
+
+
+WAYS = {str(way): way for way in (Way(KNOWN[m], whole) for whole in (False, True) for m in (4, 6, 2))}
 
 
 class Convolutions:
     """How the 3×3 convolutions of one net are computed.
 
     Attributes:
-        chosen: by layer shape, as `256→256 at 8×8`: "direct" or "F(4×4, 3×3)". It grows as shapes are met.
+        chosen: by layer shape, as `256→256 at 8×8`: "direct" or the name of a `Way`. It grows as shapes are met.
     """
 
     def __init__(self, wanted: Wanted = "direct", chosen: Mapping[str, str] | None = None) -> None:
@@ -58,7 +78,7 @@ class Convolutions:
     def __deepcopy__(self, memo: dict[int, Any]) -> "Convolutions":
         return self  # copies of a net go the same ways
 
-    def kind_for(self, x_NCHW: Tensor, weight_KC33: Tensor, dtype: torch.dtype) -> Minimal | None:
+    def way_for(self, x_NCHW: Tensor, weight_KC33: Tensor, dtype: torch.dtype) -> Way | None:
         """The minimal filtering for this convolution in this dtype; None for the direct form."""
         if self.wanted == DIRECT or not _is_worth_a_thought(x_NCHW, weight_KC33, dtype):
             return None
@@ -66,16 +86,13 @@ class Convolutions:
         shape = _name(weight_KC33, height, width, dtype)
         if shape not in self.chosen:
             self.chosen[shape] = self._choose(shape, (images, height, width), weight_KC33, dtype)
-        kind = _NAMED.get(self.chosen[shape])
-        return kind if kind and images * _count(kind, height, width) >= FEWEST_TILES else None
+        way = WAYS.get(self.chosen[shape])
+        return way if way and images * _count(way.kind, height, width) >= FEWEST_TILES else None
 
     def _choose(self, shape: str, size: tuple[int, int, int], weight_KC33: Tensor, dtype: torch.dtype) -> str:
         if self.wanted == "winograd":
             return str(fewest_products(*size[1:]))
         return _remembered(shape, lambda: fastest(size, weight_KC33.shape[1], len(weight_KC33), dtype))
-
-
-_NAMED = {str(kind): kind for kind in KNOWN.values()}
 
 
 def _is_worth_a_thought(x_NCHW: Tensor, weight_KC33: Tensor, dtype: torch.dtype) -> bool:
@@ -116,15 +133,21 @@ def fastest(size: tuple[int, int, int], in_channels: int, out_channels: int, dty
         dy = torch.ones(images, out_channels, height, width, dtype=dtype).to(memory_format=torch.channels_last)
         learning = (x.requires_grad_(), weight.requires_grad_())
         ways: dict[str, Callable[[], Tensor]] = {DIRECT: lambda: F.conv2d(x, weight.to(dtype), padding=1)}
-        for m in SIDES[dtype]:
-            ways[str(KNOWN[m])] = lambda kind=KNOWN[m]: winograd(x, weight, kind)  # type: ignore[misc]
-        seconds = {name: float("inf") for name in ways}
-        for round_ in range(1 + ROUNDS):  # in turn, as the clock rate moves; the first is not counted
-            for name, way in ways.items():
-                begun = time.perf_counter()
-                torch.autograd.grad(way(), learning, dy)
-                took = time.perf_counter() - begun
-                seconds[name] = min(seconds[name], took) if round_ else seconds[name]
+        for name, way in WAYS.items():
+            if way.kind.m in SIDES[dtype] and (not way.whole or can_be_whole(way.kind, x, weight)):
+                ways[name] = lambda way=way: way(x, weight)  # type: ignore[misc]
+        return _least_seconds({name: lambda f=f: torch.autograd.grad(f(), learning, dy) for name, f in ways.items()})  # type: ignore[misc]
+
+
+def _least_seconds(ways: Mapping[str, Callable[[], object]]) -> str:
+    """What runs fastest, of several rounds in turn, as the clock rate moves. The first round is not counted."""
+    seconds = dict.fromkeys(ways, float("inf"))
+    for round_ in range(1 + ROUNDS):
+        for name in [name for name in ways if round_ < 2 or seconds[name] <= HOPELESS * min(seconds.values())]:
+            begun = time.perf_counter()
+            ways[name]()
+            took = time.perf_counter() - begun
+            seconds[name] = min(seconds[name], took) if round_ else seconds[name]
     return min(seconds, key=lambda name: seconds[name])
 
 
@@ -152,13 +175,13 @@ def _read(path: Path) -> dict[str, str]:
     """The choices in a file, as far as they make sense."""
     try:
         found = json.loads(path.read_text("utf-8"))
-        return {shape: way for shape, way in found.items() if way == DIRECT or way in _NAMED}
+        return {shape: way for shape, way in found.items() if way == DIRECT or way in WAYS}
     except (OSError, ValueError, AttributeError, TypeError):
         return {}
 
 
 def _machine() -> str:
-    """A name for all that the timing depends on: processor, threads, versions, and whether there is a compiler."""
-    transforms = "native" if library() else "plain"
-    facts = [processor(), torch.__version__, str(torch.get_num_threads()), transforms]
+    """A name for all that the timing depends on: processor, threads, versions, and the loops that are compiled."""
+    loops = library_path().stem if library() else "plain"
+    facts = [processor(), torch.__version__, str(torch.get_num_threads()), loops]
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]

@@ -19,6 +19,7 @@ from torch import Tensor
 from daybreak.models.native.build import takes
 from daybreak.models.winograd import native, plain
 from daybreak.models.winograd.minimal import KNOWN, Minimal
+from daybreak.models.winograd.whole import Whole, can_be_whole, channels_last, outputs
 
 BLOCK = 2_000_000  # elements of V and M together that are worked on at a time
 
@@ -47,31 +48,31 @@ class _Blocks:
 
 class _Winograd(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x_NCHW: Tensor, weight_KC33: Tensor, kind: Minimal) -> Tensor:
+    def forward(ctx: Any, x_NCHW: Tensor, weight_KC33: Tensor, kind: Minimal, pools: bool) -> Tensor:
         x_BHWC = channels_last(x_NCHW)
         u_PCK = _at_points(kind, weight_KC33, x_NCHW.dtype)
         transforms = transforms_for(kind, x_NCHW)
-        y_BHWK = x_NCHW.new_empty(*x_BHWC.shape[:3], len(weight_KC33))
+        y_BHWK, pool = outputs(x_BHWC, len(weight_KC33), pools)
         for those, v_PTC, m_PTK in _Blocks(kind, x_BHWC, len(weight_KC33)):
             transforms.input(kind, x_BHWC[those], v_PTC)
             torch.bmm(v_PTC, u_PCK, out=m_PTK)
-            transforms.output(kind, m_PTK, y_BHWK[those])
+            transforms.output(kind, m_PTK, y_BHWK[those], pool and pool[those])
         ctx.save_for_backward(x_NCHW, weight_KC33)
-        ctx.kind = kind
+        ctx.kind, ctx.pool = kind, pool
         return y_BHWK.permute(0, 3, 1, 2)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, dy_NKHW: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, dy_NKHW: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         x_NCHW, weight_KC33 = ctx.saved_tensors
-        kind, (needs_dx, needs_dw, _) = ctx.kind, ctx.needs_input_grad
+        kind, pool, (needs_dx, needs_dw, *_) = ctx.kind, ctx.pool, ctx.needs_input_grad
         x_BHWC, dy_BHWK = channels_last(x_NCHW), channels_last(dy_NKHW.to(x_NCHW.dtype))
         transforms = transforms_for(kind, x_NCHW)
         u_PKC = _at_points(kind, weight_KC33, x_NCHW.dtype).transpose(1, 2).contiguous()
         du_PCK = weight_KC33.new_zeros(len(u_PKC), x_BHWC.shape[3], len(weight_KC33))
         dx_BHWC = torch.empty_like(x_BHWC) if needs_dx else None
         for those, v_PTC, dm_PTK in _Blocks(kind, x_BHWC, len(weight_KC33)):
-            transforms.output_transposed(kind, dy_BHWK[those], dm_PTK)
+            transforms.output_transposed(kind, dy_BHWK[those], dm_PTK, pool and pool[those])
             if needs_dw:
                 transforms.input(kind, x_BHWC[those], v_PTC)
                 _add_product(du_PCK, v_PTC.transpose(1, 2), dm_PTK)
@@ -79,27 +80,26 @@ class _Winograd(torch.autograd.Function):
                 torch.bmm(dm_PTK, u_PKC, out=v_PTC)
                 transforms.input_transposed(kind, v_PTC, dx_BHWC[those])
         dx_NCHW = None if dx_BHWC is None else dx_BHWC.permute(0, 3, 1, 2)
-        return dx_NCHW, plain.filters_transposed(kind, du_PCK) if needs_dw else None, None
+        return dx_NCHW, plain.filters_transposed(kind, du_PCK) if needs_dw else None, None, None
 
 
-def winograd(x_NCHW: Tensor, weight_KC33: Tensor, kind: Minimal) -> Tensor:
+def winograd(x_NCHW: Tensor, weight_KC33: Tensor, kind: Minimal, whole: bool = False, pools: bool = False) -> Tensor:
     """The 3×3 convolution of stride 1 with zero padding by one: (N, K, H, W), channels last, in the dtype of `x_NCHW`.
 
     Args:
         weight_KC33: in the same dtype, or wider: filters are rounded after their transform.
+        whole: all of it in one native loop, where there is one for these tensors.
+        pools: and its largest values over windows of 2×2, (N, K, H // 2, W // 2): what lies before the pool is never
+            in memory, and neither is its gradient.
     """
-    y_NKHW: Tensor = _Winograd.apply(x_NCHW, weight_KC33, kind)  # type: ignore[no-untyped-call]
+    way = Whole if whole and can_be_whole(kind, x_NCHW, weight_KC33) else _Winograd
+    y_NKHW: Tensor = way.apply(x_NCHW, weight_KC33, kind, pools)  # type: ignore[no-untyped-call]
     return y_NKHW
 
 
 def transforms_for(kind: Minimal, x: Tensor) -> ModuleType:
     """Native transforms where they can be had for this tensor and these points, else the plain ones."""
     return native if kind in KNOWN.values() and takes(x) else plain
-
-
-def channels_last(x_NCHW: Tensor) -> Tensor:
-    """The same values as (N, H, W, C), contiguous."""
-    return x_NCHW.permute(0, 2, 3, 1).contiguous()
 
 
 def _at_points(kind: Minimal, weight_KC33: Tensor, dtype: torch.dtype) -> Tensor:

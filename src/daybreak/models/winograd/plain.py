@@ -4,6 +4,7 @@ The reference for the native transforms, and what takes their place where there 
 last, (B, H, W, C); `at_points` is (P, T, C) with P = (m+2)² points and T tiles, images first, then down, then across.
 """
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -12,6 +13,29 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from daybreak.models.winograd.minimal import Matrix, Minimal
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A max-pool by two behind an output, whose maps are then half as high and wide.
+
+    Attributes:
+        size: height and width before it.
+        where: uint8, in the shape of what it leaves: which of a window's four values, row by row, was the largest.
+    """
+
+    size: tuple[int, int]
+    where_BHWK: Tensor
+
+    @classmethod
+    def by_two(cls, maps_BHWC: Tensor, channels: int) -> "Pool":
+        """Of so many channels at the size of these maps."""
+        images, height, width = maps_BHWC.shape[:3]
+        where = torch.empty(images, height // 2, width // 2, channels, dtype=torch.uint8)
+        return cls((height, width), where)
+
+    def __getitem__(self, images: slice) -> "Pool":
+        return Pool(self.size, self.where_BHWK[images])
 
 
 def input(kind: Minimal, x_BHWC: Tensor, at_points_PTC: Tensor) -> None:
@@ -36,22 +60,46 @@ def input_transposed(kind: Minimal, at_points_PTC: Tensor, x_BHWC: Tensor) -> No
     x_BHWC.copy_(sums[:, 1 : height + 1, 1 : width + 1])
 
 
-def output(kind: Minimal, at_points_PTK: Tensor, y_BHWK: Tensor) -> None:
-    """Aᵀ M A of every tile; what lies outside the map is dropped."""
-    (images, height, width, channels), m = y_BHWK.shape, kind.m
+def output(kind: Minimal, at_points_PTK: Tensor, y_BHWK: Tensor, pool: Pool | None = None) -> None:
+    """Aᵀ M A of every tile; what lies outside the map is dropped. With a pool, its largest values and their places."""
+    (images, _, _, channels), m = y_BHWK.shape, kind.m
+    height, width = pool.size if pool else y_BHWK.shape[1:3]
     down, across = kind.tiles(height, width)
     flat = _both_ways(kind.output, y_BHWK.dtype) @ at_points_PTK.flatten(1)
     whole = flat.view(m, m, images, down, across, channels).permute(2, 3, 0, 4, 1, 5)
-    y_BHWK.copy_(whole.reshape(images, m * down, m * across, channels)[:, :height, :width])
+    found = whole.reshape(images, m * down, m * across, channels)[:, :height, :width]
+    if pool:
+        found, places = _windows(found).max(3)
+        pool.where_BHWK.copy_(places)
+    y_BHWK.copy_(found)
 
 
-def output_transposed(kind: Minimal, y_BHWK: Tensor, at_points_PTK: Tensor) -> None:
+def output_transposed(kind: Minimal, y_BHWK: Tensor, at_points_PTK: Tensor, pool: Pool | None = None) -> None:
     """The gradient of `output`."""
-    (images, height, width, channels), m = y_BHWK.shape, kind.m
+    (images, _, _, channels), m = y_BHWK.shape, kind.m
+    height, width = pool.size if pool else y_BHWK.shape[1:3]
     down, across = kind.tiles(height, width)
-    padded = F.pad(y_BHWK, (0, 0, 0, m * across - width, 0, m * down - height))
+    padded = y_BHWK.new_zeros(images, m * down, m * across, channels)
+    mine = padded[:, :height, :width]
+    if pool:
+        spread = torch.zeros_like(y_BHWK).unsqueeze(3).repeat(1, 1, 1, 4, 1)
+        spread.scatter_(3, pool.where_BHWK.long().unsqueeze(3), y_BHWK.unsqueeze(3))
+        _whole_windows(mine).copy_(spread.unflatten(3, (2, 2)).permute(0, 1, 3, 2, 4, 5))
+    else:
+        mine.copy_(y_BHWK)
     tiles = padded.reshape(images, down, m, across, m, channels).permute(2, 4, 0, 1, 3, 5)
     _times(_both_ways(kind.output, y_BHWK.dtype).T, tiles.reshape(m**2, -1), at_points_PTK)
+
+
+def _whole_windows(maps_BHWC: Tensor) -> Tensor:
+    """A view of the windows of a pool by two, (B, H/2, 2, W/2, 2, C), without a last row or column that is in none."""
+    height, width = (size // 2 * 2 for size in maps_BHWC.shape[1:3])
+    return maps_BHWC[:, :height, :width].unflatten(2, (-1, 2)).unflatten(1, (-1, 2))
+
+
+def _windows(maps_BHWC: Tensor) -> Tensor:
+    """(B, H/2, W/2, 4, C)"""
+    return _whole_windows(maps_BHWC).permute(0, 1, 3, 2, 4, 5).flatten(3, 4)
 
 
 def filters(kind: Minimal, weight_KC33: Tensor) -> Tensor:
