@@ -221,13 +221,13 @@ def test_what_takes_twice_as_long_is_not_tried_again(monkeypatch: pytest.MonkeyP
         return run
 
     ways = {"slower": taking("slower", 2.1), "slow": taking("slow", 1.9), "fast": taking("fast", 1.0)}
-    assert choice._least_seconds(ways) == "fast"
+    assert choice._fastest_of(ways) == "fast"
     assert tried == {"fast": 1 + choice.ROUNDS, "slow": 1 + choice.ROUNDS, "slower": 2}
 
 
 def test_bfloat16_has_no_whole_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     timed: list[str] = []
-    monkeypatch.setattr(choice, "_least_seconds", lambda ways: timed.extend(ways) or DIRECT)
+    monkeypatch.setattr(choice, "_fastest_of", lambda ways: timed.extend(ways) or DIRECT)
     choice.fastest((4, 8, 8), 16, 16, torch.bfloat16)
     assert timed == [DIRECT, F4, "F(2×2, 3×3)"]
 

@@ -17,7 +17,7 @@ from daybreak.models.native.build import library
 from daybreak.models.winograd import convolve, native, plain
 from daybreak.models.winograd import whole as one_loop
 from daybreak.models.winograd.convolve import winograd
-from daybreak.models.winograd.minimal import KNOWN, Minimal, fewest_products
+from daybreak.models.winograd.minimal import KNOWN, Minimal, min_products
 
 SIDES = (2, 4, 6)
 # Relative error of a value in float32 and bfloat16 by m: twice what was measured (benchmarks/winograd.py points).
@@ -78,7 +78,7 @@ def test_the_textbook_has_the_same_f2() -> None:
 def test_multiplications_are_counted_with_what_overhangs() -> None:
     assert [KNOWN[4].products(side, side) for side in (8, 7, 4, 3, 1)] == [144, 144, 36, 36, 36]
     assert KNOWN[6].products(12, 12) == 256
-    assert (fewest_products(8, 8).m, fewest_products(6, 6, (4, 6, 2)).m, fewest_products(2, 2).m) == (4, 6, 2)
+    assert (min_products(8, 8).m, min_products(6, 6, (4, 6, 2)).m, min_products(2, 2).m) == (4, 6, 2)
 
 
 # The convolution

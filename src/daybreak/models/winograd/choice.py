@@ -24,16 +24,16 @@ from daybreak.core.locks import locked
 from daybreak.core.machine import cache_dir, processor
 from daybreak.models.native.build import library, library_path
 from daybreak.models.winograd.convolve import winograd
-from daybreak.models.winograd.minimal import KNOWN, Minimal, fewest_products
+from daybreak.models.winograd.minimal import KNOWN, Minimal, min_products
 from daybreak.models.winograd.whole import can_be_whole
 
 Wanted = Literal["auto", "direct", "winograd"]
 DIRECT = "direct"
 # F(6×6) loses too many of bfloat16's eight bits: 5 % of a value, where F(4×4) loses 1.4.
 SIDES = {torch.float32: (4, 6, 2), torch.bfloat16: (4, 2)}
-FEWEST_TILES = 128  # of a batch; below, transforming the filters costs more than it saves
-FEWEST_CHANNELS = 8  # coming in or going out; below, the transforms alone cost more than the direct form
-LEAST_OPERATIONS = 2e8  # of a direct forward pass; below, it is over in a millisecond or two either way
+MIN_TILES = 128  # of a batch; below, transforming the filters costs more than it saves
+MIN_CHANNELS = 8  # coming in or going out; below, the transforms alone cost more than the direct form
+MIN_OPERATIONS = 2e8  # of a direct forward pass; below, it is over in a millisecond or two either way
 TIMED_OPERATIONS = 4e9  # of a direct forward pass: enough to tell, and over soon
 ROUNDS = 5
 HOPELESS = 2.0  # times the seconds of the best way: not tried again
@@ -87,11 +87,11 @@ class Convolutions:
         if shape not in self.chosen:
             self.chosen[shape] = self._choose(shape, (images, height, width), weight_KC33, dtype)
         way = WAYS.get(self.chosen[shape])
-        return way if way and images * _count(way.kind, height, width) >= FEWEST_TILES else None
+        return way if way and images * _count(way.kind, height, width) >= MIN_TILES else None
 
     def _choose(self, shape: str, size: tuple[int, int, int], weight_KC33: Tensor, dtype: torch.dtype) -> str:
         if self.wanted == "winograd":
-            return str(fewest_products(*size[1:]))
+            return str(min_products(*size[1:]))
         return _remembered(shape, lambda: fastest(size, weight_KC33.shape[1], len(weight_KC33), dtype))
 
 
@@ -103,8 +103,8 @@ def _is_worth_a_thought(x_NCHW: Tensor, weight_KC33: Tensor, dtype: torch.dtype)
     images, _, height, width = x_NCHW.shape
     most = images * _count(KNOWN[2], height, width)
     operations = 2 * weight_KC33.numel() * images * height * width
-    is_large = operations >= LEAST_OPERATIONS and most >= FEWEST_TILES
-    return is_large and min(weight_KC33.shape[:2]) >= FEWEST_CHANNELS
+    is_large = operations >= MIN_OPERATIONS and most >= MIN_TILES
+    return is_large and min(weight_KC33.shape[:2]) >= MIN_CHANNELS
 
 
 def _count(kind: Minimal, height: int, width: int) -> int:
@@ -136,10 +136,10 @@ def fastest(size: tuple[int, int, int], in_channels: int, out_channels: int, dty
         for name, way in WAYS.items():
             if way.kind.m in SIDES[dtype] and (not way.whole or can_be_whole(way.kind, x, weight)):
                 ways[name] = lambda way=way: way(x, weight)  # type: ignore[misc]
-        return _least_seconds({name: lambda f=f: torch.autograd.grad(f(), learning, dy) for name, f in ways.items()})  # type: ignore[misc]
+        return _fastest_of({name: lambda f=f: torch.autograd.grad(f(), learning, dy) for name, f in ways.items()})  # type: ignore[misc]
 
 
-def _least_seconds(ways: Mapping[str, Callable[[], object]]) -> str:
+def _fastest_of(ways: Mapping[str, Callable[[], object]]) -> str:
     """What runs fastest, of several rounds in turn, as the clock rate moves. The first round is not counted."""
     seconds = dict.fromkeys(ways, float("inf"))
     for round_ in range(1 + ROUNDS):

@@ -84,6 +84,6 @@ class Minimal:
 KNOWN = {m: Minimal(pairs) for m, pairs in PAIRS.items()}
 
 
-def fewest_products(height: int, width: int, sides: tuple[int, ...] = (4, 2)) -> Minimal:
+def min_products(height: int, width: int, sides: tuple[int, ...] = (4, 2)) -> Minimal:
     """Of F(m×m, 3×3) with m in `sides`, the one that covers a map with the fewest multiplications."""
     return min((KNOWN[m] for m in sides), key=lambda kind: kind.products(height, width))
