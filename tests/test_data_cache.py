@@ -1,6 +1,7 @@
 import json
 import multiprocessing as mp
 import os
+import re
 import shutil
 import sys
 import time
@@ -13,6 +14,7 @@ from image_sets import encode, pixels, sample_files, write_folder, write_npz, wr
 from daybreak.core.errors import StorageError, UsageError
 from daybreak.data import Dataset, open_dataset
 from daybreak.data import cache as cache_module
+from daybreak.data import entry as entry_module
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -23,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def entries(cache: Path) -> list[Path]:
-    return sorted((cache / "decoded").iterdir())
+    return sorted(path for path in (cache / "decoded").iterdir() if not path.name.startswith("."))
 
 
 def forbid(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
@@ -133,6 +135,109 @@ def test_a_damaged_entry_is_made_again(folder: Path, cache: Path, name: str, dam
     assert again.seconds["decode"] > 0
     assert len(entries(cache)) == 1
     assert open_dataset(folder).seconds["decode"] == 0.0
+
+
+def note_of(dataset: Dataset) -> str:
+    (found,) = (note for note in dataset.notes if "damaged" in note)
+    return found
+
+
+def invert_pixels(folder: Path) -> None:
+    path = folder / "train_images.npy"
+    content = bytearray(path.read_bytes())
+    content[-40:] = bytes(255 - byte for byte in content[-40:])
+    path.write_bytes(content)
+
+
+def rotate_labels(folder: Path) -> None:
+    labels = np.load(folder / "train_labels.npy")
+    np.save(folder / "train_labels.npy", np.roll(labels, 1))
+
+
+def exceed_labels(folder: Path) -> None:
+    labels = np.load(folder / "test_labels.npy")
+    labels[0] = 7
+    np.save(folder / "test_labels.npy", labels)
+
+
+def reshape_images(folder: Path) -> None:
+    images = np.load(folder / "train_images.npy")
+    np.save(folder / "train_images.npy", images.reshape(len(images), -1)[:, None, None].repeat(1, 1))
+
+
+def describe_as(**changes: object):
+    """An edited description; with `sum` False, one whose sum is right again."""
+
+    def edit(folder: Path) -> None:
+        meta = json.loads((folder / "meta.json").read_text()) | changes
+        (folder / "meta.json").write_text(json.dumps(meta))
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("harm", "why"),
+    [
+        (invert_pixels, "images or labels are not what was written"),
+        (rotate_labels, "images or labels are not what was written"),
+        (exceed_labels, "a label of the test part is none of the classes"),
+        (reshape_images, "train_images.npy is missing or has another size|images of the train part"),
+        (describe_as(classes=["a"]), "not what was written"),
+        (describe_as(classes=["ant", "dog"]), "not what was written"),
+        (describe_as(decode={"size": 32, "channels": 3}), "not what was written"),
+        (describe_as(decode={"size": 8, "channels": 2}), "no description"),
+        (describe_as(names={"train": [], "test": []}), "not what was written"),
+        (describe_as(names={"train": [1], "test": []}), "no description"),
+        (describe_as(fingerprint=None), "no description"),
+        (describe_as(fingerprint="0" * 64), "not what was written"),
+        (describe_as(notes=["trust me"]), "not what was written"),
+        (lambda folder: (folder / "meta.json").write_text("[" * 100_000), "no description"),
+        (lambda folder: (folder / "meta.json").write_bytes(b"\xff\xfe"), "no description"),
+        (lambda folder: (folder / "meta.json").write_text('{"size": ' + "9" * 6000 + "}"), "no description"),
+    ],
+)
+def test_what_was_changed_since_it_was_written_is_never_used(folder: Path, cache: Path, harm, why: str):
+    first = open_dataset(folder)
+    images = np.array(first.train.images_NHWC)
+    (entry,) = entries(cache)
+    harm(entry)
+    again = open_dataset(folder)
+    assert re.search(why, note_of(again))
+    assert (again.fingerprint, again.classes, again.decode) == (first.fingerprint, first.classes, first.decode)
+    np.testing.assert_array_equal(again.train.images_NHWC, images)
+    assert again.train.labels_N.tolist() == [0, 0, 1, 1, 2, 2]
+    assert not [note for note in open_dataset(folder).notes if "damaged" in note]
+    (aside,) = (path for path in (cache / "decoded").glob(".*/*"))  # for who wants to know what happened
+    assert str(aside) in note_of(again)
+
+
+def test_a_large_entry_is_verified_once_and_when_its_files_change(
+    folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(entry_module, "BYTES_ALWAYS_VERIFIED", 0)
+    open_dataset(folder)
+    monkeypatch.setattr(entry_module, "_begun", lambda _: pytest.fail("summed up again"))
+    open_dataset(folder)
+    with pytest.raises(pytest.fail.Exception, match="summed up again"):
+        open_dataset(folder, verify=True)
+    monkeypatch.undo()
+    monkeypatch.setenv("DAYBREAK_CACHE_DIR", str(cache))
+    monkeypatch.setattr(entry_module, "BYTES_ALWAYS_VERIFIED", 0)
+    (entry,) = entries(cache)
+    before = (entry / "train_images.npy").stat()
+    invert_pixels(entry)
+    os.utime(entry / "train_images.npy", ns=(before.st_atime_ns, before.st_mtime_ns))  # as if nothing had happened
+    assert "not what was written" in note_of(open_dataset(folder))
+
+
+def test_an_edit_of_the_same_size_with_its_time_put_back_is_seen(folder: Path):
+    before, path = open_dataset(folder), folder / "train" / "ant" / "000.png"
+    status, content = path.stat(), path.read_bytes()
+    other = encode(pixels(1, seed=9)[0])
+    path.write_bytes(other[: len(content)].ljust(len(content), b"\0"))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert path.stat().st_mtime_ns == status.st_mtime_ns
+    assert open_dataset(folder).fingerprint != before.fingerprint
 
 
 @pytest.mark.parametrize("damage", [remove, shorten, empty])

@@ -96,6 +96,9 @@ def data(
     split_seed: SplitSeed = 0,
     skip_bad: SkipBad = False,
     strict: Strict = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read all of the decoded copy, however large: is it what was written?")
+    ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -103,7 +106,7 @@ def data(
     """Describe and check a data set: counts, sizes, mean and deviation, duplicates across splits."""
     from daybreak.data import check_strictly, contact_sheet, describe, open_dataset
 
-    opened = open_dataset(data, size=size, split_seed=split_seed, skip_bad=skip_bad)
+    opened = open_dataset(data, size=size, split_seed=split_seed, skip_bad=skip_bad, verify=verify)
     if strict:
         check_strictly(opened)
     facts = describe(opened) | ({"sheet": str(contact_sheet(opened, sheet))} if sheet else {})

@@ -7,6 +7,7 @@ from io import BufferedReader
 from pathlib import Path
 
 from daybreak.core.errors import DataError
+from daybreak.data.entry import file_stamp
 
 
 class Folder:
@@ -22,7 +23,7 @@ class Folder:
         self.folders: list[str] = []
         stamp = hashlib.sha256()
         for name, status in sorted(self._walk("")):
-            stamp.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\0".encode("utf-8", "surrogatepass"))
+            stamp.update(f"{name}\0{file_stamp(status)}\0".encode("utf-8", "surrogatepass"))
             self.names.append(name)
         stamp.update(repr(sorted(self.folders)).encode("utf-8", "surrogatepass"))
         self.stamp = stamp.hexdigest()

@@ -7,6 +7,7 @@ from pathlib import Path
 from daybreak.core.errors import BadImagesError, UsageError
 from daybreak.data import cache
 from daybreak.data.dataset import Dataset, Request, Split
+from daybreak.data.entry import DamagedEntryError, Entry
 from daybreak.data.layout import PART_NAMES, PART_NAMES_OF_0_1_0
 from daybreak.data.sources import KNOWN_ARCHIVES, NAMES, Source, content_of, find, is_published
 from daybreak.data.split import check_share, default_share, hold_out, split_indices
@@ -22,6 +23,7 @@ def open_dataset(
     skip_bad: bool = False,
     validate: float | None = None,
     parts_of_0_1_0: bool = False,
+    verify: bool = False,
 ) -> Dataset:
     """Open a data set by its name or path.
 
@@ -36,6 +38,9 @@ def open_dataset(
             none of a published data set, and of other data a tenth if every class has 20 training images or more.
         parts_of_0_1_0: understand the parts as daybreak 0.1.0 did, for the runs that it wrote: the test part may be
             called val/ or validation/, and there is no validation part unless `validate` says so.
+        verify: read all of a decoded copy that is large, too, to see whether it is what was written. (A copy of up to
+            512 MiB is always verified, a larger one once, until its files change.) A damaged one is set aside and
+            decoded again, and a note says so.
 
     Raises:
         DataError: it cannot be had, is no usable data set, or has too few images to hold any out.
@@ -49,7 +54,7 @@ def open_dataset(
     source, download_seconds = find(data)
     content = content_of(source)
     request = Request(_absolute(data), size, split_seed, skip_bad, validate, parts_of_0_1_0)
-    entry, decode_seconds = _entry(source, content, request)
+    entry, decode_seconds, damage = _entry(source, content, request, verify)
     train, validation, validation_notes = _validation(entry, request, is_published(source, content), source.where)
     name, title = KNOWN_ARCHIVES.get(content, (source.name, source.title))
     open_seconds = time.perf_counter() - started - download_seconds - decode_seconds
@@ -61,7 +66,7 @@ def open_dataset(
         train=train,
         test=entry.test,
         decode=entry.decode,
-        notes=(*source.notes, *entry.notes, *validation_notes),
+        notes=(*source.notes, *damage, *entry.notes, *validation_notes),
         seconds={"download": download_seconds, "decode": decode_seconds, "open": open_seconds},
         request=request,
         validation=validation,
@@ -75,7 +80,7 @@ def _absolute(data: str | Path) -> str:
 
 
 def _validation(
-    entry: cache.Entry, request: Request, published: bool, where: str
+    entry: Entry, request: Request, published: bool, where: str
 ) -> tuple[Split, Split | None, tuple[str, ...]]:
     """The training and the validation part, and the notes to show."""
     share = request.validate
@@ -94,22 +99,27 @@ def _validation(
     return hold_out(entry.train, share, request.split_seed, entry.classes, where)
 
 
-def _entry(source: Source, content: str, request: Request) -> tuple[cache.Entry, float]:
-    """The decoded data set, and the seconds that decoding it took."""
+def _entry(source: Source, content: str, request: Request, verify: bool) -> tuple[Entry, float, list[str]]:
+    """The decoded data set, the seconds that decoding it took, and what was wrong with the copy that was there."""
+    damage: list[str] = []
     for seed in (None, request.split_seed):
-        entry = cache.load(_key(content, request, seed))
-        if entry is not None:
-            return entry, 0.0
+        key = _key(content, request, seed)
+        try:
+            if (entry := cache.load(key, verify)) is not None:
+                return entry, 0.0, damage
+        except DamagedEntryError as error:
+            if aside := cache.set_aside(key):
+                damage.append(f"the decoded copy in the cache was damaged ({error}): decoded again; it is in {aside}")
     started = time.perf_counter()
     entry = _decode(source, content, request)
-    return entry, time.perf_counter() - started
+    return entry, time.perf_counter() - started, damage
 
 
 def _key(content: str, request: Request, split_seed: int | None) -> str:
     return cache.entry_key(content, request.size, split_seed, request.skip_bad, request.parts_of_0_1_0)
 
 
-def _decode(source: Source, content: str, request: Request) -> cache.Entry:
+def _decode(source: Source, content: str, request: Request) -> Entry:
     try:
         return _write(source, content, request, bad=())
     except BadImagesError as error:
@@ -118,7 +128,7 @@ def _decode(source: Source, content: str, request: Request) -> cache.Entry:
         return _write(source, content, request, error.names)
 
 
-def _write(source: Source, content: str, request: Request, bad: Sequence[str]) -> cache.Entry:
+def _write(source: Source, content: str, request: Request, bad: Sequence[str]) -> Entry:
     """Decode into the cache, without the files that are known to be bad."""
     part_names = PART_NAMES_OF_0_1_0 if request.parts_of_0_1_0 else PART_NAMES
     with cache.staging() as folder, source.read(request.size, frozenset(bad), part_names) as pictures:

@@ -18,6 +18,7 @@ from daybreak.data.cache import recall, remember
 from daybreak.data.canonical import PUBLISHED, Published, verify
 from daybreak.data.dataset import Pictures
 from daybreak.data.download import fetch, sha256_of
+from daybreak.data.entry import file_stamp
 from daybreak.data.files import read_pictures
 from daybreak.data.folder import Folder
 from daybreak.data.layout import PartNames
@@ -256,4 +257,4 @@ def _file_stamp(path: Path) -> str:
         status = path.stat()
     except OSError as error:
         raise DataError(path, f"cannot be read ({error.strerror})", "check the file and its permissions") from None
-    return f"{status.st_size} {status.st_mtime_ns}"
+    return file_stamp(status)
