@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daybreak.core.config import Augment, override
+from daybreak.core.errors import UsageError
 from daybreak.data import open_dataset
 from daybreak.recipes import RECIPES
 from daybreak.runs.transforms import Normalizer, pad_reflect, resize, scale_pixels
@@ -221,3 +222,31 @@ def test_the_resolution_follows_progress() -> None:
 def test_a_batch_larger_than_the_data_is_the_data() -> None:
     train = loader(500)
     assert (train.batch_size, train.steps) == (100, 2)
+
+
+def loader_of(steps: int, stages: list[tuple[float, float]]) -> Loader:
+    resolution = [{"until": until, "scale": scale} for until, scale in stages]
+    recipe = override(RECIPES["sprint"], {"steps": steps, "batch_size": 4, "resolution": resolution})
+    x = torch.zeros(8, 32, 32, 3, dtype=torch.uint8)
+    return Loader(recipe, x, torch.zeros(8, dtype=torch.int64), Normalizer.of(x), seed=0, dtype=torch.float32)
+
+
+@given(st.integers(1, 200), st.lists(st.floats(0.001, 0.999), unique=True, max_size=4), st.integers(0, 2**32 - 1))
+@settings(deadline=None)
+def test_the_work_done_is_the_sum_over_steps(steps: int, untils: list[float], seed: int) -> None:
+    scales = np.random.default_rng(seed).choice([0.3, 0.5, 0.75, 1.0], len(untils) + 1).tolist()
+    train = loader_of(steps, list(zip([*sorted(untils), 1.0], scales, strict=True)))
+    pixels = [train.size_at(step / steps) ** 2 for step in range(steps)]
+    for step in {0, 1, steps // 3, steps // 2, steps - 1, steps}:
+        assert train.work_done(step) == sum(pixels[:step]) / sum(pixels)
+
+
+def test_a_training_of_a_thousand_million_steps_is_planned_at_once() -> None:
+    train = loader_of(10**9, [(0.3, 0.5), (1.0, 1.0)])
+    assert train.work_done(3 * 10**8) == pytest.approx(0.3 * 0.25 / (0.3 * 0.25 + 0.7))
+
+
+@pytest.mark.parametrize("setting", [{"epochs": 10**6 + 1}, {"steps": 10**9 + 1}, {"min_steps": 10**9 + 1}])
+def test_absurd_lengths_are_refused(setting: dict[str, int]) -> None:
+    with pytest.raises(UsageError, match=next(iter(setting))):
+        override(RECIPES["sprint"], setting)

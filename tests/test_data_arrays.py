@@ -1,4 +1,6 @@
 import hashlib
+import io
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -203,3 +205,58 @@ def test_npz_with_two_validation_parts_uses_the_first_and_says_so(tmp_path: Path
     assert dataset.notes == ("x_val is not used: x_validation is the validation part",)
     assert dataset.validation is not None
     assert len(dataset.validation.names) == 6
+
+
+def with_member(path: Path, name: str, content: bytes, **arrays: np.ndarray) -> Path:
+    """An .npz in which one member is not what numpy would write."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **({"x_train": pixels(4), "y_train": np.array([0, 0, 1, 1])} | arrays))
+    with zipfile.ZipFile(buffer) as whole, zipfile.ZipFile(path, "w") as changed:
+        for member in whole.namelist():
+            changed.writestr(member, content if member == f"{name}.npy" else whole.read(member))
+    return path
+
+
+def header(shape: tuple[int, ...], dtype: str = "|u1") -> bytes:
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": dtype, "fortran_order": False, "shape": shape})
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (header((4, 10**6, 10**6, 11)), r"x_train: shape \(4, 1000000, 1000000, 11\) of uint8 does not fit 128 bytes"),
+        (header((2**62, 2**62)), "does not fit"),
+        (b"not an array", "x_train: not an array"),
+        (b"", "x_train: not an array"),
+        (b"\x93NUMPY\x01\x00\x10\x00{'descr': '|u1'}", "x_train: not an array"),
+        (b"\x93NUMPY\x09\x09", "x_train: not an array"),
+    ],
+)
+def test_a_header_is_not_believed(tmp_path: Path, content: bytes, why: str):
+    with pytest.raises(DataError, match=why):
+        open_dataset(with_member(tmp_path / "set.npz", "x_train", content))
+
+
+def test_a_label_of_two_thousand_million_makes_no_classes(tmp_path: Path):
+    np.savez(tmp_path / "set.npz", x_train=pixels(4), y_train=np.array([0, 0, 1, 2_000_000_000]))
+    with pytest.raises(DataError, match="go to 2,000,000,000, which are more than 100,000 classes"):
+        open_dataset(tmp_path / "set.npz")
+
+
+@pytest.mark.parametrize(
+    "names", [["caf\u00e9", "cafe\u0301"], ["", "a"], [" ", "a"], ["a\0b", "c"], ["Ant", "ant"], ["a b", "a  b"]]
+)
+def test_names_of_arrays_are_held_to_the_rules_of_folders(tmp_path: Path, names: list[str]):
+    np.savez(tmp_path / "set.npz", x_train=pixels(4), y_train=np.array([0, 0, 1, 1]), classes=np.array(names))
+    with pytest.raises(DataError, match="class name"):
+        open_dataset(tmp_path / "set.npz")
+
+
+def test_two_arrays_of_one_name_are_refused(tmp_path: Path):
+    with_member(tmp_path / "set.npz", "none", b"")
+    with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(tmp_path / "set.npz", "a") as archive:
+        archive.writestr("y_train.npy", b"x")
+    with pytest.raises(DataError, match="two of its arrays have one name"):
+        open_dataset(tmp_path / "set.npz")

@@ -4,6 +4,7 @@ import io
 import os
 import tarfile
 import unicodedata
+import zipfile
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from image_sets import CLASSES, encode, pixels, sample_files, write_folder, writ
 
 from daybreak.core.errors import BadImagesError, DataError
 from daybreak.data import Dataset, DecodeSpec, open_dataset
+from daybreak.data import files as files_module
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -258,7 +260,9 @@ def test_different_classes_in_the_parts_are_shown(tmp_path: Path):
     "pair", [("Ant", "ant"), (unicodedata.normalize("NFC", "café"), unicodedata.normalize("NFD", "café"))]
 )
 def test_class_names_that_only_look_different_are_refused(tmp_path: Path, pair: tuple[str, str]):
-    message = fails(write_zip(tmp_path / "set.zip", sample_files(classes=("bee", *pair))), "only in case or Unicode")
+    message = fails(
+        write_zip(tmp_path / "set.zip", sample_files(classes=("bee", *pair))), "only in case, blanks or Unicode"
+    )
     assert ascii(pair[0]) in message
 
 
@@ -370,3 +374,54 @@ def test_odd_names_are_made_safe(tmp_path: Path):
     dataset = open_dataset(write_zip(tmp_path / "my <b>pets</b> & co.zip".replace("/", ""), sample_files()))
     assert dataset.name == "my-b-pets-b-co"
     assert dataset.title == "my <b>pets<b> & co"
+
+
+def test_a_hidden_class_folder_is_told_of(tmp_path: Path):
+    """`.net` is a class to its owner and a hidden folder to everything else."""
+    files = sample_files() | {f"train/.net/{i}.png": encode(image) for i, image in enumerate(pixels(3))}
+    files |= {"train/.git/x.png": b"", "train/.cls/readme.txt": b""}
+    note = "images in hidden folders are left out: .net/ (3); rename a folder that is a class"
+    for path in (write_folder(tmp_path / "set", files), write_zip(tmp_path / "set.zip", files)):
+        dataset = open_dataset(path)
+        assert note in dataset.notes
+        assert dataset.classes == ("ant", "bee", "cow")
+    assert not [n for n in open_dataset(write_folder(tmp_path / "other", sample_files())).notes if "hidden" in n]
+
+
+@pytest.mark.parametrize("name", [" ", "\u2003", "a\x07b", "a\nb"])
+def test_class_names_that_nobody_can_read_are_refused(tmp_path: Path, name: str):
+    fails(write_folder(tmp_path / "set", sample_files(classes=("ant", name))), "is blank or has control characters")
+
+
+def test_two_members_of_one_name_are_refused(tmp_path: Path):
+    files = sample_files()
+    twice = "train/ant/000.png"
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for name, data in [*files.items(), (f"./{twice}", files["train/bee/000.png"])]:
+            archive.writestr(name, data)
+    fails(tmp_path / "set.zip", f"two members are called '{twice}'")
+    member = tarfile.TarInfo(twice)
+    fails(write_tar(tmp_path / "set.tar", files, "w", (member,)), f"two members are called '{twice}'")
+    link = tarfile.TarInfo(twice)
+    link.type, link.linkname = tarfile.SYMTYPE, "000.png"
+    fails(write_tar(tmp_path / "link.tar", files, "w", (link,)), f"two members are called '{twice}'")
+    assert open_dataset(write_zip(tmp_path / "once.zip", files)).classes  # the control
+
+
+def test_a_gzip_that_ends_in_its_header_is_a_broken_archive(tmp_path: Path):
+    whole = write_tar(tmp_path / "whole.tar.gz", sample_files()).read_bytes()
+    for cut in range(12):
+        (tmp_path / "cut.tar.gz").write_bytes(whole[:cut])
+        fails(tmp_path / "cut.tar.gz", "broken archive")
+
+
+def test_large_files_are_not_held_many_at_a_time(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(files_module, "CHUNK_BYTES", 1000)
+
+    class Holding:
+        def open(self, name: str) -> io.BytesIO:
+            return io.BytesIO(b"x" * (400 if name < "c" else 10))
+
+    chunks = list(files_module._chunks(Holding(), list("aaabbcdefg")))  # type: ignore[arg-type]
+    assert ["".join(names) for names, _ in chunks] == ["aaa", "bbcdefg"]
+    assert [len(blobs) for _, blobs in chunks] == [3, 7]

@@ -134,7 +134,7 @@ INPUTS: list[tuple[str, Callable[[Path], list[object]], int, str]] = [
     ("one picture, two labels", same_pixels("train/ant/x.jpg", "train/bee/x.jpg"), 0, '"conflicts": 1'),
     ("the same, --strict", strictly("train/ant/x.jpg", "test/ant/x.jpg"), 3, "1 test image also in the training part"),
     ("two labels, --strict", strictly("train/ant/x.jpg", "train/bee/x.jpg"), 3, "1 picture under two labels"),
-    ("classes that differ in case", only("Ant", "ant", "bee"), 3, "differ only in case or Unicode form"),
+    ("classes that differ in case", only("Ant", "ant", "bee"), 3, "differ only in case, blanks or Unicode form"),
     ("a file that cannot be read", linked("gone.png"), 3, "9.png: cannot be read"),
     ("a misspelt key", lambda _: ["train", "digits", "--set", "schedule.max_lrr=1"], 2, "try: 'schedule.max_lr'"),
     ("NaN as a rate", lambda _: ["train", "digits", "--set", "schedule.max_lr=NaN"], 2, "schedule.max_lr: .*finite"),

@@ -8,16 +8,24 @@ from typing import Any
 import pytest
 from resuming import begin
 
+from daybreak.core.errors import RunError
 from daybreak.runs import metrics_log
 from daybreak.runs.directory import RunDirectory
 
+POSITION = {"progress": 0.5, "lr": 0.1, "momentum": 0.9, "size": 32, "train_seconds": 1.5}
+
 
 def step(n: int) -> dict[str, Any]:
-    return {"event": "step", "step": n, "batch_loss": 1 / n}
+    return {"event": "step", "step": n, **POSITION, "batch_loss": 1 / n}
 
 
 def epoch(n: int, **more: Any) -> dict[str, Any]:
-    return {"event": "epoch", "epoch": n, "test_acc": n / 3, **more}
+    measured = {"train_loss": 0.5, "train_acc": 0.25, "test_loss": 2.5, "test_acc": n / 3}
+    return {"event": "epoch", "epoch": n, "step": n, **POSITION, "batch_loss": None, **measured, **more}
+
+
+def cut(run: RunDirectory, step: int, size: int) -> None:
+    run.keep_metrics(run.metrics_until(step, size))
 
 
 def table(run: RunDirectory) -> list[dict[str, str]]:
@@ -64,16 +72,16 @@ def test_the_table_is_made_anew_once_when_a_run_is_resumed(tmp_path: Path, parse
     kept = run.flush_metrics()
     run.append_metrics(epoch(2))
     again = RunDirectory(tmp_path)
-    again.truncate_metrics(kept)
+    cut(again, 1, kept)
     assert again.metrics("epoch") == [epoch(1)]
-    again.append_metrics(epoch(2, test_loss=0.5))
-    again.append_metrics(epoch(3, test_loss=0.25))
+    again.append_metrics(epoch(2, f1=0.5))
+    again.append_metrics(epoch(3, f1=0.25))
     assert len(parses) == 1
-    assert again.metrics("epoch") == [epoch(1), epoch(2, test_loss=0.5), epoch(3, test_loss=0.25)]
-    assert table(again) == [
-        {"epoch": "1", "test_acc": str(1 / 3), "test_loss": ""},
-        {"epoch": "2", "test_acc": str(2 / 3), "test_loss": "0.5"},
-        {"epoch": "3", "test_acc": "1.0", "test_loss": "0.25"},
+    assert again.metrics("epoch") == [epoch(1), epoch(2, f1=0.5), epoch(3, f1=0.25)]
+    assert [(row["epoch"], row["test_acc"], row["f1"]) for row in table(again)] == [
+        ("1", str(1 / 3), ""),
+        ("2", str(2 / 3), "0.5"),
+        ("3", "1.0", "0.25"),
     ]
 
 
@@ -93,7 +101,7 @@ def test_who_reads_a_run_sees_what_another_adds(tmp_path: Path) -> None:
     assert reader.metrics("epoch") == [epoch(1)]
     writer.append_metrics(epoch(2))
     assert reader.metrics("epoch") == [epoch(1), epoch(2)]
-    writer.truncate_metrics(0)
+    cut(writer, 0, 0)
     assert reader.metrics("epoch") == writer.metrics("epoch") == []
 
 
@@ -108,6 +116,75 @@ def test_half_a_row_of_a_killed_run_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text(json.dumps(epoch(1)) + '\n{"event": "ep')
     run = RunDirectory(tmp_path)
     assert run.metrics("epoch") == [epoch(1)]
-    run.truncate_metrics(len(json.dumps(epoch(1))) + 1)
+    cut(run, 1, len(json.dumps(epoch(1))) + 1)
     run.append_metrics(epoch(2))
     assert run.metrics("epoch") == RunDirectory(tmp_path).metrics("epoch") == [epoch(1), epoch(2)]
+
+
+def without(row: dict[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name != key}
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        (without(epoch(2), "size"), "line 2: size: Field required"),
+        (without(epoch(2), "train_acc"), "line 2: train_acc: Field required"),
+        (without(epoch(2), "test_acc"), "line 2: test_acc or val_acc: neither is there"),
+        (epoch(2) | {"lr": "high"}, "line 2: lr: "),
+        (step(2) | {"step": 0}, "line 2: step: "),
+        (step(2) | {"step": True}, "line 2: step: "),
+        (without(step(2), "event"), "line 2: event"),
+        (step(2) | {"event": "trust"}, "line 2: event"),
+    ],
+)
+def test_a_row_that_lacks_something_is_named(tmp_path: Path, row: dict[str, Any], why: str) -> None:
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(each) + "\n" for each in (epoch(1), row)))
+    with pytest.raises(RunError, match=why):
+        RunDirectory(tmp_path).metrics("epoch")
+
+
+def test_of_a_damaged_log_what_is_sound_is_kept(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    for n in (1, 2, 3, 4):
+        run.append_metrics(step(n))
+        run.append_metrics(epoch(n))
+    size = run.flush_metrics()
+    path, content = tmp_path / "metrics.jsonl", (tmp_path / "metrics.jsonl").read_bytes()
+    lines = content.splitlines(keepends=True)
+    lines[3] = bytes(len(lines[3]))  # the second epoch: zeros, as a file system leaves them after a power cut
+    lines[4] = lines[4][:20] + b"\xff" + lines[4][21:]  # the third step
+    path.write_bytes(b"".join(lines))
+    kept = run.metrics_until(3, size)
+    assert path.read_bytes() == b"".join(lines)  # nothing is written yet
+    run.keep_metrics(kept)
+    assert run.metrics("epoch") == [epoch(1), epoch(2), epoch(3)]  # the second from the table
+    assert run.metrics("step") == [step(1), step(2)]
+    assert kept.damage == "metrics.jsonl was damaged: 4 rows of it and 1 of metrics.csv are kept"
+    assert [row["epoch"] for row in table(run)] == ["1", "2", "3"]
+    assert (tmp_path / "damaged-metrics.jsonl").read_bytes() == b"".join(lines)
+    assert (tmp_path / "damaged-metrics.csv").exists()
+
+
+def test_a_log_that_is_missing_comes_from_the_table(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    run.append_metrics(epoch(1))
+    run.append_metrics(epoch(2))
+    size = run.flush_metrics()
+    (tmp_path / "metrics.jsonl").unlink()
+    kept = run.metrics_until(2, size)
+    run.keep_metrics(kept)
+    assert run.metrics("epoch") == [epoch(1), epoch(2)]
+    assert kept.damage == "metrics.jsonl was missing: 0 rows of it and 2 of metrics.csv are kept"
+
+
+def test_a_sound_log_is_only_cut(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    run.append_metrics(epoch(1))
+    size = run.flush_metrics()
+    run.append_metrics(epoch(2))
+    inode = (tmp_path / "metrics.jsonl").stat().st_ino
+    kept = run.metrics_until(1, size)
+    run.keep_metrics(kept)
+    assert (kept.damage, (tmp_path / "metrics.jsonl").stat().st_ino) == (None, inode)
+    assert run.metrics("epoch") == [epoch(1)]

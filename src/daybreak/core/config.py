@@ -19,6 +19,8 @@ Convolution = Literal["auto", "direct", "winograd"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 OnNonfinite = Literal["stop", "skip"]
 
+MAX_EPOCHS, MAX_STEPS = 10**6, 10**9  # more is a slip of the finger: years of training
+
 
 class Adam(Section):
     """Adam (Kingma & Ba 2015); beta1 follows the schedule's momentum where the schedule cycles it.
@@ -142,10 +144,10 @@ class Recipe(Section):
     model: AnyNet
     optimizer: Annotated[Adam | Sgd | Muon, Field(discriminator="name")]
     schedule: OneCycle
-    epochs: int = Field(ge=1)
+    epochs: int = Field(ge=1, le=MAX_EPOCHS)
     batch_size: int = Field(ge=2)
-    min_steps: int = Field(default=0, ge=0)
-    steps: PositiveInt | None = None
+    min_steps: int = Field(default=0, ge=0, le=MAX_STEPS)
+    steps: int | None = Field(default=None, gt=0, le=MAX_STEPS)
     augment: Augment = Augment()
     resolution: tuple[Stage, ...] = (Stage(until=1.0, scale=1.0),)
     loss: Literal["cross-entropy", "softmax-twice"] = "cross-entropy"

@@ -73,13 +73,14 @@ def repeatable(wanted: bool) -> Iterator[None]:
     """If wanted, PyTorch uses only algorithms that give the same bits each time while the block runs, and raises where
     it has none. (cuBLAS reads its part from the environment when it starts.)"""
     before = torch.are_deterministic_algorithms_enabled()
+    warns_only = torch.is_deterministic_algorithms_warn_only_enabled()
     if wanted:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before)
+        torch.use_deterministic_algorithms(before, warn_only=warns_only)
 
 
 def synchronizer(device: torch.device) -> Callable[[], None]:

@@ -149,6 +149,12 @@ def append_text(path: Path, text: str) -> None:
         file.write(text)
 
 
+def free_name(path: Path) -> Path:
+    """Where something damaged can be set aside: damaged-NAME beside it, or with -2, -3 and so on at its end."""
+    names = [path.with_name(f"damaged-{path.name}{suffix}") for suffix in ("", *(f"-{n}" for n in range(2, 1000)))]
+    return next(name for name in names if not name.exists())
+
+
 def truncate(path: Path, size: int) -> None:
     """Shorten a file to its first `size` bytes; a missing one counts as empty."""
     with storage_errors(path):

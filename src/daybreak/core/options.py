@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
 from daybreak.core.clock import Every, check_budget, parse_seconds
-from daybreak.core.config import Device, OnNonfinite
+from daybreak.core.config import MAX_EPOCHS, Device, OnNonfinite
 from daybreak.core.errors import UsageError, nearest
 
 DATA, OWN, SAFE = "Data", "Parts of your own (docs/extend.md)", "Reliability"
@@ -121,7 +121,7 @@ class TrainOptions:
     callbacks: Annotated[tuple[str, ...], Cli("PATH", flag="callback", resume=True, panel=OWN)] = ()
     """A callback of your own, package.module:class; repeatable."""
 
-    epochs: Annotated[int | None, Field(ge=1), Cli("N", resume=True)] = None
+    epochs: Annotated[int | None, Field(ge=1, le=MAX_EPOCHS), Cli("N", resume=True)] = None
     """Passes over the training images, instead of the recipe's. With `resume`: of the whole run."""
 
     budget: Annotated[float | None, BeforeValidator(_seconds), Cli("TIME", resume=True)] = None

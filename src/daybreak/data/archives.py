@@ -6,40 +6,54 @@ A tar is read once from front to back, compressed or not: its files go to one an
 
 import lzma
 import posixpath
+import struct
 import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import IO, BinaryIO, Protocol
+from typing import IO, BinaryIO, Protocol, cast
 
 from daybreak.core.errors import DataError, StorageError
+from daybreak.data.decode import MAX_BYTES
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2")
 MAX_MEMBERS = 5_000_000
 IN_MEMORY = 256 * 2**20
 COPY_BYTES = 2**20
-# What reading a damaged archive raises, besides an unknown compression method.
+LARGE_MEMBER = 2**20  # is read piece by piece, so that whoever reads it can stop
+# What reading a damaged archive raises: what the libraries mean to, and what escapes them where bytes make no sense
+# (the length of nothing, a number that is cut off, a password that nobody asked for).
 BROKEN = (
     tarfile.TarError,
     zipfile.BadZipFile,
     lzma.LZMAError,
     zlib.error,
+    struct.error,
     EOFError,
     OSError,
     ValueError,
-    NotImplementedError,
+    TypeError,
+    IndexError,
+    RuntimeError,
 )
 
 
 class Container(Protocol):
-    """Files by name, "/" between the parts; `folders` so that an empty one is seen."""
+    """Files by name, "/" between the parts.
+
+    Attributes:
+        names: all files that may be images.
+        folders: all folders, so that an empty one is seen.
+        names_in_hidden: files in hidden folders that are not among `names`, so that a person can be told of them.
+    """
 
     names: list[str]
     folders: list[str]
+    names_in_hidden: list[str]
 
     def open(self, name: str) -> BinaryIO: ...
 
@@ -66,21 +80,29 @@ def open_archive(path: Path, spool_dir: Path | None = None) -> Iterator[Containe
 class _Zip:
     def __init__(self, archive: zipfile.ZipFile, path: Path) -> None:
         self._archive = archive
+        self.names_in_hidden: list[str] = []  # they are among the names
         members = archive.infolist()
         refuse_swelling(path, len(members), sum(member.file_size for member in members), unpacked_limit(path))
         if any(member.flag_bits & 1 for member in members):
             raise DataError(path, "the archive is encrypted", "an archive without a password")
-        self._members = {safe_name(member.filename, path): member for member in members}
+        self._members: dict[str, zipfile.ZipInfo] = {}
+        for member in members:
+            name = safe_name(member.filename, path)
+            _refuse_second(name, self._members if not member.is_dir() else (), path)
+            self._members[name] = member
         self.names = [name for name, member in self._members.items() if not member.is_dir()]
         self.folders = [name for name, member in self._members.items() if member.is_dir() and name != "."]
 
     def open(self, name: str) -> BinaryIO:
-        return BytesIO(self._archive.read(self._members[name]))
+        member = self._members[name]
+        content = cast(BinaryIO, self._archive.open(member))
+        return content if member.file_size > LARGE_MEMBER else BytesIO(content.read())
 
 
 class _Tar:
     def __init__(self, path: Path, spool: IO[bytes]) -> None:
         self._spool = spool
+        self.names_in_hidden: list[str] = []
         self._extents: dict[str, tuple[int, int]] = {}
         self.folders: list[str] = []
         links: dict[str, str] = {}
@@ -100,9 +122,11 @@ class _Tar:
         if member.isdir():
             self.folders += [name] if name != "." else []
         elif member.isfile():
+            _refuse_second(name, self._extents, path)
             self._extents[name] = (self._spool.tell(), member.size)
             self._store(archive.extractfile(member), path)
         elif member.issym():
+            _refuse_second(name, links, path)
             links[name] = _inside(posixpath.join(posixpath.dirname(name), member.linkname), name, path)
         elif member.islnk():
             links[name] = _inside(member.linkname, name, path)
@@ -119,6 +143,7 @@ class _Tar:
 
     def _resolve(self, links: dict[str, str], path: Path) -> None:
         for name, target in links.items():
+            _refuse_second(name, self._extents, path)
             if target not in self._extents:
                 raise DataError(path, f"{name!r} links to {target!r}, which is not a file before it", "plain files")
             self._extents[name] = self._extents[target]
@@ -126,7 +151,7 @@ class _Tar:
     def open(self, name: str) -> BinaryIO:
         offset, length = self._extents[name]
         self._spool.seek(offset)
-        return BytesIO(self._spool.read(length))
+        return BytesIO(self._spool.read(min(length, MAX_BYTES + 1)))
 
 
 def safe_name(name: str, where: object) -> str:
@@ -139,6 +164,11 @@ def safe_name(name: str, where: object) -> str:
     if name.startswith("/") or ".." in parts or "\\" in name or "\0" in name or ":" in parts[0]:
         raise DataError(where, f"unsafe name in the archive: {name!r}", "an archive with plain relative names")
     return posixpath.normpath(name)
+
+
+def _refuse_second(name: str, taken: Collection[str], path: Path) -> None:
+    if name in taken:
+        raise DataError(path, f"two members are called {name!r}", "an archive in which every name occurs once")
 
 
 def _inside(target: str, name: str, where: object) -> str:

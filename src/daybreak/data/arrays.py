@@ -1,5 +1,6 @@
 """Data sets that come as arrays: a NumPy .npz file, and the digits that scikit-learn carries."""
 
+import math
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -9,14 +10,15 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from daybreak.core.errors import DataError
+from daybreak.core.errors import DataError, one_line
 from daybreak.data.archives import BROKEN, refuse_swelling, unpacked_limit
 from daybreak.data.dataset import PARTS, DecodeSpec, Indices, Labels, Part, Pictures, Pixels
 from daybreak.data.decode import fit
 from daybreak.data.files import DEFAULT_SIZE, plural
-from daybreak.data.layout import PART_NAMES, PartNames, first_there
+from daybreak.data.layout import PART_NAMES, PartNames, check_class_names, first_there
 
 KEYS = (*(f"{axis}_{name}" for name in PART_NAMES.all() for axis in "xy"), "classes")
+MAX_CLASSES = 100_000  # a label beyond is a mistake: there is a name for every number up to it
 Arrays = Mapping[str, npt.NDArray[np.generic]]
 
 
@@ -85,20 +87,45 @@ def read_npz(path: Path, size: int | None, part_names: PartNames = PART_NAMES) -
 
 
 def _load(path: Path) -> Arrays:
+    """The known arrays of the file, whose headers are believed only if the file is as long as they say."""
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
-        refuse_swelling(path, len(members), sum(member.file_size for member in members), unpacked_limit(path))
+            refuse_swelling(path, len(members), sum(member.file_size for member in members), unpacked_limit(path))
+            sizes = {member.filename.removesuffix(".npy"): member for member in members}
+            if len(sizes) < len(members):
+                raise DataError(path, "two of its arrays have one name", "write it with numpy.savez")
+            known = [key for key in KEYS if key in sizes]
+            for key in known:
+                _check_header(archive, sizes[key], key, path)
         with np.load(path, allow_pickle=False) as file:
-            return {key: _array(file, key, path) for key in KEYS if key in file}
-    except BROKEN as error:
-        raise DataError(path, f"not a readable .npz ({error})", "write it with numpy.savez") from None
+            return {key: _array(file, key, path) for key in known}
+    except (*BROKEN, SyntaxError, MemoryError) as error:
+        raise DataError(
+            path, f"not a readable .npz ({one_line(str(error))[:120]})", "write it with numpy.savez"
+        ) from None
+
+
+def _check_header(archive: zipfile.ZipFile, member: zipfile.ZipInfo, key: str, path: Path) -> None:
+    with archive.open(member) as file:
+        try:
+            version = np.lib.format.read_magic(file)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, dtype = read(file)
+        except (*BROKEN, SyntaxError) as error:
+            raise _wrong(path, key, f"not an array ({one_line(str(error))[:120]})") from None
+        if dtype.hasobject:
+            raise _wrong(path, key, "Object arrays cannot be loaded: they are pickles")
+        if key.startswith("x_") and dtype != np.uint8:  # before it is read: it may be eight times as large
+            raise _wrong(path, key, f"{dtype}, but must be uint8 (0..255)")
+        if math.prod(shape) * dtype.itemsize != member.file_size - file.tell():
+            raise _wrong(path, key, f"shape {shape} of {dtype} does not fit {member.file_size:,} bytes")
 
 
 def _array(file: Arrays, key: str, path: Path) -> npt.NDArray[np.generic]:
     try:
         return file[key]
-    except BROKEN as error:  # objects are pickles, which allow_pickle=False refuses
+    except BROKEN as error:
         raise _wrong(path, key, str(error)) from None
 
 
@@ -130,6 +157,8 @@ def _labels(labels: npt.NDArray[np.generic], count: int, key: str, path: Path) -
 
 
 def _classes(arrays: Arrays, highest: int, path: Path) -> tuple[str, ...]:
+    if highest >= MAX_CLASSES:
+        raise _wrong(path, "labels", f"go to {highest:,}, which are more than {MAX_CLASSES:,} classes")
     if "classes" not in arrays:
         return tuple(map(str, range(highest + 1)))
     classes = arrays["classes"]
@@ -137,7 +166,9 @@ def _classes(arrays: Arrays, highest: int, path: Path) -> tuple[str, ...]:
         raise _wrong(path, "classes", "must be a one-dimensional array of distinct strings")
     if highest >= len(classes):
         raise _wrong(path, "classes", f"{len(classes)} names, but labels go to {highest}")
-    return tuple(classes.tolist())
+    names = tuple(classes.tolist())
+    check_class_names(names, path)
+    return names
 
 
 def _wrong(path: Path, key: str, why: str) -> DataError:

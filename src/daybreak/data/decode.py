@@ -19,6 +19,7 @@ from daybreak.data.dataset import DecodeSpec, Pixels
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 256 * 2**20
+PIECE_BYTES = 4 * 2**20
 ORIENTATION_TAG = 0x0112
 GREY_MODES = {"1", "L", "LA", "I;16", "I;16L", "I;16B"}
 
@@ -70,10 +71,13 @@ def read_limited(path: Path) -> bytes:
 
 
 def read_stream(file: BinaryIO) -> bytes:
-    data = file.read(MAX_BYTES + 1)
-    if len(data) > MAX_BYTES:
-        raise BadImage(f"more than {MAX_BYTES // 2**20} MiB")
-    return data
+    pieces, held = [], 0
+    while piece := file.read(PIECE_BYTES):  # all at once, what inflates would be copied again and again
+        pieces.append(piece)
+        held += len(piece)
+        if held > MAX_BYTES:
+            raise BadImage(f"more than {MAX_BYTES // 2**20} MiB")
+    return b"".join(pieces)
 
 
 def decode(data: bytes, spec: DecodeSpec) -> Pixels:

@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 
 DEFAULT_SIZE = 64
 CHUNK = 64
+CHUNK_BYTES = 64 * 2**20  # of files that are in memory at a time, beside the one that is being read
 SECONDS_BETWEEN_LINES = 5.0
 # Below this, Pillow holds the interpreter lock for most of an image's time and threads only get in each other's way:
 # 10,000 JPEGs of 32 x 32 px took 0.57 s with one thread and 0.9 s with two.
@@ -40,7 +41,7 @@ def read_pictures(
         DataError: the folders are not laid out as a data set (see layout.py).
     """
     files = [name for name in container.names if name not in left_out]
-    layout = read_layout(files, container.folders, where, part_names)
+    layout = read_layout([*files, *container.names_in_hidden], container.folders, where, part_names)
     headers = _headers(container, layout.files)
     spec = choose_spec(headers, size)
 
@@ -99,14 +100,13 @@ def plural(count: int, noun: str) -> str:
 def _decoded(container: Container, files: list[str], spec: DecodeSpec, where: object) -> Iterator[Pixels]:
     """All good images in order; at the end one error for all bad ones."""
     bad: list[tuple[str, BadImage]] = []
+    done, told = 0, time.monotonic()
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        told = time.monotonic()
-        for start in range(0, len(files), CHUNK):
+        for names, blobs in _chunks(container, files):
             if time.monotonic() - told > SECONDS_BETWEEN_LINES:
                 told = time.monotonic()
-                log.info("decoded %d of %d images", start, len(files))
-            names = files[start : start + CHUNK]
-            blobs = [_read(container, name) for name in names]
+                log.info("decoded %d of %d images", done, len(files))
+            done += len(names)
             is_large = sum(len(blob) for blob in blobs if isinstance(blob, bytes)) > BYTES_WORTH_A_THREAD * len(blobs)
             run = pool.map if is_large else map
             for name, image in zip(names, run(lambda blob: _attempt(blob, spec), blobs), strict=True):
@@ -116,6 +116,23 @@ def _decoded(container: Container, files: list[str], spec: DecodeSpec, where: ob
                     yield image
     if bad:
         raise _bad_images(bad, len(files), where)
+
+
+def _chunks(container: Container, files: list[str]) -> Iterator[tuple[list[str], list[bytes | BadImage]]]:
+    """The files in order, some at a time, with their names."""
+    names: list[str] = []
+    blobs: list[bytes | BadImage] = []
+    held = 0
+    for name in files:
+        blob = _read(container, name)
+        names.append(name)
+        blobs.append(blob)
+        held += len(blob) if isinstance(blob, bytes) else 0
+        if len(names) == CHUNK or held > CHUNK_BYTES:
+            yield names, blobs
+            names, blobs, held = [], [], 0
+    if names:
+        yield names, blobs
 
 
 def _read(container: Container, name: str) -> bytes | BadImage:

@@ -1,7 +1,7 @@
 """From the file names of a folder or an archive to classes and parts: classes are matched by name, not by position."""
 
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -14,6 +14,16 @@ from daybreak.data.dataset import TEST, TRAIN, VALIDATION, Labels, PartCodes
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".apng"}
 IGNORED_SUFFIXES = {".txt", ".csv", ".tsv", ".md", ".rst", ".json", ".xml", ".yaml", ".yml", ".html", ".pdf"}
 IGNORED_NAMES = {"thumbs.db", "desktop.ini", "__macosx"}
+HIDDEN_BY_TOOLS = {
+    ".git",
+    ".hg",
+    ".svn",
+    ".cache",
+    ".ipynb_checkpoints",
+    ".thumbnails",
+    ".thumbs",
+    ".trash",
+}  # no classes
 PathParts = tuple[str, ...]
 
 
@@ -58,6 +68,7 @@ def read_layout(
     Raises:
         DataError: no or empty class folders, stray images, or class names that only look different.
     """
+    files = list(files)
     paths = [path for name in files if not _ignored(path := tuple(name.split("/")))]
     tree = {path for name in folders if not _ignored(path := tuple(name.split("/")))}
     tree |= {path[:depth] for path in paths for depth in range(1, len(path))}
@@ -66,7 +77,7 @@ def read_layout(
     _refuse_strays(paths, [root, *parts.values()], where)
     rows = [row for code, folder in parts.items() for row in _rows(code, folder, tree, paths, where)]
     classes = tuple(sorted({row[1] for row in rows}))
-    _refuse_lookalikes(classes, where)
+    check_class_names(classes, where)
     index = {name: i for i, name in enumerate(classes)}
     return Layout(
         classes,
@@ -74,8 +85,24 @@ def read_layout(
         names=tuple("/".join(path[len(root) :]) for _, _, path in rows),
         labels_N=np.array([index[name] for _, name, _ in rows], np.int64),
         part_N=np.array([code for code, _, _ in rows], np.int8) if len(parts) > 1 else None,
-        notes=notes,
+        notes=(*notes, *_hidden(files)),
     )
+
+
+def _hidden(files: Iterable[str]) -> list[str]:
+    """A note where images lie in folders that are passed over because their names begin with a dot."""
+    found = Counter(folder for name in files if (folder := hidden_folder_of_image(name)))
+    if not found:
+        return []
+    shown = ", ".join(f"{folder}/ ({count:,})" for folder, count in sorted(found.items())[:10])
+    return [f"images in hidden folders are left out: {shown}; rename a folder that is a class"]
+
+
+def hidden_folder_of_image(name: str) -> str:
+    """The hidden folder that an image lies in; "" for none, and for those that tools keep their own files in."""
+    path = tuple(name.split("/"))
+    hidden = next((part for part in path[:-1] if part.startswith(".")), "")
+    return hidden if _is_image(path) and hidden.lower() not in HIDDEN_BY_TOOLS else ""
 
 
 def _ignored(path: PathParts) -> bool:
@@ -162,12 +189,20 @@ def _refuse_strays(paths: list[PathParts], levels: list[PathParts], where: objec
         )
 
 
-def _refuse_lookalikes(classes: tuple[str, ...], where: object) -> None:
+def check_class_names(classes: tuple[str, ...], where: object) -> None:
+    """Refuse names that a person cannot read or tell apart.
+
+    Raises:
+        DataError: a name is blank or has control characters in it, or two differ only in case, Unicode form or blanks.
+    """
+    for name in classes:
+        if not name.strip() or any(unicodedata.category(character) == "Cc" for character in name):
+            raise DataError(where, f"class name {name!a} is blank or has control characters", "rename it")
     groups = defaultdict(list)
     for name in classes:
         folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
-        groups[folded].append(name)
+        groups[" ".join(folded.split())].append(name)
     for names in groups.values():
         if len(names) > 1:
             shown = " and ".join(map(ascii, names))  # escaped: printed plainly, two normal forms look the same
-            raise DataError(where, f"class names {shown} differ only in case or Unicode form", "rename one of them")
+            raise DataError(where, f"class names {shown} differ only in case, blanks or Unicode form", "rename one")

@@ -37,6 +37,7 @@ from daybreak.models.registry import build_net, place
 from daybreak.models.winograd.choice import Convolutions
 from daybreak.runs.classifier import Classifier
 from daybreak.runs.metrics_log import MetricsLog
+from daybreak.runs.metrics_rows import Kept
 from daybreak.runs.old_format import net_of, options_of, recipe_of
 from daybreak.runs.predictions import Predictions
 from daybreak.runs.reading import COPY, read_json
@@ -231,9 +232,14 @@ class RunDirectory:
         """Make the rows survive a power cut; returns how many bytes metrics.jsonl has."""
         return self._metrics.flush()
 
-    def truncate_metrics(self, size: int) -> None:
-        """Drop the rows after the first `size` bytes: their steps are about to be taken again."""
-        self._metrics.truncate(size)
+    def metrics_until(self, step: int, size: int) -> Kept:
+        """What of the metrics is kept when the run goes on after this step, at which metrics.jsonl had `size` bytes:
+        the steps of all other rows are about to be taken again. Nothing is written."""
+        return self._metrics.until(step, size)
+
+    def keep_metrics(self, kept: Kept) -> None:
+        """Drop all other rows."""
+        self._metrics.keep(kept)
 
     def write_model(self, net: nn.Module, card: ModelCard) -> None:
         values = asdict(card) | {"net": card.net.model_dump(), "format": FORMAT}

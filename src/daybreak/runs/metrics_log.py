@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from daybreak.core.files import append_text, flush, truncate, write_text
-from daybreak.runs.reading import parse_object, read_text
-
-Row = dict[str, Any]
+from daybreak.core.errors import RunError
+from daybreak.core.files import append_text, flush, free_name, storage_errors, truncate, write_text
+from daybreak.runs.metrics_rows import Kept, Row, fault_in, kept_until
+from daybreak.runs.reading import COPY, parse_object, read_text
 
 
 class MetricsLog:
@@ -56,9 +56,30 @@ class MetricsLog:
             flush(self.table)
         return flush(self.path)
 
-    def truncate(self, size: int) -> None:
-        """Drop the rows after the first `size` bytes, and make the table anew."""
-        truncate(self.path, size)
+    def until(self, step: int, size: int) -> Kept:
+        """What of the log is kept when the run goes on after this step, at which the log had `size` bytes. Nothing is
+        written: see `keep`.
+
+        Raises:
+            RunError: a file is there and the system does not let it be read.
+        """
+        log, table = _bytes_of(self.path), _bytes_of(self.table)
+        return kept_until(step, size, log, (table or b"").decode("utf-8", "replace").replace("\0", ""))
+
+    def keep(self, kept: Kept) -> None:
+        """Drop all other rows, and make the table anew. Damaged files are set aside as `damaged-…`.
+
+        Raises:
+            StorageError: the file system refused.
+        """
+        if kept.damage:
+            for path in (self.path, self.table):
+                if path.exists():
+                    with storage_errors(path):
+                        path.rename(free_name(path))
+            write_text(self.path, kept.text)
+        else:
+            truncate(self.path, len(kept.text.encode("utf-8")))
         self._rows, self._stamp = [], None
         if self.path.exists():
             self._update()
@@ -86,7 +107,20 @@ class MetricsLog:
 def _parse(path: Path) -> list[Row]:
     *lines, unfinished = read_text(path).split("\n")
     lines += [unfinished] if unfinished.endswith("}") else []  # a killed run may have left half a row
-    return [parse_object(path, line) for line in lines]
+    rows = [parse_object(path, line) for line in lines]
+    for number, row in enumerate(rows, 1):
+        if fault := fault_in(row):
+            raise RunError(path, f"line {number}: {fault}", COPY)
+    return rows
+
+
+def _bytes_of(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise RunError(path, f"cannot be read ({error.strerror})", COPY) from None
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

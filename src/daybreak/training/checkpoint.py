@@ -15,7 +15,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from daybreak.core.errors import RunError
-from daybreak.core.files import remove_folder, storage_errors, to_json, whole_folder, write_json
+from daybreak.core.files import free_name, remove_folder, storage_errors, to_json, whole_folder, write_json
 
 FORMAT = 1
 TENSORS, FACTS, MANIFEST, BEST = "state.safetensors", "state.json", "manifest.json", "best.json"
@@ -66,7 +66,7 @@ def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
         try:
             return read(path), damaged
         except _DamagedError as error:
-            aside = _aside(path)
+            aside = free_name(path)
             with storage_errors(path):
                 path.rename(aside)
             damaged.append(f"{path.name} is damaged ({error}), kept as {aside.name}")
@@ -136,8 +136,3 @@ def _best_path(folder: Path) -> Path | None:
         return _path(folder, int(json.loads((folder / BEST).read_bytes())["step"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None  # nothing was marked, or the mark cannot be read
-
-
-def _aside(path: Path) -> Path:
-    names = [path.with_name(f"damaged-{path.name}{suffix}") for suffix in ("", *(f"-{n}" for n in range(2, 1000)))]
-    return next(name for name in names if not name.exists())

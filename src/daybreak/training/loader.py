@@ -8,7 +8,6 @@ Epochs are whole batches: the few images left over are others in every epoch.
 import math
 from collections.abc import Sequence
 from functools import cached_property
-from itertools import accumulate
 
 import numpy as np
 import torch
@@ -66,8 +65,7 @@ class Loader:
 
     def work_done(self, steps: int) -> float:
         """The share of the recipe's pixels in its first `steps` steps: what is left takes time in proportion."""
-        pixels = self._pixels
-        return pixels[steps] / pixels[-1]
+        return self._pixels_before(steps) / self._pixels_before(self.steps)
 
     def batch(self, step: int, progress: float) -> tuple[Tensor, Tensor]:
         """Images (B, C, H, W) and labels (B,) of a step counted over the whole run, at the size of this progress."""
@@ -83,9 +81,26 @@ class Loader:
         order_N, _ = self._plan(epoch)
         return order_N[at * self.batch_size : (at + 1) * self.batch_size]
 
+    def _pixels_before(self, step: int) -> int:
+        """Pixels of an image in each of the first steps, added up."""
+        ends = [*self._stage_starts[1:], self.steps]
+        pairs = zip(self._stage_starts, ends, strict=True)
+        return sum(
+            (min(step, end) - start) * self.size_at(start / self.steps) ** 2 for start, end in pairs if start < step
+        )
+
     @cached_property
-    def _pixels(self) -> list[int]:
-        return [0, *accumulate(self.size_at(step / self.steps) ** 2 for step in range(self.steps))]
+    def _stage_starts(self) -> list[int]:
+        """The first step of each image size."""
+        return [0, *(self._first_step_from(stage.until) for stage in self.recipe.resolution[:-1])]
+
+    def _first_step_from(self, progress: float) -> int:
+        step = math.ceil(progress * self.steps)  # which may be off by one, as both are rounded
+        while step > 0 and (step - 1) / self.steps >= progress:
+            step -= 1
+        while step / self.steps < progress:
+            step += 1
+        return step
 
     def _plan(self, epoch: int) -> tuple[Tensor, Draws]:
         """The order of an epoch and the random numbers of its samples."""

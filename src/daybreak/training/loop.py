@@ -53,6 +53,7 @@ def fit(
     Raises:
         BadStepError: a step was not finite. There is a checkpoint of the state before it.
         NonFiniteError: so is the net by now.
+        Exception: of a callback or of `on_event`. There is a checkpoint of the last whole step.
     """
     log = StepLog(session, run, on_event)
     evaluated = run.metrics("epoch") if session.step else []
@@ -61,8 +62,13 @@ def fit(
         callback.on_start(session)
     try:
         reached = _epochs(Loop(session, run, stop, options, log, saver), on_event)
-    except BadStepError:
-        with suppress(StorageError):  # the bad step is what the user has to know
+    except NonFiniteError as error:
+        if isinstance(error, BadStepError):
+            with suppress(StorageError):  # the bad step is what the user has to know
+                saver.save()
+        raise
+    except Exception:  # of a callback, or of whoever is told of events: what has been trained is not lost
+        with suppress(Exception):
             saver.save()
         raise
     with session.watch.timed("save"):

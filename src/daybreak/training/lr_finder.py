@@ -14,6 +14,7 @@ from daybreak.core.config import Adam, Muon, Recipe, Sgd, override
 from daybreak.core.device import kept_memory, pick_device
 from daybreak.core.errors import BadStepError, UsageError
 from daybreak.core.lr_curve import LrFindResult, RangeTest
+from daybreak.core.process_state import left_as_found, plain_torch
 from daybreak.data.dataset import Dataset
 from daybreak.training import state
 from daybreak.training.extensions import Extensions
@@ -54,7 +55,7 @@ def lr_find(
     if steps < 10:
         raise UsageError(f"--steps {steps}", "too few to smooth", "10 or more; 100 is usual")
     where = pick_device(device)  # type: ignore[arg-type]
-    with kept_memory():
+    with left_as_found(), plain_torch(), kept_memory():
         tests = [
             range_test(prepare(recipe, dataset, seed, where, extensions=extensions), low, high, steps) for seed in seeds
         ]

@@ -17,6 +17,7 @@ from daybreak.core.nets import NetConfig, is_from_library
 from daybreak.core.options import TrainOptions
 from daybreak.core.plugins import NETS as NETS_GROUP
 from daybreak.core.plugins import is_path, plugins
+from daybreak.core.process_state import left_as_found, plain_torch
 from daybreak.data.dataset import Dataset
 from daybreak.models.registry import NETS, SMALLEST_SIZE
 from daybreak.recipes import LADDER, RECIPES, SMALL_DATA, all_recipes, get_recipe
@@ -46,7 +47,7 @@ def recipe_for(
         recipe: a name, a file or an object; None where budget, target or data decide.
     """
     settings = ({"model.name": options.net} if options.net else {}) | options.settings
-    with repeatable(options.deterministic):
+    with left_as_found(), plain_torch(), repeatable(options.deterministic):
         if recipe is None and options.epochs is None and (options.budget or options.target):
             if options.budget:
                 where = pick_device(options.device)

@@ -5,7 +5,8 @@ Weights, buffers, moving average, optimizer, random states, step and clock. Batc
 function of seed and step (`data.loader`), and so are learning rate and momentum (`schedule`).
 """
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from torch import Tensor
 
 from daybreak.core.device import describe_hardware, versions
 from daybreak.core.errors import NonFiniteError, RunError
-from daybreak.core.options import TrainOptions
+from daybreak.core.files import to_json
+from daybreak.core.options import TrainOptions, cli_of
 from daybreak.models.native.build import library
 from daybreak.runs.directory import RunDirectory
 from daybreak.training import checkpoint
@@ -25,6 +27,9 @@ from daybreak.training.step_log import StepLog
 Row = Mapping[str, Any]
 
 EXACT_ON = ("device", "gpu", "cpu", "cpu_capability", "threads", "torch", "numpy", "compute_dtype", "loops")
+
+
+LENGTH = ("epochs", "steps", "min_steps")  # of a recipe: what `--resume` can change
 
 
 class Saver:
@@ -38,6 +43,7 @@ class Saver:
         self, session: Session, run: RunDirectory, log: StepLog, options: TrainOptions, evaluated: Sequence[Row] = ()
     ) -> None:
         self.session, self.run, self.log, self.every = session, run, log, options.every
+        self._decided_by = deciding(session, options)
         self._step, self._seconds = session.step, session.watch.seconds("train")
         self._keeps_best = options.keep == "best"
         self._best = max((row["val_acc"] for row in evaluated), default=-1.0) if self._keeps_best else -1.0
@@ -63,15 +69,15 @@ class Saver:
             StorageError: the file system refused; earlier checkpoints are as they were.
         """
         self.log.flush()
-        state = capture(self.session, self.run.flush_metrics())
+        state = capture(self.session, self.run.flush_metrics(), self._decided_by)
         if not all(value.isfinite().all() for value in state.tensors.values() if value.is_floating_point()):
             raise NonFiniteError(f"step {self.session.step}", "the weights are not finite", "a lower schedule.max_lr")
         checkpoint.write(self.run.checkpoints, state)
         self._step, self._seconds = self.session.step, self.session.watch.seconds("train")
 
 
-def capture(session: Session, metrics_bytes: int = 0) -> Checkpoint:
-    """The session's state as copies on the CPU."""
+def capture(session: Session, metrics_bytes: int = 0, decided_by: Row | None = None) -> Checkpoint:
+    """The session's state as copies on the CPU; see `deciding` for what it was decided by."""
     tensors = {f"net.{name}": value for name, value in session.net.state_dict().items()}
     if session.ema:
         tensors |= {f"ema.{name}": value for name, value in session.ema.state_dict().items()}
@@ -88,6 +94,7 @@ def capture(session: Session, metrics_bytes: int = 0) -> Checkpoint:
         "metrics_bytes": metrics_bytes,
         "callbacks": [callback.state_dict() for callback in session.extensions.callbacks],
         "circumstances": circumstances(session),
+        "decided_by": decided_by,
     }
     copies = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
     return Checkpoint(copies, facts)
@@ -159,6 +166,40 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """In what two circumstances differ, as text."""
     names = [name for name in EXACT_ON if then.get(name) != now.get(name)]
     return [f"{name} {then.get(name, 'none')} then, {now.get(name, 'none')} now" for name in names]
+
+
+def deciding(session: Session, options: TrainOptions) -> dict[str, Any]:
+    """What has decided a run's state so far, by key: recipe, seed, data, and the options that cannot be given anew on
+    resume. Not its length, which can."""
+    recipe = session.recipe.model_dump(mode="json", exclude={"expected", "summary", *LENGTH})
+    fixed = {
+        name: value for name, value in options.as_json().items() if not cli_of(name).resume and cli_of(name).repeat
+    }
+    found = {"recipe": recipe, "seed": session.seed, "data": {"fingerprint": session.dataset.fingerprint}}
+    found["options"] = {name: value for name, value in fixed.items() if name not in ("recipe", "settings")}
+    return dict(_by_path(json.loads(to_json(found))))
+
+
+def check_decided(path: Path, then: Mapping[str, Any] | None, now: Mapping[str, Any]) -> None:
+    """
+    Args:
+        then: `deciding` of the checkpoint; None where it was written by a version that kept none.
+
+    Raises:
+        RunError: a run's configuration was edited since the checkpoint.
+    """
+    for key in sorted({*(then or {}), *now} if then else ()):
+        if then and then.get(key) != now.get(key):
+            why = f"{key} is {now.get(key)}, and the run was trained with {then.get(key)}"
+            raise RunError(path, why, "the value it had; a new run for another one")
+
+
+def _by_path(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _by_path(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _optimized(session: Session) -> list[tuple[str, Tensor, torch.optim.Optimizer]]:

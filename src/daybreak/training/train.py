@@ -18,6 +18,7 @@ from daybreak.core.errors import BadStepError, NonFiniteError, RunError, Storage
 from daybreak.core.events import OnEvent
 from daybreak.core.files import check_space
 from daybreak.core.options import TrainOptions, lengthened
+from daybreak.core.process_state import left_as_found, plain_torch
 from daybreak.core.signals import StopRequest
 from daybreak.data.dataset import Dataset
 from daybreak.models.winograd.choice import Convolutions
@@ -134,14 +135,20 @@ def resume(
         choose_convolutions(session)
         _compile(session, on_event)
         if saved:
+            decided = state.deciding(session, options)
+            state.check_decided(run.path / "config.json", saved.facts.get("decided_by"), decided)
             state.restore(session, saved)
             _check_unfinished(session, run, is_longer=epochs is not None or budget is not None)
         check_space(run.path, state.bytes_to_keep(session))
         unlike = state.differences(saved.facts["circumstances"], state.circumstances(session)) if saved else []
         notes += [f"resumed after step {session.step}" if saved else "no checkpoint yet; from the beginning"]
         notes += [f"not bit-exact: {'; '.join(unlike)}"] if unlike else []
-        run.write_config(_resumed_config(run.config, session, options, [*command], notes))
-        run.truncate_metrics(saved.facts["metrics_bytes"] if saved else 0)
+        kept = run.metrics_until(session.step, saved.facts["metrics_bytes"] if saved else 0)
+        notes += [kept.damage] if kept.damage else []
+        config = _resumed_config(run.config, session, options, [*command], notes)
+        # Everything has been read and found sound: only now is anything written.
+        run.keep_metrics(kept)
+        run.write_config(config)
         on_event(_start(session, run, notes))
         return _to_the_end(session, run, options, stop, on_event)
 
@@ -164,9 +171,11 @@ def check_options(options: TrainOptions, dataset: Dataset, device: torch.device)
 
 @contextmanager
 def _undisturbed(device: torch.device) -> Iterator[StopRequest]:
-    """While the block runs signals are noted and memory is kept; the caller's random state is as it was afterwards."""
+    """While the block runs signals are noted, memory is kept and PyTorch is as usual; what the process has in common
+    with its other parts is afterwards as it was."""
     memory = kept_memory() if device.type == "cpu" else nullcontext()
-    with StopRequest() as stop, memory, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    generators = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+    with left_as_found(), plain_torch(), StopRequest() as stop, memory, generators:
         yield stop
 
 

@@ -6,7 +6,8 @@ receptive fields of convolutional neural networks"); where branches meet, a unit
 """
 
 import operator
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ _JOINS = {operator.add: "add", operator.iadd: "add", torch.add: "add", torch.cat
 _GLOBAL = (GlobalMaxPool, GlobalMeanPool, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 _WINDOWS = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)  # and what libraries have made of them
 BYTES = 4  # of a float32
+_TRACING = threading.Lock()  # torch.fx patches nn.Module for the whole process; two at once would leave it patched
 
 
 @dataclass(frozen=True)
@@ -132,10 +134,24 @@ def symbolic(net: nn.Module) -> fx.GraphModule:
     Raises:
         fx.proxy.TraceError: what the net does depends on the values in its tensors.
     """
-    return fx.GraphModule(net, _LeafTracer().trace(net))
+    with _TRACING:
+        return fx.GraphModule(net, _LeafTracer(net).trace(net))
 
 
 class _LeafTracer(fx.Tracer):
+    """While it traces, torch.fx sees the calls of all modules of the process: those of other threads are let pass."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self._own = {id(module) for module in net.modules()}
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        if id(m) not in self._own:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, (*_LEAVES, *_WINDOWS)) or super().is_leaf_module(m, module_qualified_name)
 

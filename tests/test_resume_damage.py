@@ -1,0 +1,134 @@
+"""A resume that cannot go on changes nothing; one that can does not mind a damaged log; edits by hand are found."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from resuming import begin, final_state, go_on, rows
+
+from daybreak.core.errors import RunError
+from daybreak.core.locks import LOCK
+from daybreak.runs.directory import RunDirectory
+from daybreak.training import checkpoint
+from daybreak.training.checkpoint import FACTS
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("finished") / "run"
+    begin(str(out), every=10)
+    return out
+
+
+@pytest.fixture(scope="module")
+def stopped(finished: Path) -> Path:
+    """The same after its thirtieth step, as a kill leaves it."""
+    out = shutil.copytree(finished, finished.parent / "stopped")
+    shutil.rmtree(out / "checkpoints" / "step-00000040")
+    for name in ("summary.json", "predictions.npz"):
+        (out / name).unlink()
+    return out
+
+
+@pytest.fixture
+def run(stopped: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(stopped, tmp_path / "run")
+
+
+def content(path: Path) -> dict[str, bytes]:
+    return {
+        f.relative_to(path).as_posix(): f.read_bytes() for f in path.rglob("*") if f.is_file() and f.name != ".lock"
+    }
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    config = json.loads((path / "config.json").read_text())
+    change(config)
+    (path / "config.json").write_text(json.dumps(config))
+
+
+def zeros(path: Path) -> None:
+    text = (path / "metrics.jsonl").read_bytes()
+    (path / "metrics.jsonl").write_bytes(text[:700] + bytes(200) + text[900:])
+
+
+def empty(path: Path) -> None:
+    (path / "metrics.jsonl").write_bytes(b"")
+
+
+def missing(path: Path) -> None:
+    (path / "metrics.jsonl").unlink()
+
+
+def of_a_list(path: Path) -> None:
+    (path / "metrics.jsonl").write_text("[1, 2]\n" * 50)
+
+
+@pytest.mark.parametrize("damage", [zeros, empty, missing, of_a_list])
+def test_a_damaged_log_does_not_cost_the_run(damage: Callable[[Path], None], run: Path, finished: Path) -> None:
+    damage(run)
+    go_on(str(run))
+    assert final_state(run) == final_state(finished)
+    (note,) = (note for note in RunDirectory.open(run).config["resumed"][-1]["notes"] if "metrics.jsonl" in note)
+    assert "missing" in note if damage is missing else "damaged" in note
+    epochs = [row for row in rows(run) if row["event"] == "epoch"]
+    assert epochs == [row for row in rows(finished) if row["event"] == "epoch"]  # the first from the table
+    assert (run / "damaged-metrics.jsonl").exists() == (damage is not missing)
+
+
+def test_a_sound_log_is_continued_without_a_word(run: Path, finished: Path) -> None:
+    go_on(str(run))
+    assert rows(run) == rows(finished)
+    assert not [note for note in RunDirectory.open(run).config["resumed"][-1]["notes"] if "metrics" in note]
+
+
+def test_a_log_that_may_not_be_read_changes_nothing(run: Path) -> None:
+    (run / "metrics.jsonl").unlink()
+    (run / "metrics.jsonl").mkdir()
+    before = content(run)
+    with pytest.raises(RunError, match=r"metrics\.jsonl: cannot be read"):
+        go_on(str(run), epochs=9)
+    assert content(run) == before
+
+
+EDITS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "seed": (lambda c: c["options"].update(seed=7), "seed is 7, and the run was trained with 0"),
+    "rate": (lambda c: c["recipe"]["schedule"].update(max_lr=0.5), "recipe.schedule.max_lr is 0.5"),
+    "batch": (lambda c: c["recipe"].update(batch_size=72), "recipe.batch_size is 72, and the run was trained with 71"),
+    "augment": (lambda c: c["recipe"]["augment"].update(cutout=0), "recipe.augment.cutout is 0"),
+    "keep": (lambda c: c["options"].update(split_seed=3), "options.split_seed is 3"),
+    "on_nonfinite": (lambda c: c["options"].update(on_nonfinite="explode"), "--on-nonfinite explode: not a choice"),
+}
+
+
+@pytest.mark.parametrize("edited", EDITS)
+def test_an_edit_by_hand_is_found_before_anything_is_written(edited: str, run: Path) -> None:
+    change, why = EDITS[edited]
+    edit(run, change)
+    before = content(run)
+    with pytest.raises(RunError, match=why) as caught:
+        go_on(str(run))
+    assert caught.value.exit_code == 4
+    assert "config.json" in caught.value.what
+    assert content(run) == before
+
+
+def test_what_resume_offers_may_differ(run: Path) -> None:
+    go_on(str(run), epochs=3)
+    assert RunDirectory.open(run).summary["steps"] == 60
+
+
+def test_a_checkpoint_without_a_word_about_it_is_believed(run: Path) -> None:
+    """As 0.1.0 wrote them."""
+    saved, _ = checkpoint.newest(run / "checkpoints")
+    assert saved is not None
+    path = run / "checkpoints" / f"step-{saved.facts['step']:08d}"
+    shutil.rmtree(path)
+    facts = {key: value for key, value in saved.facts.items() if key != "decided_by"}
+    checkpoint.write(run / "checkpoints", checkpoint.Checkpoint(saved.tensors, facts))
+    assert "decided_by" not in json.loads((path / FACTS).read_text())
+    edit(run, lambda c: c["options"].update(split_seed=3))
+    go_on(str(run))
