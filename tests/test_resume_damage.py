@@ -39,9 +39,8 @@ def run(stopped: Path, tmp_path: Path) -> Path:
 
 
 def content(path: Path) -> dict[str, bytes]:
-    return {
-        f.relative_to(path).as_posix(): f.read_bytes() for f in path.rglob("*") if f.is_file() and f.name != ".lock"
-    }
+    files = [file for file in path.rglob("*") if file.is_file() and file.name != LOCK]
+    return {file.relative_to(path).as_posix(): file.read_bytes() for file in files}
 
 
 def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
