@@ -37,6 +37,8 @@ from daybreak.models.registry import stages_of
 from daybreak.report import write_report
 from daybreak.runs.directory import RunDirectory
 from daybreak.serve import app as serve
+from daybreak.serve import guard
+from daybreak.serve.guard import POLICY
 
 
 @pytest.fixture(scope="module")
@@ -274,6 +276,92 @@ def test_classes_whose_names_are_no_text(run: RunDirectory, image: bytes, tmp_pa
 def test_another_site_may_not_ask(served: Served, image: bytes) -> None:
     for site, expected in (("cross-site", 403), ("same-site", 403), ("same-origin", 200)):
         assert served.ask("/predict", image, **{"Sec-Fetch-Site": site})[0] == expected
+
+
+def test_another_origin_may_not_ask_even_if_the_browser_says_no_more(served: Served, image: bytes) -> None:
+    own = f"http://127.0.0.1:{served.port}"
+    for origin, expected in (("http://evil.example", 403), ("null", 403), (f"{own}0", 403), (own, 200)):
+        assert served.ask("/predict", image, Origin=origin)[0] == expected
+
+
+def test_files_of_the_run_are_closed_to_other_sites(served: Served) -> None:
+    for path, headers, expected in (
+        ("/run/report.html", {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}, 403),
+        ("/run/report.html", {"Sec-Fetch-Site": "same-origin"}, 200),
+        ("/run/report.html", {}, 200),
+        ("/", {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}, 200),  # a link to the page
+        ("/", {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}, 403),
+    ):
+        assert served.ask(path, **headers)[0] == expected, (path, headers)
+
+
+@pytest.mark.parametrize("path", ["/", "/run/report.html", "/run/none", "/predict"])
+def test_every_answer_has_the_same_policy(served: Served, path: str) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=30)
+    connection.request("GET", path)
+    answer = connection.getresponse()
+    answer.read()
+    connection.close()
+    expected = POLICY if path != "/predict" else {}  # 405, from the framework
+    assert {name: answer.getheader(name) for name in expected} == expected
+
+
+def half_a_request(served: Served) -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", served.port), timeout=30)
+    connection.sendall(b"GET / HTTP/1.1\r\nHost: 127")
+    return connection
+
+
+def no_request(served: Served) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", served.port), timeout=30)
+
+
+def half_a_second_request(served: Served) -> socket.socket:
+    """On a connection that has had an answer."""
+    connection = socket.create_connection(("127.0.0.1", served.port), timeout=30)
+    connection.sendall(f"GET /run/none HTTP/1.1\r\nHost: 127.0.0.1:{served.port}\r\n\r\n".encode())
+    assert connection.recv(10**6).startswith(b"HTTP/1.1 404")
+    connection.sendall(b"GET / HTTP/1.1\r\nHo")
+    return connection
+
+
+@pytest.mark.parametrize("begin", [no_request, half_a_request, half_a_second_request])
+def test_connections_without_a_request_keep_nobody_waiting(
+    begin: Callable[[Served], socket.socket], served: Served, image: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "HEADER_SECONDS", 2.0)
+    idle = [begin(served) for _ in range(40)]
+    assert served.json("/predict", image)[0] == 200
+    for connection in idle:  # all are closed soon
+        connection.settimeout(20)
+        while connection.recv(10**6):
+            pass
+        connection.close()
+    assert served.server is not None
+    wait_for(lambda: not served.server.server_state.connections)  # type: ignore[union-attr]
+
+
+def test_of_too_many_connections_the_oldest_that_asks_nothing_goes(
+    served: Served, image: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "MAX_CONNECTIONS", 10)
+    idle = [no_request(served) for _ in range(14)]
+    assert served.json("/predict", image)[0] == 200
+    idle[0].settimeout(1.0)
+    assert idle[0].recv(1) == b""
+    idle[-1].settimeout(0.2)
+    with pytest.raises(TimeoutError):
+        idle[-1].recv(1)
+    for connection in idle:
+        connection.close()
+
+
+def test_more_requests_than_can_be_worked_on_are_told(
+    served: Served, image: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "MAX_REQUESTS", 0)
+    status, found = served.json("/predict", image)
+    assert (status, "being answered" in found["message"]) == (503, True)
 
 
 def test_a_notebook_is_told_to_use_a_terminal(run: RunDirectory) -> None:

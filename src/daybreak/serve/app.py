@@ -35,16 +35,17 @@ from daybreak.explain.overlay import overlay
 from daybreak.report.html import render
 from daybreak.report.items import data_uri
 from daybreak.runs.directory import RunDirectory
+from daybreak.serve.guard import POLICY, Guard, PromptProtocol, RefusedError
 
 HOST = "127.0.0.1"
 MAX_BYTES = 16 * 2**20  # of an image
 MAX_SECONDS = 20.0  # in which it must have come
-MAX_REQUESTS, MAX_WAITING = 32, 8  # at once, and for the net; the next ones get 503
+MAX_WAITING = 8  # for the net; the next ones get 503
 TOP = 5  # classes
 MAP_SIZE = 192  # px
-# The same address may show another run tomorrow, and what a run brings along runs apart from the page.
-FRESH = {"Cache-Control": "no-store"}
-APART = FRESH | {"Content-Security-Policy": "sandbox allow-scripts", "X-Content-Type-Options": "nosniff"}
+APART = POLICY | {
+    "Content-Security-Policy": "sandbox allow-scripts"
+}  # what a run brings along runs apart from the page
 
 logger = logging.getLogger(__name__)
 
@@ -69,9 +70,7 @@ def serve(run: RunDirectory, port: int, device: Device = "auto", on_ready: Calla
 
 def server_of(application: Starlette) -> uvicorn.Server:
     quiet: dict[str, Any] = {"log_level": "critical", "access_log": False, "server_header": False}
-    return uvicorn.Server(
-        uvicorn.Config(application, limit_concurrency=MAX_REQUESTS, timeout_graceful_shutdown=2, **quiet)
-    )
+    return uvicorn.Server(uvicorn.Config(application, http=PromptProtocol, timeout_graceful_shutdown=2, **quiet))
 
 
 def application_of(run: RunDirectory, device: Device = "auto") -> Starlette:
@@ -84,19 +83,9 @@ def application_of(run: RunDirectory, device: Device = "auto") -> Starlette:
             Route("/run/{name:path}", page.file),
         ],
         # A page elsewhere could point a name of its own at this machine; it would still say that name.
-        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])],
+        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"]), Middleware(Guard)],
         exception_handlers={DaybreakError: _refusal, ClientDisconnect: _nobody, Exception: _unexpected},
     )
-
-
-class RefusedError(DaybreakError):
-    """A request is not answered, for a reason that HTTP has a number for."""
-
-    code = "request"
-
-    def __init__(self, status: int, what: object, why: str, remedy: str) -> None:
-        super().__init__(what, why, remedy)
-        self.status = status
 
 
 class _Page:
@@ -113,11 +102,9 @@ class _Page:
             "serve.html", "serve.js", title=self.title, subtitle=one_line(self.run.path.resolve().name),
             classes=self.names, files=files_of_run(self.run.path), max_bytes=MAX_BYTES,
         )  # fmt: skip
-        return HTMLResponse(page, headers=FRESH)
+        return HTMLResponse(page, headers=POLICY)
 
     async def predict(self, request: Request) -> Response:
-        if request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
-            raise RefusedError(403, "image", "sent by the page of another site", f"this page, at http://{HOST}")
         asked, data = request.query_params, await _body(request)
         options = MapOptions(
             target=self._class(asked.get("class") or "predicted"), against=self._class(asked.get("against"))
@@ -127,7 +114,7 @@ class _Page:
         async with self.net:
             if await request.is_disconnected():
                 raise ClientDisconnect
-            return JSONResponse(await to_thread.run_sync(self.answer, data, options), headers=FRESH)
+            return JSONResponse(await to_thread.run_sync(self.answer, data, options), headers=POLICY)
 
     def _class(self, name: str | None) -> str | None:
         return self.classifier.classes[self.names.index(name)] if name in self.names else name or None
@@ -211,7 +198,7 @@ def _refusal(_request: Request, error: Exception) -> Response:
     usual = 400 if isinstance(error, DataError | UsageError) else 500
     status = error.status if isinstance(error, RefusedError) else usual
     unread = {"Connection": "close"} if status in (408, 413) else {}  # or the rest of a body would hold the connection
-    return JSONResponse(error.as_json() | {"message": str(error)}, status, FRESH | unread)
+    return JSONResponse(error.as_json() | {"message": str(error)}, status, POLICY | unread)
 
 
 def _nobody(_request: Request, _error: Exception) -> Response:
