@@ -63,6 +63,52 @@ def test_a_run_ends_within_half_a_step_of_its_budget(before: float, after: float
     assert changed_late or (slows_down_at * budget > budget - 2 * max(before, after))
 
 
+def test_a_step_far_longer_than_those_before_it_is_a_gap() -> None:
+    clock, left_off, found = Clock(), [], []
+
+    def leave_off(seconds: float) -> None:
+        left_off.append(seconds)
+        clock.now -= seconds
+
+    horizon = TimeHorizon(10.0, clock, leave_off)
+    for step in range(1, 9):
+        clock.now += 300.0 if step == 5 else 1.0
+        assert not horizon.is_done(step)
+        found.append(horizon.progress(step))
+    assert left_off == [299.0]
+    assert found == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8])
+
+
+@pytest.mark.parametrize("slow", [[1.0, 1.0, 9.9], [60.0], [0.1, 0.1, 0.1, 4.9], [1.0, 300.0]])
+def test_a_slow_step_is_no_gap(slow: list[float]) -> None:
+    """Not far longer, the first, not long, or with too few before it to know."""
+    clock, left_off = Clock(), []
+    horizon = TimeHorizon(1000.0, clock, left_off.append)
+    for step, seconds in enumerate(slow, 1):
+        clock.now += seconds
+        horizon.is_done(step)
+    assert left_off == []
+
+
+def test_a_stopped_process_does_not_jump_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by SIGSTOP in the middle of a step. Time is made of steps: 0.1 s each, and once a minute."""
+    clock, plain, seen = Clock(), loop.train_step, []
+
+    def step(session: Session, *batch: torch.Tensor) -> torch.Tensor:
+        clock.now += 60.0 if session.step == 30 else 0.1
+        seen.append(session.progress)
+        return plain(session, *batch)
+
+    monkeypatch.setattr(loop, "train_step", step)
+    monkeypatch.setattr("daybreak.core.clock.time", SimpleNamespace(perf_counter=lambda: clock.now))
+    run = api.train("digits", budget=10.0, settings=TINY, out=tmp_path / "run", report=False)
+    summary = run.directory.summary
+    assert summary["steps"] == pytest.approx(100, abs=2)
+    assert summary["train_seconds"] == pytest.approx(10.0, abs=0.2)
+    assert summary["paused_seconds"] == pytest.approx(59.9)
+    assert "training stood still for 60 s, which the budget leaves off" in summary["notes"]
+
+
 def test_time_spent_before_the_first_step_counts() -> None:
     clock = Clock()
     clock.now = 4.0

@@ -67,6 +67,11 @@ class Stopwatch:
             begun = self._running.pop(phase)
             self._seconds[phase] = self._seconds.get(phase, 0.0) + time.perf_counter() - begun
 
+    def move(self, seconds: float, phase: str, other: str) -> None:
+        """Count seconds that were counted as one phase as another."""
+        self._seconds[phase] = self._seconds.get(phase, 0.0) - seconds
+        self._seconds[other] = self._seconds.get(other, 0.0) + seconds
+
     def spent(self) -> dict[str, float]:
         """Seconds of every phase so far, and of the wall clock: what a later part of the run goes on from."""
         return {phase: self.seconds(phase) for phase in {**self._seconds, **self._running}} | {"wall": self.wall()}

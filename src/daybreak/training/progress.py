@@ -3,10 +3,15 @@
 The schedules are functions of progress in [0, 1]; a horizon says where a run stands and when it ends.
 """
 
+from collections import deque
 from collections.abc import Callable
+from statistics import median
 from typing import Protocol
 
 from daybreak.training.loader import Loader
+
+FAR, GAP_SECONDS = 10.0, 5.0  # times the usual step, and seconds: what no slow step is
+RECENT, STEPS_TO_KNOW = 20, 3
 
 
 class Horizon(Protocol):
@@ -46,19 +51,24 @@ class TimeHorizon:
     """One cycle over wall-clock time: progress is elapsed training time over the budget.
 
     A machine that slows down takes fewer steps and still closes its cycle. The run ends where one more step would
-    end further from the budget than stopping does.
+    end further from the budget than stopping does. Where the process stood still (stopped, a frozen container, a closed
+    lid) a step seems far longer than those before it: the excess is left off, or the cycle would jump to its end.
 
     Args:
         budget: seconds of training.
         elapsed: seconds of training so far.
+        leave_off: takes seconds out of them.
     """
 
     epochs: int | None = None
     steps: int | None = None
 
-    def __init__(self, budget: float, elapsed: Callable[[], float]) -> None:
-        self.budget, self._elapsed = budget, elapsed
-        self._step, self._since, self._last_step = 0, elapsed(), 0.0
+    def __init__(
+        self, budget: float, elapsed: Callable[[], float], leave_off: Callable[[float], None] = lambda seconds: None
+    ) -> None:
+        self.budget, self._elapsed, self._leave_off = budget, elapsed, leave_off
+        self._step, self._since = 0, elapsed()
+        self._recent: deque[float] = deque(maxlen=RECENT)  # seconds of steps
 
     def progress(self, step: int) -> float:  # noqa: ARG002 (time knows nothing of steps)
         return min(1.0, self._elapsed() / self.budget)
@@ -66,8 +76,21 @@ class TimeHorizon:
     def is_done(self, step: int) -> bool:
         now = self._elapsed()
         if step != self._step:
-            self._last_step, self._step, self._since = now - self._since, step, now
-        return now + self._last_step / 2 >= self.budget
+            gap = self._gap(now - self._since)
+            if gap:
+                self._leave_off(gap)
+                now -= gap
+            self._recent.append(now - self._since)
+            self._step, self._since = step, now
+        last_step = self._recent[-1] if self._recent else 0.0
+        return now + last_step / 2 >= self.budget
 
     def work(self, step: int) -> float:
         return self.progress(step)
+
+    def _gap(self, took: float) -> float:
+        """By how many seconds a step was longer than those before it, if that was far; else 0."""
+        if len(self._recent) < STEPS_TO_KNOW:
+            return 0.0
+        usual = median(self._recent)
+        return took - usual if took > FAR * usual and took > GAP_SECONDS else 0.0

@@ -112,7 +112,7 @@ def prepare(
             check_net(net, sizes, images_NHWC.shape[3], len(dataset.classes))
         optimizer = build_optimizer(net, recipe, loader.batch_size, dtype)
         ema = _moving_average(net, recipe.ema)
-        horizon = TimeHorizon(budget, lambda: clock.seconds("train")) if budget else StepHorizon(loader)
+        horizon = _over_time(budget, clock) if budget else StepHorizon(loader)
     evaluated = ema.module if ema else net
     classifier = Classifier(evaluated, dataset.classes, size, normalize, device, dtype)
     return Session(
@@ -120,6 +120,11 @@ def prepare(
         ema=ema, optimizer=optimizer, loader=loader, horizon=horizon, classifier=classifier,
         convolutions=convolutions, extensions=extensions,
     )  # fmt: skip
+
+
+def _over_time(budget: float, clock: Stopwatch) -> TimeHorizon:
+    """What is left off its clock is counted as paused."""
+    return TimeHorizon(budget, lambda: clock.seconds("train"), lambda gap: clock.move(gap, "train", "paused"))
 
 
 def initial_net(recipe: Recipe, dataset: Dataset, seed: int, factory: Factory | None = None) -> nn.Module:

@@ -73,6 +73,7 @@ def summary_of(
             "compile_seconds": session.watch.seconds("compile"),
             "evaluate_seconds": session.watch.seconds("evaluate"),
             "final_evaluate_seconds": session.watch.seconds("final"),
+            "paused_seconds": session.watch.seconds("paused"),
             "data_seconds": dict(session.dataset.seconds),
             "wall_seconds": session.watch.wall(),
             "epochs": session.step / session.loader.steps_per_epoch,
@@ -86,7 +87,7 @@ def summary_of(
             "peak_rss_bytes": peak_memory_bytes(),
             "device": session.device.type,
             "dataset": session.dataset.title,
-            "notes": list(session.dataset.notes),
+            "notes": [*session.dataset.notes, *_pause(session)],
             "recipe": session.recipe.name,
             "seed": session.seed,
             "target_met": by_the_rule or met,
@@ -94,6 +95,11 @@ def summary_of(
             "error": error,
         }
     )
+
+
+def _pause(session: Session) -> list[str]:
+    seconds = session.watch.seconds("paused")
+    return [f"training stood still for {seconds:.0f} s, which the budget leaves off"] if seconds else []
 
 
 def _scores(predictions: Predictions | None, val_acc: float | None) -> dict[str, Any]:
