@@ -131,3 +131,56 @@ def test_a_checkpoint_without_a_word_about_it_is_believed(run: Path) -> None:
     assert "decided_by" not in json.loads((path / FACTS).read_text())
     edit(run, lambda c: c["options"].update(split_seed=3))
     go_on(str(run))
+
+
+FAULTS: dict[str, tuple[str, Callable[[dict[str, Any]], object], str]] = {
+    "no seed": ("config.json", lambda c: c.pop("seed"), "seed: Field required"),
+    "a seed of text": ("config.json", lambda c: c.update(seed="1"), "seed: "),
+    "a negative seed": ("config.json", lambda c: c.update(seed=-1), "seed: "),
+    "a huge seed": ("config.json", lambda c: c.update(seed=10**30), "seed: "),
+    "a recipe of text": ("config.json", lambda c: c.update(recipe="sprint"), "recipe: "),
+    "no hardware": ("config.json", lambda c: c.pop("hardware"), "hardware: Field required"),
+    "no command": ("config.json", lambda c: c.pop("command"), "command: Field required"),
+    "a command of numbers": ("config.json", lambda c: c.update(command=[1]), "command.0: not a text"),
+    "no request": ("config.json", lambda c: c["data"].pop("request"), "data.request: Field required"),
+    "a request of a list": ("config.json", lambda c: c["data"].update(request=[]), "data.request: "),
+    "data of text": ("config.json", lambda c: c.update(data="digits"), "data: "),
+    "no fingerprint": ("config.json", lambda c: c["data"].update(fingerprint=None), "data.fingerprint: "),
+    "convolutions": ("config.json", lambda c: c.update(convolutions={"wanted": "fast"}), "convolutions.wanted: "),
+    "no steps": ("summary.json", lambda c: c.pop("steps"), "steps: Field required"),
+    "an accuracy of 2": ("summary.json", lambda c: c.update(test_acc=2.0), "test_acc: "),
+    "no classes": ("model.json", lambda c: c.update(classes=[]), "classes: "),
+    "a deviation of 0": ("model.json", lambda c: c.update(std=[0.0]), "std.0: "),
+    "two channels": ("model.json", lambda c: c["decode"].update(channels=2), "decode.channels: "),
+}
+
+
+def read_all(path: Path) -> None:
+    run = RunDirectory.open(path)
+    assert run.config
+    assert run.summary
+    assert run.card
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_wrong_key_is_named(fault: str, finished: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    read_all(run)  # the control
+    name, change, why = FAULTS[fault]
+    values = json.loads((run / name).read_text())
+    change(values)
+    (run / name).write_text(json.dumps(values))
+    with pytest.raises(RunError, match=why) as caught:
+        read_all(run)
+    assert caught.value.what == str(run / name)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["[" * 10**5, '{"seed": ' + "9" * 6000 + "}", "[]", "", "\0", '{"seed": NaN}'])
+@pytest.mark.parametrize("name", ["config.json", "summary.json", "model.json"])
+def test_what_is_no_object_is_one_line(name: str, text: str, finished: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    (run / name).write_text(text)
+    with pytest.raises(RunError) as caught:
+        read_all(run)
+    assert len(str(caught.value)) < 600

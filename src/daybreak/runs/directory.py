@@ -41,6 +41,7 @@ from daybreak.runs.metrics_rows import Kept
 from daybreak.runs.old_format import net_of, options_of, recipe_of
 from daybreak.runs.predictions import Predictions
 from daybreak.runs.reading import COPY, read_json
+from daybreak.runs.schemas import Card, Config, Summary, read_as
 from daybreak.runs.transforms import Normalizer
 
 FORMAT = 1
@@ -129,20 +130,20 @@ class RunDirectory:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        return read_json(self.path / "config.json")
+        return read_as(self.path / "config.json", Config)
 
     @property
     def summary(self) -> dict[str, Any]:
-        return read_json(self.path / "summary.json")
+        return read_as(self.path / "summary.json", Summary)
 
     @property
     def has_result(self) -> bool:
         """Whether training ended, by itself or by a signal, without an error."""
-        return (self.path / "summary.json").exists() and self.summary["error"] is None
+        return (self.path / "summary.json").exists() and self.summary.get("error") is None
 
     def is_finished(self, step: int) -> bool:
         """Whether the run ended by itself, and this step was its last."""
-        return self.has_result and self.summary["interrupted"] is None and self.summary["steps"] == step
+        return self.has_result and self.summary.get("interrupted") is None and self.summary["steps"] == step
 
     @property
     def recipe(self) -> Recipe:
@@ -165,7 +166,7 @@ class RunDirectory:
 
     @cached_property
     def card(self) -> ModelCard:
-        values = read_json(self.path / "model.json")
+        values = read_as(self.path / "model.json", Card)
         if values.get("format") != FORMAT:
             raise RunError(self.path / "model.json", "written by another version of daybreak", "upgrade daybreak")
         try:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from daybreak.core.errors import RunError
+from daybreak.core.errors import RunError, one_line
 
 COPY = "a whole copy of the run"
 
@@ -32,8 +32,8 @@ def parse_object(path: Path, text: str) -> dict[str, Any]:
     """A JSON object from text that was read from `path`; errors as for `read_json`."""
     try:
         values = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise RunError(path, f"not JSON ({error})", COPY) from None
+    except (ValueError, RecursionError) as error:  # also a number of thousands of digits, or thousands of brackets
+        raise RunError(path, f"not JSON ({one_line(str(error))[:120]})", COPY) from None
     if not isinstance(values, dict):
         raise RunError(path, "not a JSON object", COPY)
     return values
