@@ -183,7 +183,9 @@ def test_runs_on_two_machines_do_not_make_one_record(tmp_path: Path) -> None:
         folder = tmp_path / "a" / f"seed-{seed}"
         folder.mkdir(parents=True)
         config = {"hardware": {"cores": cores}, "versions": {}, "compute_dtype": "float32", "recipe": {}}
-        config["data"] = {"fingerprint": "f"}
+        request = {"data": "digits", "size": None, "split_seed": 0}
+        config["data"] = {"request": request, "name": "a", "title": "a", "fingerprint": "f", "notes": []}
+        config |= {"seed": seed, "command": []}
         (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(RunError, match="differ in data, hardware"):
         make_record(tmp_path)

@@ -388,9 +388,9 @@ def test_a_hidden_class_folder_is_told_of(tmp_path: Path):
     assert not [n for n in open_dataset(write_folder(tmp_path / "other", sample_files())).notes if "hidden" in n]
 
 
-@pytest.mark.parametrize("name", [" ", "\u2003", "a\x07b", "a\nb"])
+@pytest.mark.parametrize("name", [" ", "\u2003", "\n"])
 def test_class_names_that_nobody_can_read_are_refused(tmp_path: Path, name: str):
-    fails(write_folder(tmp_path / "set", sample_files(classes=("ant", name))), "is blank or has control characters")
+    fails(write_folder(tmp_path / "set", sample_files(classes=("ant", name))), "is blank or has a NUL")
 
 
 def test_two_members_of_one_name_are_refused(tmp_path: Path):

@@ -24,7 +24,7 @@ from daybreak.core.errors import RunError, StorageError, UsageError
 from daybreak.core.options import TrainOptions
 from daybreak.data import open_dataset
 from daybreak.runs.directory import RunDirectory
-from daybreak.training import checkpoint, loop
+from daybreak.training import checkpoint, loop, state
 from daybreak.training import train as training
 from daybreak.training.checkpoint import TENSORS
 from daybreak.training.schedule import learning_rate
@@ -305,10 +305,15 @@ def test_killed_before_the_first_checkpoint_it_begins_anew_and_says_so(
     assert files(run) == files(finished)
 
 
-def test_a_checkpoint_of_another_net_is_refused(run: Path) -> None:
+def test_a_checkpoint_of_another_net_is_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = json.loads((run / "config.json").read_text())
     config["recipe"]["model"]["width"] = 0.2
     (run / "config.json").write_text(json.dumps(config))
+    with pytest.raises(RunError, match=r"recipe\.model\.width is 0\.2, and the run was trained with 0\.1") as caught:
+        go_on(str(run))
+    assert caught.value.exit_code == 4
+    monkeypatch.setattr(state, "deciding", lambda *_: {})  # as for a checkpoint of 0.1.0, which did not say
+    monkeypatch.setattr(state, "check_decided", lambda *_: None)
     with pytest.raises(RunError, match="does not fit the recipe's net") as caught:
         go_on(str(run))
     assert caught.value.exit_code == 4

@@ -193,11 +193,12 @@ def check_class_names(classes: tuple[str, ...], where: object) -> None:
     """Refuse names that a person cannot read or tell apart.
 
     Raises:
-        DataError: a name is blank or has control characters in it, or two differ only in case, Unicode form or blanks.
+        DataError: a name is blank or has a NUL in it, or two differ only in case, Unicode form or blanks. (Other
+            control characters are shown escaped, wherever a name is shown.)
     """
     for name in classes:
-        if not name.strip() or any(unicodedata.category(character) == "Cc" for character in name):
-            raise DataError(where, f"class name {name!a} is blank or has control characters", "rename it")
+        if not name.strip() or "\0" in name:
+            raise DataError(where, f"class name {name!a} is blank or has a NUL in it", "rename it")
     groups = defaultdict(list)
     for name in classes:
         folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())

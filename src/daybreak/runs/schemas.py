@@ -43,7 +43,7 @@ class _Data(_File):
     request: _Request
     name: Text
     title: Text
-    fingerprint: str = Field(pattern="^[0-9a-f]{64}$")
+    fingerprint: str
     notes: list[Text]
 
 
@@ -103,7 +103,7 @@ class Card(_File):
 
     format: int
     net: dict[str, Any]
-    classes: list[Text] = Field(min_length=2)
+    classes: list[Text] = Field(min_length=1)
     size: Annotated[int, Field(ge=8)]
     decode: _DecodeSpec
     mean: list[Finite] = Field(min_length=1, max_length=3)
