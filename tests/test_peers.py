@@ -138,18 +138,18 @@ def test_whitening_agrees_up_to_order_and_sign_and_whitens() -> None:
 
 @pytest.mark.slow
 def test_airbench_steps_as_daybreak_does_with_its_rates() -> None:
-    with pytest.MonkeyPatch.context() as patch:  # the format in which both round alike, on every processor
-        patch.setattr(airbench94_muon, "compute_dtype", lambda _: torch.bfloat16)
+    with pytest.MonkeyPatch.context() as patch:  # orthogonal updates are not computed in the same order
+        patch.setattr(airbench94_muon, "compute_dtype", lambda _: torch.float64)
         compare_steps()
 
 
 def compare_steps() -> None:
     """Loss, gradients, both optimizers, schedule and the freezing of the whitening bias, over all steps of a run."""
     theirs, ours = (net.double() for net in airbench_and_sprint())
-    batch, steps = 8, 8  # a power of two: the sum and the mean over the batch then round alike in bfloat16
+    batch, steps = 8, 8
     labels, start = torch.arange(batch), [p.detach().clone() for p in theirs.parameters()]
     optimizers = airbench94_muon.Optimizers(theirs, batch, steps)
-    optimizer = build_optimizer(ours, as_airbench(), batch, torch.bfloat16)
+    optimizer = build_optimizer(ours, as_airbench(), batch, torch.float64)
     for step in range(steps):
         images = random_images(batch, step)[:, :, :25, :25].double()  # the smallest that the net takes
         F.cross_entropy(theirs(images), labels, label_smoothing=0.2, reduction="sum").backward()
@@ -159,7 +159,7 @@ def compare_steps() -> None:
         F.cross_entropy(ours(images), labels, label_smoothing=0.2).backward()
         optimizer.step()
         for mine, other in zip(theirs.parameters(), ours.parameters(), strict=True):
-            torch.testing.assert_close(mine, other, atol=1e-9, rtol=1e-9)
+            torch.testing.assert_close(mine, other, atol=1e-7, rtol=1e-9)
     moved = [not torch.equal(before, p) for before, p in zip(start, theirs.parameters(), strict=True)]
     assert moved == [p.requires_grad for p in airbench94_muon.Net().parameters()]
     assert not theirs.whiten.bias.requires_grad  # after three eighths

@@ -140,7 +140,7 @@ def _read(container: Container, name: str) -> bytes | BadImage:
         with container.open(name) as file:
             return read_stream(file)
     except BadImage as bad:
-        return bad
+        return BadImage(str(bad))  # anew: this one's traceback holds on to what was read
     except BROKEN as error:
         return BadImage(f"cannot be read ({getattr(error, 'strerror', None) or error})")
 
@@ -149,7 +149,7 @@ def _attempt(blob: bytes | BadImage, spec: DecodeSpec) -> Pixels | BadImage:
     try:
         return blob if isinstance(blob, BadImage) else decode(blob, spec)
     except BadImage as bad:
-        return bad
+        return BadImage(str(bad))
 
 
 def _bad_images(bad: list[tuple[str, BadImage]], total: int, where: object) -> BadImagesError:
