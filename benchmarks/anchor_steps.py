@@ -3,16 +3,18 @@
     python benchmarks/anchor_steps.py cifar10 --recipe sprint --recipe sprint-5 --out benchmarks/records/DATE_steps
 
 On a machine that others use, whole runs of half an hour differ by a quarter of their time. Here every round takes a
-step of the anchor, airbench94_muon at batch 2000, and as many steps of each recipe as see as many images, at each of
-its image sizes and with the whitening's bias trained and frozen; a round is over in half a minute, and rounds are
-repeated. A run's time is the sum over its steps. What a run does besides (whitening, resizing: about a second) and the
-evaluation are left out on both sides. Both keep freed memory; the anchor's net and steps are those of
-benchmarks/peers/airbench94_muon.py.
+few steps of the anchor, airbench94_muon at batch 2000, and steps of each recipe that see as many images, at each of
+its image sizes and with the whitening's bias trained and frozen; a round is over in a minute or two, and rounds are
+repeated. Each is a process of its own, as runs are: in one process a recipe's step takes a quarter longer, in memory
+that the anchor has used before. A run's time is the sum over its steps. What a run does besides (whitening, resizing:
+about a second) and the evaluation are left out on both sides. Both keep freed memory; the anchor's net and steps are
+those of benchmarks/peers/airbench94_muon.py.
 """
 
 import argparse
 import json
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -37,27 +39,57 @@ sys.path.append(str(Path(__file__).parent / "peers"))
 import airbench94_muon as anchor  # a script beside this one
 
 CPU = torch.device("cpu")
-EPOCHS = 8  # of the anchor
+ANCHOR, EPOCHS = "airbench94_muon", 8
+WARM, COUNTED = 1, 3  # steps of the anchor
+IMAGES_A_STEP = 4  # times as many as in a step of a recipe
 Phase = tuple[str, int, Callable[[], object]]  # its name, how many steps of a run it stands for, a step of it
+Took = dict[str, tuple[int, float]]  # steps and seconds a step by phase
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data")
     parser.add_argument("--recipe", action="append")
-    parser.add_argument("--rounds", type=int, default=12)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--only", help=argparse.SUPPRESS)  # one part of a round, in this process
     arguments = parser.parse_args()
-    names = arguments.recipe or ["sprint"]
-    dataset = open_dataset(arguments.data)
+    if arguments.only:
+        print(json.dumps(part_of_round(arguments.only, arguments.data)))
+        return
+    if arguments.out is None:
+        parser.error("--out is missing")
+    runs = [ANCHOR, *(arguments.recipe or ["sprint"])]
+    found = summarize([{run: in_a_process(run, arguments.data) for run in runs} for _ in range(arguments.rounds)])
+    setting = {"hardware": describe_hardware(CPU), "versions": versions(), "rounds": arguments.rounds}
+    precision = {name: str(compute_dtype(get_recipe(name).precision, CPU)).removeprefix("torch.") for name in runs[1:]}
+    dataset = open_dataset(arguments.data).title
+    write_json(arguments.out / "steps.json", {"dataset": dataset, "precision": precision} | setting | {"runs": found})
+    print(json.dumps({name: {k: v for k, v in row.items() if k != "phases"} for name, row in found.items()}))
+
+
+def in_a_process(run: str, data: str) -> Took:
+    words = [sys.executable, __file__, data, "--only", run]
+    done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
+    took: Took = json.loads(done.stdout.splitlines()[-1])
+    print(f"{run}: {took}", file=sys.stderr, flush=True)
+    return took
+
+
+def part_of_round(run: str, data: str) -> Took:
+    """By phase: how many steps of a run it stands for, and seconds a step. The first steps are not counted."""
+    dataset, found = open_dataset(data), {}
     with kept_memory():
-        phases = {"airbench94_muon": list(phases_of_anchor(dataset))}
-        phases |= {name: list(phases_of(get_recipe(name), dataset)) for name in names}
-        found = summarize(in_turn(phases, arguments.rounds), phases)
-    setting = {"dataset": dataset.title, "hardware": describe_hardware(CPU), "versions": versions()}
-    precision = {name: str(compute_dtype(get_recipe(name).precision, CPU)).removeprefix("torch.") for name in names}
-    write_json(arguments.out / "steps.json", setting | {"precision": precision, "rounds": arguments.rounds} | found)
-    print(json.dumps({name: {k: v for k, v in row.items() if k != "phases"} for name, row in found["runs"].items()}))
+        is_anchor = run == ANCHOR
+        for name, steps, step in phases_of_anchor(dataset) if is_anchor else phases_of(get_recipe(run), dataset):
+            for _ in range(WARM if is_anchor else WARM * IMAGES_A_STEP):
+                step()
+            count = COUNTED if is_anchor else COUNTED * IMAGES_A_STEP
+            begun = time.perf_counter()
+            for _ in range(count):
+                step()
+            found[name] = (steps, (time.perf_counter() - begun) / count)
+    return found
 
 
 def phases_of(recipe: Recipe, dataset: Dataset) -> Iterator[Phase]:
@@ -103,42 +135,18 @@ def step_of_anchor(model: nn.Module, optimizers: Any, batch: tuple[torch.Tensor,
     optimizers.step(at)
 
 
-def in_turn(phases: dict[str, list[Phase]], rounds: int) -> dict[str, dict[str, list[float]]]:
-    """Seconds a step by run and phase, a value a round; the first round is not counted."""
-    took: dict[str, dict[str, list[float]]] = {run: {name: [] for name, _, _ in those} for run, those in phases.items()}
-    for round_ in range(rounds + 1):
-        for run, those in phases.items():
-            for name, _, step in those:
-                count = 1 if run == "airbench94_muon" else anchor.BATCH // 500
-                if count > 1:
-                    step()  # not counted: where the image size changes, all images are resized, once a run
-                begun = time.perf_counter()
-                for _ in range(count):
-                    step()
-                took[run][name].append((time.perf_counter() - begun) / count)
-        print(f"round {round_} of {rounds}", file=sys.stderr, flush=True)
-    return {run: {name: seconds[1:] for name, seconds in those.items()} for run, those in took.items()}
-
-
-def summarize(took: dict[str, dict[str, list[float]]], phases: dict[str, list[Phase]]) -> dict[str, Any]:
-    """Seconds of whole runs, a value a round and their median; and what share of the anchor's they are."""
-    counts = {run: {name: count for name, count, _ in those} for run, those in phases.items()}
-    rounds = len(next(iter(took["airbench94_muon"].values())))
-    totals = {
-        run: [sum(counts[run][name] * seconds[i] for name, seconds in those.items()) for i in range(rounds)]
-        for run, those in took.items()
-    }
-    rows: dict[str, Any] = {}
+def summarize(rounds: list[dict[str, Took]]) -> dict[str, Any]:
+    """Seconds of whole runs, a value a round, their median, and what share of the anchor's they are."""
+    totals = {run: [sum(n * seconds for n, seconds in r[run].values()) for r in rounds] for run in rounds[0]}
+    found: dict[str, Any] = {}
     for run, seconds in totals.items():
-        ratios = [mine / theirs for mine, theirs in zip(seconds, totals["airbench94_muon"], strict=True)]
-        spread = statistics.stdev(ratios) if rounds > 1 else None
-        rows[run] = {
-            "seconds": statistics.median(seconds),
-            "ratio": statistics.median(ratios),
-            "ratio_std": spread,
-            "phases": {name: {"steps": counts[run][name], "seconds": took[run][name]} for name in took[run]},
+        ratios = [mine / theirs for mine, theirs in zip(seconds, totals[ANCHOR], strict=True)]
+        found[run] = {"seconds": statistics.median(seconds), "ratio": statistics.median(ratios), "ratios": ratios}
+        found[run]["phases"] = {
+            name: {"steps": steps, "seconds": [r[run][name][1] for r in rounds]}
+            for name, (steps, _) in rounds[0][run].items()
         }
-    return {"runs": rows}
+    return found
 
 
 if __name__ == "__main__":
