@@ -166,7 +166,7 @@ def reshape_images(folder: Path) -> None:
 
 
 def describe_as(**changes: object):
-    """An edited description; with `sum` False, one whose sum is right again."""
+    """An edited description, its sum as it was."""
 
     def edit(folder: Path) -> None:
         meta = json.loads((folder / "meta.json").read_text()) | changes

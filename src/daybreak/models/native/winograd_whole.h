@@ -5,7 +5,7 @@
 
 /* What one thread works with: rows of tiles at a time, and its matrices. */
 #define PLAN                                                                                            \
-    const int64_t tiles_down = (s.height + M - 1) / M, tiles_across = (s.width + M - 1) / M;            \
+    const int64_t tiles_down = TILES_DOWN, tiles_across = TILES_ACROSS;                                \
     const int64_t v_width = WHOLE(s.in_channels, LANES), m_width = WHOLE(s.out_channels, LANES);        \
     const int64_t fitting = s.room / (POINTS * tiles_across * (v_width + m_width));                     \
     const int64_t at_once = fitting > 0 ? fitting : 1, tiles = WHOLE(at_once * tiles_across, ROWS);     \

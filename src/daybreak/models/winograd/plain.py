@@ -21,7 +21,7 @@ class Pool:
 
     Attributes:
         size: height and width before it.
-        where: uint8, in the shape of what it leaves: which of a window's four values, row by row, was the largest.
+        where_BHWK: uint8, in the shape of what it leaves: which of a window's four values, row by row, was the largest.
     """
 
     size: tuple[int, int]
