@@ -225,6 +225,17 @@ def test_what_takes_twice_as_long_is_not_tried_again(monkeypatch: pytest.MonkeyP
     assert tried == {"fast": 1 + choice.ROUNDS, "slow": 1 + choice.ROUNDS, "slower": 2}
 
 
+def test_filters_that_fit_no_cache_are_not_tried_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their gradients would be kept sixteen times: 600 MB for 256 channels to 256."""
+    timed: list[str] = []
+    monkeypatch.setattr(choice, "_fastest_of", lambda ways: timed.extend(ways) or DIRECT)
+    choice.fastest((8, 4, 4), 256, 256, torch.float32)
+    assert timed == [DIRECT, F4, "F(6×6, 3×3)", "F(2×2, 3×3)"]
+    timed.clear()
+    choice.fastest((8, 4, 4), 24, 48, torch.float32)
+    assert timed == [DIRECT, *choice.WAYS]
+
+
 def test_bfloat16_has_no_whole_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     timed: list[str] = []
     monkeypatch.setattr(choice, "_fastest_of", lambda ways: timed.extend(ways) or DIRECT)

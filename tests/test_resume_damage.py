@@ -14,6 +14,7 @@ from daybreak.core.locks import LOCK
 from daybreak.runs.directory import RunDirectory
 from daybreak.training import checkpoint
 from daybreak.training.checkpoint import FACTS
+from daybreak.training.state import check_decided
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +114,13 @@ def test_an_edit_by_hand_is_found_before_anything_is_written(edited: str, run: P
     assert caught.value.exit_code == 4
     assert "config.json" in caught.value.what
     assert content(run) == before
+
+
+def test_keys_of_another_version_are_no_edits() -> None:
+    then, now = {"a": 1, "gone": 2}, {"a": 1, "new": 3}
+    check_decided(Path("config.json"), then, now)
+    with pytest.raises(RunError, match="a is 2, and the run was trained with 1"):
+        check_decided(Path("config.json"), then, now | {"a": 2})
 
 
 def test_what_resume_offers_may_differ(run: Path) -> None:

@@ -188,9 +188,10 @@ def check_decided(path: Path, then: Mapping[str, Any] | None, now: Mapping[str, 
     Raises:
         RunError: a run's configuration was edited since the checkpoint.
     """
-    for key in sorted({*(then or {}), *now} if then else ()):
-        if then and then.get(key) != now.get(key):
-            why = f"{key} is {now.get(key)}, and the run was trained with {then.get(key)}"
+    then = then or {}
+    for key in sorted(then.keys() & now.keys()):  # another version may know more keys, or fewer
+        if then[key] != now[key]:
+            why = f"{key} is {now[key]}, and the run was trained with {then[key]}"
             raise RunError(path, why, "the value it had; a new run for another one")
 
 

@@ -18,6 +18,7 @@ from daybreak.models.winograd.minimal import KNOWN, Minimal
 from daybreak.models.winograd.plain import Pool
 
 ROOM = 200_000  # numbers that a thread works on at a time: 0.8 MB, of the 1 or 2 MB that a core has
+MAX_FILTERS = 500_000  # numbers of a layer's filters at the points: 2 MB, and GROUPS times as much for their gradients
 GROUPS = 16  # of images, whose gradients of filters are summed by themselves: bits do not depend on the threads
 
 
@@ -59,8 +60,9 @@ class Whole(torch.autograd.Function):
 
 
 def can_be_whole(kind: Minimal, x: Tensor, weight: Tensor) -> bool:
-    """Whether the native loop is there for these points, device and number format."""
-    return kind in KNOWN.values() and x.dtype == weight.dtype == torch.float32 and takes(x)
+    """Whether the native loop is there for these points, device and number format, and the filters are small enough."""
+    fits = kind.side**2 * weight.shape[0] * weight.shape[1] <= MAX_FILTERS
+    return fits and kind in KNOWN.values() and x.dtype == weight.dtype == torch.float32 and takes(x)
 
 
 def channels_last(x_NCHW: Tensor) -> Tensor:
