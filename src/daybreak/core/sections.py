@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from daybreak.core.errors import UsageError, nearest
 
@@ -12,6 +12,16 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _is_text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("not a text")  # pydantic's errors come from ValueErrors
+    return value
+
+
+# A name that may come from a file system, and need not be Unicode: pydantic's own check of a str would refuse it.
+Text = Annotated[Any, AfterValidator(_is_text)]
 
 
 class Section(BaseModel):

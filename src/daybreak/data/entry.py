@@ -12,13 +12,14 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from daybreak.core.errors import StorageError, one_line
 from daybreak.core.files import write_text
+from daybreak.core.sections import Text
 from daybreak.data.dataset import DecodeSpec, Indices, Labels, Part, Pictures, Pixels, Split
 
 META, VERIFIED = "meta.json", "verified.json"
@@ -51,23 +52,13 @@ class _Decode(BaseModel):
     channels: Literal[1, 3]
 
 
-def _is_text(value: object) -> str:
-    """As it is: pydantic's own check refuses names of files that are no Unicode."""
-    if not isinstance(value, str):
-        raise ValueError("not a text")  # pydantic's errors come from ValueErrors
-    return value
-
-
-_Text = Annotated[Any, AfterValidator(_is_text)]
-
-
 class _Meta(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
-    classes: list[_Text] = Field(min_length=1)
+    classes: list[Text] = Field(min_length=1)
     decode: _Decode
     fingerprint: str = Field(pattern="^[0-9a-f]{64}$")
-    names: dict[Part, list[_Text]]
-    notes: list[_Text]
+    names: dict[Part, list[Text]]
+    notes: list[Text]
     sizes: dict[str, int]
     sum: str
 

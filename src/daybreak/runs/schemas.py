@@ -7,23 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from daybreak.core.errors import RunError
+from daybreak.core.sections import Fraction, Text
 from daybreak.runs.reading import COPY, read_json
 
-
-def _is_text(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError("not a text")  # pydantic's errors come from ValueErrors
-    return value
-
-
-# Class names and notes come from file names, which are not always Unicode: pydantic's own check would refuse those.
-Text = Annotated[Any, AfterValidator(_is_text)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class _File(BaseModel):
@@ -35,7 +26,7 @@ class _Request(_File):
     size: Annotated[int, Field(ge=1)] | None
     split_seed: Seed
     skip_bad: bool = False
-    validate_: Share | None = Field(default=None, alias="validate")
+    validate_: Fraction | None = Field(default=None, alias="validate")
     parts_of_0_1_0: bool = False
 
 
@@ -77,9 +68,9 @@ class Config(_File):
 class Summary(_File):
     """summary.json."""
 
-    test_acc: Share | None
-    test_acc_tta: Share | None
-    val_acc: Share | None = None
+    test_acc: Fraction | None
+    test_acc_tta: Fraction | None
+    val_acc: Fraction | None = None
     test_loss: Finite | None
     train_seconds: Finite
     evaluate_seconds: Finite

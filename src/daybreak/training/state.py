@@ -6,7 +6,7 @@ function of seed and step (`data.loader`), and so are learning rate and momentum
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from daybreak.core.device import describe_hardware, versions
 from daybreak.core.errors import NonFiniteError, RunError
 from daybreak.core.files import to_json
 from daybreak.core.options import TrainOptions, cli_of
+from daybreak.core.sections import flatten
 from daybreak.models.native.build import library
 from daybreak.runs.directory import RunDirectory
 from daybreak.training import checkpoint
@@ -177,7 +178,7 @@ def deciding(session: Session, options: TrainOptions) -> dict[str, Any]:
     }
     found = {"recipe": recipe, "seed": session.seed, "data": {"fingerprint": session.dataset.fingerprint}}
     found["options"] = {name: value for name, value in fixed.items() if name not in ("recipe", "settings")}
-    return dict(_by_path(json.loads(to_json(found))))
+    return flatten(json.loads(to_json(found)))
 
 
 def check_decided(path: Path, then: Mapping[str, Any] | None, now: Mapping[str, Any]) -> None:
@@ -193,14 +194,6 @@ def check_decided(path: Path, then: Mapping[str, Any] | None, now: Mapping[str, 
         if then[key] != now[key]:
             why = f"{key} is {now[key]}, and the run was trained with {then[key]}"
             raise RunError(path, why, "the value it had; a new run for another one")
-
-
-def _by_path(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _by_path(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _optimized(session: Session) -> list[tuple[str, Tensor, torch.optim.Optimizer]]:
