@@ -8,6 +8,7 @@ import pytest
 from daybreak.cli import demo
 from daybreak.core.config import override
 from daybreak.core.errors import DataError
+from daybreak.data import Dataset
 from daybreak.recipes import RECIPES
 
 
@@ -47,3 +48,20 @@ def test_with_cifar_at_hand_it_says_how_to_go_on(
     monkeypatch.setattr(demo, "CPU_BUDGET", 1.0)
     assert demo.main() == 0
     assert "the full recipe: .venv/bin/daybreak train cifar10-jpeg" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("is_here", "expected"), [(True, ["cifar10"]), (False, ["cifar10-jpeg"])])
+def test_published_pixels_come_first_and_a_download_last(
+    is_here: bool, expected: list[str], monkeypatch: pytest.MonkeyPatch, digits: Dataset
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr(demo, "find_here", lambda name: "here" if is_here else None)
+    monkeypatch.setattr(demo.api, "open_dataset", lambda name: (opened.append(name), digits)[1])
+    assert demo.reachable_data() == expected[0]
+    assert opened == expected
+
+
+@pytest.mark.cifar
+def test_beside_its_jpeg_copy_the_lossless_archive_is_taken(cifar_zip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAYBREAK_DATA_DIR", str(cifar_zip.parent))
+    assert demo.reachable_data() == "cifar10"

@@ -1,7 +1,7 @@
 """`make demo`: a trained net and its report, whatever this machine can reach.
 
 CIFAR-10 where it is at hand or can be downloaded, on a short budget; otherwise the handwritten digits that
-scikit-learn carries. The JPEG re-encoding of CIFAR-10 is used where a data directory offers it.
+scikit-learn carries. The JPEG re-encoding of CIFAR-10 is used where a data directory offers nothing better.
 """
 
 import sys
@@ -14,6 +14,7 @@ from daybreak.cli.progress_bar import TrainingProgress
 from daybreak.core.device import pick_device
 from daybreak.core.errors import DataError, DaybreakError, StoppedError
 from daybreak.data import Dataset
+from daybreak.data.sources import find_here
 
 CPU_BUDGET = 120.0  # seconds of training; three minutes with evaluation and report
 
@@ -51,7 +52,7 @@ def demo() -> int:
 def reachable_data() -> str:
     """The best data set that can be opened here; opening it also decodes it into the cache."""
     reasons = []
-    for name in ("cifar10-jpeg", "cifar10"):
+    for name in ["cifar10"] if find_here("cifar10") else ["cifar10-jpeg", "cifar10"]:  # which would be downloaded
         try:
             opened: Dataset = api.open_dataset(name)
         except DataError as error:
