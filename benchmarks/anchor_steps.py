@@ -41,7 +41,6 @@ import airbench94_muon as anchor  # a script beside this one
 CPU = torch.device("cpu")
 ANCHOR, EPOCHS = "airbench94_muon", 8
 WARM, COUNTED = 1, 3  # steps of the anchor
-STEPS_FOR_ONE = 4  # of a recipe, batch 500, for one of the anchor, batch 2000
 Phase = tuple[str, int, Callable[[], object]]  # its name, how many steps of a run it stands for, a step of it
 Took = dict[str, tuple[int, float]]  # steps and seconds a step by phase
 
@@ -82,9 +81,10 @@ def part_of_round(run: str, data: str) -> Took:
     with kept_memory():
         is_anchor = run == ANCHOR
         for name, steps, step in phases_of_anchor(dataset) if is_anchor else phases_of(get_recipe(run), dataset):
-            for _ in range(WARM if is_anchor else WARM * STEPS_FOR_ONE):
+            as_many_images = 1 if is_anchor else max(1, anchor.BATCH // get_recipe(run).batch_size)
+            for _ in range(WARM * as_many_images):
                 step()
-            count = COUNTED if is_anchor else COUNTED * STEPS_FOR_ONE
+            count = COUNTED * as_many_images
             begun = time.perf_counter()
             for _ in range(count):
                 step()

@@ -20,7 +20,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 from peers import open_record, setting_of
-from readme import between
+from tables import between
 from tune import without_test
 
 from daybreak.benchmarking.record import spread

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from readme import between
+from tables import between
 
 from daybreak.benchmarking.record import spread
 from daybreak.core.config import Recipe, override

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from peers import open_record, setting_of
-from readme import between
+from tables import between
 
 from daybreak.benchmarking.record import spread
 from daybreak.core.clock import Stopwatch

@@ -8,38 +8,43 @@ Everything between the markers is generated; a test checks that it matches the r
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
+import tables
 from anchor import KEPT, PLAIN
+from docs_tables import mistake, nets, stairs, stairs_figure
 from matplotlib.figure import Figure
 from peers import DAYBREAK, TOLERANCE, best
+from tables import (
+    COMPRESSED,
+    DATASET,
+    ROOT,
+    Row,
+    accuracy_of,
+    between,
+    command,
+    hardware,
+    place,
+    rows,
+    seconds_of,
+    shown,
+)
 
-from daybreak.benchmarking.record import evidence, read_record, settings
+from daybreak.benchmarking.record import read_record
 from daybreak.core.files import write_text
-from daybreak.recipes import RECIPES
 from daybreak.report.figures import STYLE, TEST, svg
-from daybreak.runs.old_format import recipe_of
 
-ROOT = Path(__file__).parents[1]
-RECORDS = ROOT / "benchmarks" / "records"
-FIGURE = ROOT / "docs" / "ladder.svg"
+FIGURE, STAIRS = ROOT / "docs" / "ladder.svg", ROOT / "docs" / "stairs.svg"
 WRITE_UP, WRITE_UP_EPOCHS, WRITE_UP_CLAIM = "seed_page", 24, 0.9042  # its own figures, on the published pixels
 PLAIN_PEERS = ("resnet18", "lightning_resnet18", "fastai_resnet18")  # one net and setting under three trainers
-ELSEWHERE = ("_nets", "_page-mistake")  # records that have a table of their own in docs/
-ALSO_NETS = ("sprint-2",)  # two epochs of sprint, in the record of the ladder of then
-TICKS = (60, 120, 300, 600, 1200, 3600)  # seconds
-HIDDEN = ("--recipe", "--seed", "--device", "--validate")
-
-Row = dict[str, Any]
-DATASET = "CIFAR-10"  # the published pixels: of the figure and of the ratios
-COMPRESSED = "CIFAR-10 (JPEG q75)"  # results on these pixels stay in their records and in the tables of docs/
+TICKS = (0.5, 1, 2, 5, 10, 20, 60, 120, 300, 600, 1200, 3600)  # seconds
 
 
 def main() -> None:
     for file, block, text in blocks():
         file.write_text(block.sub(lambda m, text=text: m[1] + text + m[2], file.read_text()))
     write_text(FIGURE, svg(ladder(rows())))
+    write_text(STAIRS, svg(stairs_figure()))
 
 
 def blocks() -> list[tuple[Path, re.Pattern[str], str]]:
@@ -50,77 +55,9 @@ def blocks() -> list[tuple[Path, re.Pattern[str], str]]:
         (ROOT / "README.md", "peers"): peers(),
         (ROOT / "docs" / "nets.md", "nets"): nets(),
         (ROOT / "docs" / "one-cycle.md", "mistake"): mistake(),
+        (ROOT / "docs" / "stairs.md", "stairs"): stairs(),
     }
     return [(file, between(name), text) for (file, name), text in texts.items()]
-
-
-def between(name: str) -> re.Pattern[str]:
-    return re.compile(rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)", re.DOTALL)
-
-
-def rows() -> list[Row]:
-    """Every recipe of the records that are not shown elsewhere, with the record's folder, by data set and time."""
-    folders = [
-        path.parent for path in sorted(RECORDS.glob("*/record.json")) if not path.parent.name.endswith(ELSEWHERE)
-    ]
-    found = [row for folder in folders for row in rows_of(folder)]
-    return sorted(found, key=lambda row: (row["dataset"], row["train_seconds"]["mean"]))
-
-
-def shown(found: list[Row]) -> list[Row]:
-    """Without those on compressed images, once there are any on the published pixels."""
-    is_measured = any(row["dataset"] == DATASET for row in found)
-    return [row for row in found if row["dataset"] != COMPRESSED or not is_measured]
-
-
-def rows_of(folder: Path) -> list[Row]:
-    """The recipes of one record that have a result."""
-    record = read_record(folder)
-    return [row | {"folder": folder, "hardware": record["hardware"]} for row in record["recipes"] if row["n"]]
-
-
-def nets() -> str:
-    """What each net reached in two epochs; sprint as it stands in a record of its own."""
-    (folder,) = RECORDS.glob("*_nets")
-    found = rows_of(folder)
-    others = [row for row in rows() if row["recipe"] in ALSO_NETS and row["dataset"] == found[0]["dataset"]]
-    head = "| net | run | accuracy (TTA) | training | n |\n" + "| --- " * 5 + "|"
-    lines = [
-        f"| `{row['config']['model']['name']}` | `{command(row)}` | {accuracy_of(row)} | {seconds_of(row)} | "
-        f"{row['n']} |"
-        for row in sorted(found + others, key=lambda row: -row["test_acc_tta"]["mean"])
-    ]
-    sources = [about(found[0]), *(f"`{command(row)}`: {about(row)}" for row in others)]
-    return "\n".join([head, *lines, "", " ".join(sources)]) + "\n"
-
-
-def mistake() -> str:
-    """The assignment's run beside the one with the mistake of its write-up, epoch by epoch."""
-    (folder,) = RECORDS.glob("*_page-mistake")
-    names = ("page", "page-mistake")
-    curves = [evidence(folder)[name][0].metrics("epoch") for name in names]
-    head = "| epoch | " + " | ".join(f"`{name}`: rate, test accuracy, test loss" for name in names) + " |"
-    lines = [
-        f"| {pair[0]['epoch']:g} | "
-        + " | ".join(f"{r['lr']:.2g}, {100 * r['test_acc']:.2f} %, {r['test_loss']:.3f}" for r in pair)
-        + " |"
-        for pair in zip(*curves, strict=True)
-    ]
-    found = {row["recipe"]: row for row in rows_of(folder)}
-    ends = "; ".join(f"`{name}` {accuracy_of(found[name])} in {seconds_of(found[name])}" for name in names)
-    text = f"With flip TTA: {ends}. {about(found['page'])}"
-    return "\n".join([head, "| --- " * 3 + "|", *lines, "", text]) + "\n"
-
-
-def about(row: Row) -> str:
-    seeds = f"seed{'s' * (len(row['seeds']) > 1)} {', '.join(map(str, row['seeds']))}"
-    return f"{row['dataset']}, {hardware(row['hardware'])}, {seeds}; record `{place(row['folder'])}`."
-
-
-def accuracy_of(row: Row) -> str:
-    accuracy = row["test_acc_tta"]
-    spread = "" if accuracy["std"] is None else f" ± {100 * accuracy['std']:.2f}"
-    return f"{100 * accuracy['mean']:.2f}{spread} %"
 
 
 def table(found: list[Row]) -> str:
@@ -165,7 +102,7 @@ def anchor_series() -> list[Path]:
     On a CPU that is one that keeps freed memory, as daybreak does: without that setting it spends a third of its time
     on page faults.
     """
-    folders = [path.parent for path in sorted(RECORDS.glob("*/ratio.json"))]
+    folders = [path.parent for path in sorted(tables.RECORDS.glob("*/ratio.json"))]
     return [folder for folder in folders if fair_name(folder) in ratios(folder).get("equal_accuracy", {})]
 
 
@@ -208,13 +145,9 @@ def against_anchor(folder: Path) -> str:
     )
 
 
-def place(folder: Path) -> str:
-    return folder.relative_to(ROOT).as_posix()
-
-
 def peers_record() -> tuple[Row, str]:
     """The series of daybreak beside other tools, and its folder."""
-    (path,) = RECORDS.glob("*/peers.json")
+    (path,) = tables.RECORDS.glob("*/peers.json")
     return json.loads(path.read_text()), place(path.parent)
 
 
@@ -289,10 +222,6 @@ def write_up(record: Row) -> str:
     )
 
 
-def seconds_of(figures: Row) -> str:
-    return f"{figures['train_seconds']['mean']:.0f} s"
-
-
 def line(row: Row) -> str:
     folder = row["folder"]
     failed = f", {row['failed']} failed" if row["failed"] else ""
@@ -304,60 +233,30 @@ def line(row: Row) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def command(row: Row) -> str:
-    """What was asked for: the recipe, or the budget that chose one, and what differs from it."""
-    words = row["command"][3:]
-    pairs = [
-        (key, minutes(value) if key == "--budget" else value) for key, value in zip(*[iter(words)] * 2, strict=True)
-    ]
-    options = [word for pair in pairs if pair[0] not in HIDDEN for word in pair]
-    name = row["config"]["name"]
-    then = recipe_of(row["config"]).model_dump(mode="json")  # keys that are newer have their defaults
-    now = RECIPES[name].model_dump(mode="json") if name in RECIPES else {}
-    lengths = {"epochs", "steps", "min_steps"} if options else set()
-    is_still = {k: v for k, v in settings(now).items() if k not in lengths} == {
-        k: v for k, v in settings(then).items() if k not in lengths
-    }
-    was = [] if is_still else [f"as of {row['folder'].name[:10]}"]
-    return " ".join(options if "--budget" in options else [name, *options, *was])
-
-
-def minutes(seconds: str) -> str:
-    return f"{float(seconds) / 60:g}m"
-
-
-def hardware(facts: Row) -> str:
-    name = facts.get("gpu") or facts["cpu"].replace(" (family 26 model 2)", " Zen 5")
-    return f"{facts['cores']} cores, {name}"
-
-
 def ladder(found: list[Row]) -> Figure:
-    """Accuracy against training time of every run on one data set and machine, with the deviation of single runs: the
-    machine of the newest record."""
+    """Accuracy against training time of every run on the published pixels and one machine, with the deviation of single
+    runs: the machine with the most runs among the newest records."""
     of_this_data = [row for row in shown(found) if row["dataset"] in (DATASET, COMPRESSED)]
-    newest = max(of_this_data, key=lambda row: row["folder"].name)
-    data, machine = newest["dataset"], hardware(newest["hardware"])
+    newest = max(row["folder"].name[:10] for row in of_this_data)
+    machines = [hardware(row["hardware"]) for row in of_this_data if row["folder"].name.startswith(newest)]
+    machine = max(sorted(set(machines)), key=machines.count)
     drawn = [row for row in of_this_data if hardware(row["hardware"]) == machine]
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.5, 4), layout="constrained")
         axes = figure.subplots()
         for row in drawn:
-            accuracy, seconds = row["test_acc_tta"], row["train_seconds"]
-            axes.errorbar(
-                seconds["mean"],
-                100 * accuracy["mean"],
-                yerr=100 * (accuracy["std"] or 0),
-                fmt="o",
-                color=TEST,
-                capsize=3,
-            )
-            name, at = command(row), (seconds["mean"], 100 * accuracy["mean"])
-            beside = (7, -9) if name.startswith("--budget") else (4, 7)  # budgets and rungs lie close together
+            accuracy, seconds = row["test_acc_tta"], row["train_seconds"]["mean"]
+            spread = 100 * (accuracy["std"] or 0)
+            axes.errorbar(seconds, 100 * accuracy["mean"], yerr=spread, fmt="o", color=TEST, capsize=3)
+            name, at = command(row), (seconds, 100 * accuracy["mean"])
+            beside = (7, -9) if name.startswith("--budget") else (6, -11)  # budgets and rungs lie close together
             axes.annotate(name, at, textcoords="offset points", xytext=beside)
-        axes.set(xscale="log", xlim=(40, 4000), xlabel="training time, seconds", ylabel="test accuracy (TTA), %")
-        axes.set_xticks(TICKS, [str(seconds) for seconds in TICKS])
+        times = [row["train_seconds"]["mean"] for row in drawn]
+        low, high = min(times) / 1.5, max(times) * 2
+        axes.set(xscale="log", xlim=(low, high), xlabel="training time, seconds", ylabel="test accuracy (TTA), %")
+        axes.set_xticks([t for t in TICKS if low < t < high], [f"{t:g}" for t in TICKS if low < t < high])
         axes.minorticks_off()
-        axes.set_title(f"{data}, {machine}; written by benchmarks/readme.py", loc="left", fontsize=10)
+        axes.set_title(f"{drawn[0]['dataset']}, {machine}; written by benchmarks/readme.py", loc="left", fontsize=10)
     return figure
 
 

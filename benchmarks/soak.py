@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from readme import between
+from tables import between
 
 from daybreak.core.device import describe_hardware, versions
 
@@ -25,7 +25,19 @@ PROMISES = {
     "test_resume.py::test_killed_at_any_moment_it_ends_the_same": "killed (`kill -9`) at random: same final state",
     "test_resume.py::test_a_signal_in_any_phase_loses_nothing": "a signal in a step or any evaluation",
     "test_resume.py::test_two_runs_in_one_directory": "two processes in one run directory: one is refused",
-    "test_checkpoint.py::test_a_fault_at_any_write_leaves_a_valid_checkpoint": "a disk full at any write or rename",
+    "test_power_cut.py::test_a_disk_that_refuses_any_call_costs_nothing_that_was_saved": "a disk that is full or broken",
+    "test_power_cut.py::test_after_a_power_cut_at_any_moment_what_was_acknowledged_is_there": "a power cut, at any time",
+    "test_power_cut.py::test_on_a_disk_that_flushes_nothing_no_lie_is_loaded": "a disk that never flushes",
+    "test_data_cache.py::test_what_was_changed_since_it_was_written_is_never_used": "a decoded copy that was changed",
+    "test_data_cache.py::test_nonsense_in_the_cache_is_not_believed": "a decoded copy with nonsense in it",
+    "test_resume_damage.py::test_a_damaged_log_does_not_cost_the_run": "a damaged log: the run goes on, exact",
+    "test_resume_damage.py::test_an_edit_by_hand_is_found_before_anything_is_written": "an edited configuration",
+    "test_resume_damage.py::test_a_wrong_key_is_named": "a wrong key in a file of a run: named",
+    "test_checkpoint.py::test_facts_that_were_edited_with_their_sum_are_not_used": "edited facts of a checkpoint",
+    "test_hostile_memory.py::test_a_refused_input_takes_less_than_a_gigabyte": "refused inputs in less than a gigabyte",
+    "test_process_state.py::test_the_process_is_left_as_it_was_found": "the process is left as it was found",
+    "test_process_state.py::test_three_threads_give_what_one_gives": "trainings in three threads: the bits of one",
+    "test_serve.py::test_connections_without_a_request_keep_nobody_waiting": "connections that ask nothing",
     "test_hostile.py::test_an_input_gives_its_code_and_its_line": "malformed inputs: exit code and error line",
     "test_hostile.py::test_a_name_that_is_no_file_here_is_not_fetched": "image names outside the folder or remote",
     "test_serve.py::test_bad_uploads_keep_nobody_waiting": "uploads: too large, too slow, aborted",

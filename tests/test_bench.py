@@ -471,11 +471,11 @@ def test_the_steps_timed_are_those_of_training(
 
         return forward
 
-    def compile_net(session: Session) -> dict[str, str]:
-        with session.watch.timed("compile"):
-            ticking(100.0, "compile")
-        session.forward = forward_of(session, "compiled")
-        return {}
+    def make_ready(session: Session) -> None:
+        if compiles:
+            with session.watch.timed("compile"):
+                ticking(100.0, "compile")
+            session.forward = forward_of(session, "compiled")
 
     def prepared(*args: Any, **kwargs: Any) -> Session:
         session = prepare(*args, **kwargs)
@@ -485,8 +485,7 @@ def test_the_steps_timed_are_those_of_training(
     monkeypatch.setattr("daybreak.core.clock.time", SimpleNamespace(perf_counter=lambda: now[0]))
     monkeypatch.setattr(recipe_choice, "time", SimpleNamespace(perf_counter=reading))
     monkeypatch.setattr(recipe_choice, "synchronizer", lambda _: lambda: log.append("wait"))
-    monkeypatch.setattr(recipe_choice, "is_worth_compiling", lambda _: compiles)
-    monkeypatch.setattr(recipe_choice, "compile_net", compile_net)
+    monkeypatch.setattr(recipe_choice, "make_ready", make_ready)
     monkeypatch.setattr(recipe_choice, "prepare", prepared)
     watch = Stopwatch()
     seconds_at = recipe_choice.step_seconds(override(RECIPES["sprint"], QUICK), digits, 0, CPU, watch)

@@ -13,7 +13,7 @@ import torch
 
 from daybreak.core.clock import Every
 from daybreak.core.errors import BusyError, RunError, StorageError, UsageError
-from daybreak.core.files import remove_leftovers, whole_file
+from daybreak.core.files import whole_file
 from daybreak.core.locks import LOCK, locked
 from daybreak.training import checkpoint
 from daybreak.training.checkpoint import (
@@ -29,12 +29,16 @@ from daybreak.training.checkpoint import (
     write,
 )
 
+OTHER_FACTS: dict[str, Any] = {
+    "skipped": 0, "sizes": {"32": 3}, "spent": {"train": 1.5}, "metrics_bytes": 7, "circumstances": {"cpu": "one"},
+}  # fmt: skip
+
 SOAK = bool(os.environ.get("DAYBREAK_SOAK"))
 
 
 def made(step: int) -> Checkpoint:
     tensors = {"net.weight": torch.full((3, 4), float(step)), "ema.weight": torch.arange(6).to(torch.bfloat16)}
-    return Checkpoint(tensors, {"step": step, "metrics_bytes": 7})
+    return Checkpoint(tensors, {"step": step} | OTHER_FACTS)
 
 
 def steps(folder: Path) -> list[str]:
@@ -44,7 +48,7 @@ def steps(folder: Path) -> list[str]:
 def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
     path = write(tmp_path, made(3))
     found = read(path)
-    assert found.facts == {"step": 3, "metrics_bytes": 7, "format": 1}
+    assert found.facts == {"step": 3, "format": 1} | OTHER_FACTS
     assert found.tensors.keys() == made(3).tensors.keys()
     assert all(
         torch.equal(v, made(3).tensors[k]) and v.dtype == made(3).tensors[k].dtype for k, v in found.tensors.items()
@@ -96,6 +100,52 @@ def test_a_damaged_one_is_set_aside_and_the_one_before_is_used(name: str, tmp_pa
     assert line.startswith("step-00000002 is damaged (")
     assert line.endswith("kept as damaged-step-00000002")
     assert (tmp_path / "damaged-step-00000002" / name).read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("edit", "named"),
+    [
+        (lambda facts: facts | {"step": -1}, "step"),
+        (lambda facts: facts | {"step": "3"}, "step"),
+        (lambda facts: facts | {"skipped": None}, "skipped"),
+        (lambda facts: facts | {"sizes": {"wide": 3}}, "sizes"),
+        (lambda facts: facts | {"spent": {"train": float("nan")}}, "spent.train"),
+        (lambda facts: facts | {"metrics_bytes": 0.5}, "metrics_bytes"),
+        (lambda facts: facts | {"circumstances": []}, "circumstances"),
+        (lambda facts: facts | {"decided_by": 1}, "decided_by"),
+        (lambda facts: {key: value for key, value in facts.items() if key != "spent"}, "spent"),
+        (lambda facts: [facts], FACTS),
+        (lambda facts: 3, FACTS),
+    ],
+)
+def test_facts_that_were_edited_with_their_sum_are_not_used(
+    edit: Callable[[Any], Any], named: str, tmp_path: Path
+) -> None:
+    write(tmp_path, made(1))
+    path = write(tmp_path, made(2))
+    put_facts(path, json.dumps(edit(json.loads((path / FACTS).read_text()))).encode())
+    found, notes = newest(tmp_path)
+    assert found is not None
+    assert found.facts["step"] == 1
+    assert named in notes[0]
+    assert len(notes) == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[" * 100_000, b"\xff", b"1" * 6000])
+def test_facts_that_are_no_json_are_not_used(content: bytes, tmp_path: Path) -> None:
+    write(tmp_path, made(1))
+    put_facts(write(tmp_path, made(2)), content)
+    found, notes = newest(tmp_path)
+    assert found is not None
+    assert found.facts["step"] == 1
+    assert FACTS in notes[0]
+
+
+def put_facts(path: Path, content: bytes) -> None:
+    """Other facts, with a sum that fits them."""
+    manifest = json.loads((path / MANIFEST).read_text())
+    (path / FACTS).write_bytes(content)
+    (path / MANIFEST).write_text(json.dumps(manifest | {FACTS: sha256(content).hexdigest()}))
 
 
 def test_all_damaged_is_an_error_each_time(tmp_path: Path) -> None:
@@ -176,39 +226,6 @@ def faults_at(monkeypatch: pytest.MonkeyPatch, number: int) -> list[str]:
 
         monkeypatch.setattr(owner, name, call)
     return made_calls
-
-
-def count_of_calls(folder: Path) -> int:
-    with pytest.MonkeyPatch.context() as patch:
-        write(folder, made(1))
-        write(folder, made(2))
-        calls = faults_at(patch, -1)
-        write(folder, made(3))
-    return len(calls)
-
-
-def test_a_fault_at_any_write_leaves_a_valid_checkpoint(
-    tmp_path: Path, record_property: Callable[[str, object], None]
-) -> None:
-    """At every write, flush, rename and flush of a folder, in turn."""
-    calls = count_of_calls(tmp_path / "count")
-    assert calls >= 10
-    record_property("trials", calls)
-    for number in range(1, calls + 1):
-        folder = tmp_path / str(number)
-        write(folder, made(1))
-        write(folder, made(2))
-        with pytest.MonkeyPatch.context() as patch:
-            faults_at(patch, number)
-            with pytest.raises(StorageError):
-                write(folder, made(3))
-        remove_leftovers(folder)
-        assert not [path for path in folder.rglob("*") if path.name.startswith(".")]
-        found, damaged = newest(folder)
-        assert found is not None
-        assert not damaged
-        assert same(found, made(found.facts["step"]))
-        assert found.facts["step"] in (2, 3)
 
 
 def test_a_full_disk_says_how_many_bytes_it_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,12 +1,16 @@
 """The compiled step gives the eager step's losses, leaves nothing behind and compiles nothing on the clock."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 
-from daybreak.core.config import Recipe, override
+from daybreak.core.config import Compile, Recipe, override
 from daybreak.data import Dataset
 from daybreak.recipes import RECIPES
-from daybreak.training.compilation import compile_net, phases
+from daybreak.training.compilation import compile_net, is_worth_compiling, phases
+from daybreak.training.progress import TimeHorizon
 from daybreak.training.session import Session, prepare
 from daybreak.training.step import train_step
 
@@ -71,6 +75,26 @@ def test_what_was_not_foreseen_would_be_noticed(digits: Dataset, monkeypatch: py
     compile_net(session, backend="aot_eager")
     with torch._dynamo.config.patch(error_on_recompile=True), pytest.raises(torch._dynamo.exc.RecompileError):
         losses(session)
+
+
+@pytest.mark.parametrize(
+    ("device", "horizon", "wanted", "compiles"),
+    [
+        ("cuda", SimpleNamespace(steps=49_999), "auto", False),
+        ("cuda", SimpleNamespace(steps=50_000), "auto", True),
+        ("cuda", TimeHorizon(179.0, lambda: 0.0), "auto", False),
+        ("cuda", TimeHorizon(180.0, lambda: 0.0), "auto", True),
+        ("cuda", SimpleNamespace(steps=1), "always", True),
+        ("cuda", SimpleNamespace(steps=10**6), "never", False),
+        ("cpu", SimpleNamespace(steps=10**6), "auto", False),
+        ("cpu", SimpleNamespace(steps=10**6), "always", False),
+    ],
+)
+def test_a_net_is_compiled_where_the_run_wins_it_back(
+    device: str, horizon: Any, wanted: Compile, compiles: bool
+) -> None:
+    session: Any = SimpleNamespace(device=torch.device(device), horizon=horizon)
+    assert is_worth_compiling(session, wanted) == compiles
 
 
 def test_without_a_compiler_training_stays_eager_and_says_so(digits: Dataset) -> None:

@@ -109,6 +109,7 @@ def test_the_readme_quotes_its_records(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(reached) == set(NETS)
     assert all(float(accuracy) > MIN_IN_TWO_EPOCHS for accuracy in reached.values())
     assert readme.FIGURE.read_text() == readme.svg(readme.ladder(readme.rows()))
+    assert readme.STAIRS.read_text() == readme.svg(readme.stairs_figure())
 
 
 def anchored(root: Path, hardware: dict[str, Any], recipes: dict[str, float], anchors: dict[str, float]) -> Path:
@@ -152,9 +153,9 @@ def test_times_are_compared_at_equal_accuracy_and_memory_setting_only(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    readme = importlib.import_module("readme")
-    monkeypatch.setattr(readme, "ROOT", tmp_path)
-    monkeypatch.setattr(readme, "RECORDS", tmp_path / "benchmarks" / "records")
+    readme, tables = importlib.import_module("readme"), importlib.import_module("tables")
+    monkeypatch.setattr(tables, "ROOT", tmp_path)
+    monkeypatch.setattr(tables, "RECORDS", tmp_path / "benchmarks" / "records")
     folder = anchored(tmp_path, hardware, {"sprint-5": 0.886, "sprint": 0.905, "marathon": 0.911}, anchors)
     assert readme.anchor_series() == [folder] * is_shown
     if is_shown:

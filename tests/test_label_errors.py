@@ -1,5 +1,6 @@
 """Wrong labels: planted ones are found in real images, by nets that did not train on them."""
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -84,6 +85,16 @@ def test_a_class_that_never_occurs_is_no_suspicion(digits: Dataset) -> None:
     split = Split(digits.train.images_NHWC[:120], labels, digits.train.names[:120])
     assert [s.index for s in suspects(logits, split, digits.classes)] == [7]
     assert suspects(logits, replace(split, labels_N=np.zeros(120, int)), digits.classes) == []
+
+
+def test_many_classes_with_one_image_each_are_no_reason_for_as_many_warnings() -> None:
+    classes = tuple(map(str, range(1000)))
+    labels = np.concatenate([np.arange(1000), [0, 1, 2]])
+    images_NHWC = np.zeros((len(labels), 8, 8, 1), np.uint8)
+    split = Split(images_NHWC, labels, tuple(map(str, range(len(labels)))))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert suspects(np.eye(1000, dtype=np.float32)[labels] * 20, split, classes) == []
 
 
 @pytest.mark.parametrize("folds", [1, 10_000])

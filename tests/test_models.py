@@ -213,6 +213,21 @@ def test_the_channels_of_the_sprint_net_can_be_chosen() -> None:
         override(RECIPES["sprint"], {"model.channels": [48, 0, 16]})
 
 
+def test_the_depth_of_the_sprint_nets_branches_can_be_chosen() -> None:
+    """A second convolution of 256 channels at 3×3 and its like add what the layer table says, and no stage changes."""
+    options = {"name": "sprint", "channels": (48, 32, 16)}
+    one, two = (build_net(net_config(**options, depth=depth), 10, 3).train() for depth in (1, 2))
+    added = sum(9 * c * c + 2 * c for c in (48, 32, 16))  # filters, and a norm's scale and bias
+    assert sum(p.numel() for p in two.parameters()) - sum(p.numel() for p in one.parameters()) == added
+    branch = two.get_submodule("layer2.residual")
+    assert [name for name, _ in branch.named_children()] == ["conv", "norm", "act", "conv2", "norm2", "act2"]
+    x = torch.randn(4, 32, 8, 8)
+    by_hand = x
+    for module in branch:
+        by_hand = module(by_hand)
+    assert torch.allclose(branch(x), x + by_hand, atol=1e-5)
+
+
 def test_sprint_starts_as_the_identity_where_it_has_channels() -> None:
     conv = net_of("sprint").layer1.conv
     x = torch.randn(1, 24, 9, 9)

@@ -136,6 +136,29 @@ def test_muon_passes_over_what_has_no_gradient_and_does_not_mix_shapes() -> None
         assert torch.allclose(p, alone, atol=1e-12)
 
 
+def test_a_rate_on_the_device_is_the_same_rate() -> None:
+    """A recorded step reads its rates from tensors, which the schedule fills; the host keeps them as numbers."""
+    torch.manual_seed(0)
+    start, gradients = torch.randn(4, 3, 3, 3, dtype=torch.float64), torch.randn(3, 4, 3, 3, 3, dtype=torch.float64)
+    cycle = OneCycle(max_lr=0.2, initial_lr=0.1, final_lr=0.0, warmup=0.5)
+    found, rates = [], []
+    for lr in (0.0, torch.zeros((), dtype=torch.float64)):
+        bank = nn.Parameter(start.clone())
+        muon = MuonOptimizer([bank], 0.6, 3, torch.float64)
+        muon.param_groups[0] |= {"lr": lr, "peak": 0.2, "until": 1.0}
+        optimizer = ScheduledOptimizer([muon], cycle)
+        for step, gradient in enumerate(gradients):
+            rates.append(optimizer.set_progress(step / 4)[0])
+            optimizer.scale_rates(0.5)
+            bank.grad = gradient.clone()
+            optimizer.step()
+        assert muon.param_groups[0]["lr"] is lr or isinstance(lr, float)
+        found.append(bank.detach())
+    assert rates == pytest.approx(2 * [0.1, 0.15, 0.2])
+    assert torch.allclose(*found, rtol=0, atol=1e-12)
+    assert not torch.allclose(found[0], start)
+
+
 def test_a_step_at_the_very_end_still_trains_all_but_what_is_frozen_early() -> None:
     """Over wall-clock time the end can come between the question whether there is a step left and that step."""
     early, whole = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))

@@ -79,6 +79,24 @@ def test_no_more_than_a_batch_is_in_memory(
     assert (decoded, classified) == (FILES, FILES)
 
 
+def test_it_says_now_and_then_how_far_it_is(
+    run: RunDirectory, files: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On stderr, where rows are on stdout; nothing with --quiet, and nothing where it is soon over."""
+    words = ["predict", str(run.path), *map(str, files), "--json"]
+    assert cli._run(words) == 0
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("daybreak.core.count.SECONDS_BETWEEN_LINES", -1.0)
+    assert cli._run(words) == 0
+    told = capsys.readouterr()
+    assert [line for line in told.err.splitlines() if "predicted" in line] == [
+        f"predicted {done} of {FILES} images" for done in range(BATCH, FILES, BATCH)
+    ]
+    assert told.out.count('"file"') == FILES
+    assert cli._run([*words, "--quiet"]) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_a_broken_file_is_named_after_the_rows_before_it(
     run: RunDirectory, files: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,7 +1,7 @@
 """What every peer shares: arguments, pixels, the clock, how many steps fit a budget, the result line.
 
 Nothing in here is about how a net is trained. A peer hands `main` two functions, `train` and `judge`; `main` prints
-one JSON object as the last line of stdout, everything else goes to stderr.
+one JSON object as the last line of stdout (of several runs, a line each), everything else goes to stderr.
 
 The rules, the same for all:
 - The clock starts before the first training pixel is touched (normalising and whitening are inside) and stops for
@@ -108,7 +108,16 @@ def main(peer: str, batch_size: int, train: Train, judge: Judge, packages: Seque
     """
     arguments = parse()
     pixels = Pixels.load(arguments.pixels)
-    steps_per_epoch = max(1, len(pixels.y_train) // batch_size)
+    for seed in range(arguments.seed, arguments.seed + arguments.runs):
+        arguments.seed = seed
+        result = run(peer, max(1, len(pixels.y_train) // batch_size), pixels, train, judge, arguments)
+        print(json.dumps(result | {"versions": {name: version(name) for name in packages}}), flush=True)
+
+
+def run(
+    peer: str, steps_per_epoch: int, pixels: Pixels, train: Train, judge: Judge, arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """One training, and what came of it."""
     with contextlib.redirect_stdout(sys.stderr):  # frameworks print what they like
         plan = make_plan(arguments, steps_per_epoch, lambda plan, clock: train(pixels, plan, arguments.seed, clock))
         say(f"{peer}: {plan.steps} steps of {plan.schedule}, {steps_per_epoch} an epoch")
@@ -122,8 +131,7 @@ def main(peer: str, batch_size: int, train: Train, judge: Judge, packages: Seque
     result = {"peer": peer, "seed": arguments.seed, "budget": arguments.budget, "epochs": plan.steps / steps_per_epoch}
     result |= {"steps": plan.steps, "schedule_steps": plan.schedule, "train_seconds": clock.seconds}
     result |= {"judge_seconds": judged}
-    result |= {"test_acc": test_acc, "test_acc_tta": test_acc_tta}
-    print(json.dumps(result | {"versions": {name: version(name) for name in packages}}), flush=True)
+    return result | {"test_acc": test_acc, "test_acc_tta": test_acc_tta}
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -134,6 +142,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     length.add_argument("--epochs", type=int)
     parser.add_argument("--of", type=int, help="stop after --epochs of a schedule of this many")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--runs", type=int, default=1, help="seeds, from that one on, in this process")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: airbench94_muon with --epochs")
     return parser.parse_args(arguments)
 

@@ -16,7 +16,7 @@ from daybreak import api
 from daybreak.benchmarking import dawnbench
 from daybreak.benchmarking.latency import fastest, latencies
 from daybreak.benchmarking.record import check_same_setting, evidence, keep_evidence, make_record, write_record
-from daybreak.core.config import Device, with_epochs
+from daybreak.core.config import Compile, Device, with_epochs
 from daybreak.core.device import describe_hardware, pick_device, versions
 from daybreak.core.errors import NonFiniteError, StoppedError, UsageError
 from daybreak.core.events import OnEvent
@@ -49,6 +49,7 @@ class Series:
     folder: Path
     device: Device
     latency: bool
+    compile: Compile
 
 
 def bench(
@@ -66,6 +67,7 @@ def bench(
     out: str | Path | None = None,
     device: Device = "auto",
     latency: bool = True,
+    compile: Compile = "auto",
     on_event: OnEvent = lambda event: None,
 ) -> dict[str, Any]:
     """Train every recipe with every seed; returns the record, which is also written to its folder ("record").
@@ -79,6 +81,7 @@ def bench(
         dawn_folder: where DAWNBench's own files go.
         out: the record's folder, by default a new one below `runs/`; runs that are there already are not repeated.
         latency: also time the test images one at a time.
+        compile: whether nets are compiled before training, on CUDA.
 
     Raises:
         UsageError: there is nothing to run, or no such recipe.
@@ -99,7 +102,7 @@ def bench(
     facts = {"fingerprint": open_dataset(data).fingerprint, "versions": versions()}
     facts["hardware"] = describe_hardware(pick_device(device))
     check_same_setting(folder, facts, {recipe.name: recipe for recipe in chosen.values()})
-    series = Series(data, candidates, range(seed, seed + runs), folder, device, latency)
+    series = Series(data, candidates, range(seed, seed + runs), folder, device, latency, compile)
     for run_seed in series.seeds:
         for candidate in series.candidates:
             _run_once(series, candidate, run_seed, on_event)
@@ -155,7 +158,7 @@ def _train_once(series: Series, candidate: Candidate, seed: int, out: Path, on_e
     try:
         return api.train(
             series.data, recipe=candidate.recipe, epochs=candidate.epochs, budget=candidate.budget, seed=seed,
-            device=series.device, out=out, report=False, validate=0.0, on_event=on_event,
+            device=series.device, compile=series.compile, out=out, report=False, validate=0.0, on_event=on_event,
         ).directory  # fmt: skip
     except NonFiniteError:
         return RunDirectory.open(out)

@@ -62,6 +62,7 @@ Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe; repeatable.")
 ]
 DEVICES = ("auto", "cpu", "cuda", "mps")
+COMPILE = ("auto", "always", "never")
 
 
 def print_result(values: dict[str, Any], as_json: bool, show: Callable[[], object]) -> None:

@@ -8,6 +8,7 @@ import typer
 
 from daybreak.cli import output
 from daybreak.cli.options import (
+    COMPILE,
     DEVICES,
     Data,
     Debug,
@@ -102,6 +103,9 @@ def bench(
         Path | None, typer.Option(help="The record's folder; if it is there, what is missing is added.")
     ] = None,
     latency: Annotated[bool, typer.Option(help="Also time the test images one at a time.")] = True,
+    compile: Annotated[
+        str, typer.Option(metavar="auto|always|never", help="Compile nets before training, on CUDA.")
+    ] = "auto",
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps")] = "auto",
     as_json: Json = False,
     quiet: Quiet = False,
@@ -117,6 +121,7 @@ def bench(
         record = benchmark.bench(
             data, recipe or [], epochs=epochs, budgets=budgets, runs=runs, seed=seed, target=target,
             dawn_rule=dawn_rule, cost_per_hour=cost_per_hour, dawn_folder=dawn, out=out,
-            device=choice("--device", device, DEVICES), latency=latency, on_event=on_event,
+            device=choice("--device", device, DEVICES), latency=latency,
+            compile=choice("--compile", compile, COMPILE), on_event=on_event,
         )  # fmt: skip
     print_result(record, as_json, lambda: output.bench(record))

@@ -18,6 +18,7 @@ Precision = Literal["auto", "float32", "bfloat16"]
 Convolution = Literal["auto", "direct", "winograd"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 OnNonfinite = Literal["stop", "skip"]
+Compile = Literal["auto", "always", "never"]
 
 MAX_EPOCHS, MAX_STEPS = 10**6, 10**9  # more is a slip of the finger: years of training
 

@@ -45,11 +45,13 @@ class PageConfig(OwnNet):
 
 
 class SprintConfig(OwnNet):
-    """`channels`: of the three groups; `padded`: whether the whitening keeps the size of the image, so that maps have
-    sides of 32, 16, 8, 4 instead of 31, 15, 7, 3 (models/sprint.py)."""
+    """`channels`: of the three groups; `depth`: convolutions in the residual branch of each; `padded`: whether the
+    whitening keeps the size of the image, so that maps have sides of 32, 16, 8, 4 instead of 31, 15, 7, 3
+    (models/sprint.py)."""
 
     name: Literal["sprint"] = "sprint"
     channels: tuple[PositiveInt, PositiveInt, PositiveInt] = (64, 256, 256)
+    depth: PositiveInt = 1
     padded: bool = False
 
 

@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
 from daybreak.core.clock import Every, check_budget, parse_seconds
-from daybreak.core.config import MAX_EPOCHS, Device, OnNonfinite
+from daybreak.core.config import MAX_EPOCHS, Compile, Device, OnNonfinite
 from daybreak.core.errors import UsageError, nearest
 
 DATA, OWN, SAFE = "Data", "Parts of your own (docs/extend.md)", "Reliability"
@@ -144,6 +144,10 @@ class TrainOptions:
 
     device: Annotated[Device, Cli("auto|cpu|cuda|mps", resume=True)] = "auto"
     """Where to train; auto takes CUDA, then Apple's MPS, then the CPU."""
+
+    compile: Annotated[Compile, Cli("auto|always|never", resume=True)] = "auto"
+    """Whether the net is compiled before training, on CUDA: a minute for steps that are faster. auto: where the run is
+    long enough to win it back."""
 
     size: Annotated[int | None, Field(ge=8), Cli("PX", panel=DATA)] = None
     """Side in px at which images are decoded and the net sees them; the data's own by default."""

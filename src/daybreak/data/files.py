@@ -2,11 +2,11 @@
 
 import logging
 import os
-import time
 from collections import Counter
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+from daybreak.core.count import Count
 from daybreak.core.errors import BadImagesError
 from daybreak.data.archives import BROKEN, Container
 from daybreak.data.dataset import DecodeSpec, Indices, Pictures, Pixels
@@ -18,7 +18,6 @@ log = logging.getLogger(__name__)
 DEFAULT_SIZE = 64
 CHUNK = 64
 CHUNK_BYTES = 64 * 2**20  # of files that are in memory at a time, beside the one that is being read
-SECONDS_BETWEEN_LINES = 5.0
 # Below this, Pillow holds the interpreter lock for most of an image's time and threads only get in each other's way:
 # 10,000 JPEGs of 32 x 32 px took 0.57 s with one thread and 0.9 s with two.
 BYTES_WORTH_A_THREAD = 16 * 1024
@@ -100,13 +99,9 @@ def plural(count: int, noun: str) -> str:
 def _decoded(container: Container, files: list[str], spec: DecodeSpec, where: object) -> Iterator[Pixels]:
     """All good images in order; at the end one error for all bad ones."""
     bad: list[tuple[str, BadImage]] = []
-    done, told = 0, time.monotonic()
+    count = Count(log, "decoded", len(files))
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for names, blobs in _chunks(container, files):
-            if time.monotonic() - told > SECONDS_BETWEEN_LINES:
-                told = time.monotonic()
-                log.info("decoded %d of %d images", done, len(files))
-            done += len(names)
             is_large = sum(len(blob) for blob in blobs if isinstance(blob, bytes)) > BYTES_WORTH_A_THREAD * len(blobs)
             run = pool.map if is_large else map
             for name, image in zip(names, run(lambda blob: _attempt(blob, spec), blobs), strict=True):
@@ -114,6 +109,7 @@ def _decoded(container: Container, files: list[str], spec: DecodeSpec, where: ob
                     bad.append((name, image))
                 else:
                     yield image
+            count.add(len(names))
     if bad:
         raise _bad_images(bad, len(files), where)
 

@@ -5,6 +5,7 @@ trained on the very label it is asked about repeats that label. A run has them f
 `out_of_sample` trains one net a fold, on the other folds.
 """
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,9 +38,11 @@ def suspects(logits_NK: np.ndarray, split: Split, classes: tuple[str, ...]) -> l
     if len(present) < 2:
         return []
     probability_NP = probability_NK[:, present] / probability_NK[:, present].sum(1, keepdims=True)
-    found = find_label_issues(
-        np.searchsorted(present, labels_N), probability_NP, return_indices_ranked_by="self_confidence", n_jobs=1
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "May not flag all label issues")  # one for each class with a single image
+        found = find_label_issues(
+            np.searchsorted(present, labels_N), probability_NP, return_indices_ranked_by="self_confidence", n_jobs=1
+        )
     best_N = present[probability_NP.argmax(1)]
     return [
         Suspect(int(i), split.names[i], classes[labels_N[i]], classes[best_N[i]], float(probability_NK[i, labels_N[i]]))

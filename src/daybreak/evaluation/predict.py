@@ -1,5 +1,6 @@
 """Class probabilities for image files."""
 
+import logging
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from daybreak.core.config import Device, Tta
+from daybreak.core.count import Count
 from daybreak.core.errors import DataError
 from daybreak.core.metrics import softmax
 from daybreak.data import decode_image
@@ -15,6 +17,8 @@ from daybreak.data.dataset import DecodeSpec
 from daybreak.data.layout import IMAGE_SUFFIXES
 from daybreak.runs.classifier import Classifier, images_a_forward
 from daybreak.runs.directory import RunDirectory
+
+log = logging.getLogger(__name__)
 
 STDIN = "-"
 
@@ -34,11 +38,12 @@ def predict(
         DataError: a file is missing or not an image. The rows of the batches before it have been given by then.
     """
     files, classifier = find_images(images), run.classifier(device)
-    batch = images_a_forward(classifier.size, classifier.device)
+    batch, count = images_a_forward(classifier.size, classifier.device), Count(log, "predicted", len(files))
     for start in range(0, len(files), batch):
         part = files[start : start + batch]
         for file, probability_K in zip(part, _probabilities(classifier, part, run.card.decode, tta), strict=True):
             yield {"file": file, "top": likeliest(probability_K, classifier.classes, top)}
+        count.add(len(part))
 
 
 def _probabilities(classifier: Classifier, files: Sequence[str], decode: DecodeSpec, tta: Tta) -> np.ndarray:

@@ -10,6 +10,8 @@ Shapes for a 32×32 colour image with its channels (1,972,792 parameters, 118 mi
     pool    max over what is left                                           256
     head    linear without bias, divided by its input width                  10
 
+With a `depth` of two the residual branch is (conv, BN, act) twice.
+
 With `padded` the image gets a row and a column of zeros at its end, and maps have sides of 32, 16, 8 and 4 instead:
 whole tiles of F(4×4, 3×3), which makes most of its convolutions cheaper on CPUs in spite of their larger maps
 (models/winograd). The recipes of the ladder are padded.
@@ -45,9 +47,9 @@ class SprintNet(nn.Module):
         self.whiten = nn.Conv2d(in_channels, whitened, WHITEN_KERNEL)
         self.whiten.weight.requires_grad_(False)
         self.prep = act()
-        self.layer1 = group(whitened, w1, act)
-        self.layer2 = group(w1, w2, act)
-        self.layer3 = group(w2, w3, act)
+        self.layer1 = group(whitened, w1, act, config.depth)
+        self.layer2 = group(w1, w2, act, config.depth)
+        self.layer3 = group(w2, w3, act, config.depth)
         self.pool = with_dropout(GlobalMaxPool(), config)
         linear = nn.Linear(w3, num_classes, bias=False)
         nn.init.uniform_(linear.weight, -(3**0.5), 3**0.5)  # unit variance: the division by w3 comes after
@@ -91,8 +93,11 @@ def whitening_filters(images_NCHW: Tensor, kernel: int, eps: float = 5e-4) -> Te
     return torch.cat([filters, -filters])
 
 
-def group(c_in: int, c_out: int, act: type[nn.Module]) -> nn.Sequential:
-    residual = Residual(OrderedDict(conv=identity_conv(c_out, c_out), norm=bias_norm(c_out), act=act()))
+def group(c_in: int, c_out: int, act: type[nn.Module], depth: int) -> nn.Sequential:
+    branch = OrderedDict[str, nn.Module]()
+    for n in ("", *range(2, depth + 1)):
+        branch |= {f"conv{n}": identity_conv(c_out, c_out), f"norm{n}": bias_norm(c_out), f"act{n}": act()}
+    residual = Residual(branch)
     return named(
         conv=identity_conv(c_in, c_out), pool=nn.MaxPool2d(2), norm=bias_norm(c_out), act=act(), residual=residual
     )

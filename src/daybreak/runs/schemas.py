@@ -102,6 +102,20 @@ class Card(_File):
     precision: str
 
 
+class Facts(_File):
+    """state.json of a checkpoint."""
+
+    format: Annotated[int, Field(ge=1)]
+    step: Annotated[int, Field(ge=0)]
+    skipped: Annotated[int, Field(ge=0)]
+    sizes: dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], Annotated[int, Field(ge=0)]]
+    spent: dict[str, Finite]
+    metrics_bytes: Annotated[int, Field(ge=0)]
+    callbacks: list[Any] = []
+    circumstances: dict[str, Any]
+    decided_by: dict[str, Any] | None = None
+
+
 Kind = TypeVar("Kind", bound=_File)
 
 

@@ -6,6 +6,7 @@ of both, which is checked before either is parsed. Nothing is pickled. What the 
 """
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -14,8 +15,9 @@ from typing import Any
 from safetensors.torch import load, save
 from torch import Tensor
 
-from daybreak.core.errors import RunError
+from daybreak.core.errors import RunError, StorageError
 from daybreak.core.files import free_name, remove_folder, storage_errors, to_json, whole_folder, write_json
+from daybreak.runs.schemas import Facts, fault_in
 
 FORMAT = 1
 TENSORS, FACTS, MANIFEST, BEST = "state.safetensors", "state.json", "manifest.json", "best.json"
@@ -110,10 +112,20 @@ def read(path: Path) -> Checkpoint:
     for name, found in content.items():
         if not isinstance(manifest, dict) or manifest.get(name) != sha256(found).hexdigest():
             raise _DamagedError(f"{name} is not what {MANIFEST} says")
-    facts = json.loads(content[FACTS])
-    if facts["format"] > FORMAT:
+    return Checkpoint(load(content[TENSORS]), _facts(path, content[FACTS]))
+
+
+def _facts(path: Path, content: bytes) -> dict[str, Any]:
+    """What the sums do not tell: they can have been made to fit."""
+    try:
+        facts = json.loads(content)
+    except (ValueError, RecursionError):
+        raise _DamagedError(f"{FACTS} cannot be read") from None
+    if isinstance(facts, dict) and isinstance(facts.get("format"), int) and facts["format"] > FORMAT:
         raise RunError(path, "written by a newer version of daybreak", "upgrade daybreak")
-    return Checkpoint(load(content[TENSORS]), facts)
+    if fault := fault_in(facts, Facts):
+        raise _DamagedError(f"{FACTS}: {fault}")
+    return dict(facts)
 
 
 def _path(folder: Path, step: int) -> Path:
@@ -128,7 +140,8 @@ def _remove_old(folder: Path) -> None:
     paths = sorted(folder.glob("step-*"))
     for path in paths[:-KEPT]:
         if path != _best_path(folder):
-            remove_folder(path)
+            with suppress(StorageError):  # it costs space and nothing else
+                remove_folder(path)
 
 
 def _best_path(folder: Path) -> Path | None:

@@ -54,12 +54,16 @@ class MuonOptimizer(torch.optim.Optimizer):
 
     Every step first rescales the filter bank (out, in, k, k) to the norm sqrt(out), so the rate is an angle and
     no decay is needed. Banks of one shape are made orthogonal together, which a GPU does in the time of one.
+
+    Attributes:
+        update: `muon_update`, or its compiled form.
     """
 
     def __init__(
         self, params: Iterable[Tensor] | list[dict[str, Any]], momentum: float, steps: int, dtype: torch.dtype
     ) -> None:
         super().__init__(params, {"lr": 0.0, "momentum": momentum, "steps": steps, "dtype": dtype})
+        self.update = muon_update
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
@@ -70,19 +74,39 @@ class MuonOptimizer(torch.optim.Optimizer):
                 if p.grad is not None:
                     by_shape.setdefault(p.shape, []).append(p)
             for banks in by_shape.values():
-                ahead = torch.stack([self._ahead(p, group["momentum"]).flatten(1) for p in banks])
-                updates = orthogonalize(ahead, group["steps"], group["dtype"])
-                for p, update in zip(banks, updates, strict=True):
-                    p.mul_(len(p) ** 0.5 / p.norm()).sub_(update.view_as(p), alpha=group["lr"])
+                averages = [self._average_of(p) for p in banks]
+                gradients = [p.grad for p in banks if p.grad is not None]
+                self.update(banks, gradients, averages, *(group[k] for k in ("lr", "momentum", "steps", "dtype")))
 
-    def _ahead(self, p: Tensor, momentum: float) -> Tensor:
-        """The gradient with Nesterov momentum."""
-        assert p.grad is not None
+    def _average_of(self, p: Tensor) -> Tensor:
         state = self.state[p]
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(p)
-        average = state["momentum_buffer"].mul_(momentum).add_(p.grad)
-        return p.grad.add(average, alpha=momentum)
+        average: Tensor = state["momentum_buffer"]
+        return average
+
+
+def muon_update(
+    banks: list[Tensor],
+    gradients: list[Tensor],
+    averages: list[Tensor],
+    rate: float | Tensor,
+    momentum: float,
+    steps: int,
+    dtype: torch.dtype,
+) -> None:
+    """One step of Muon for filter banks of one shape, in place, with the averages of their gradients."""
+    ahead = [
+        gradient.add(average.mul_(momentum).add_(gradient), alpha=momentum)  # Nesterov's
+        for gradient, average in zip(gradients, averages, strict=True)
+    ]
+    updates = orthogonalize(torch.stack([bank.flatten(1) for bank in ahead]), steps, dtype)
+    for p, update in zip(banks, updates, strict=True):
+        p.mul_(len(p) ** 0.5 / p.norm())
+        if isinstance(rate, Tensor):
+            p.sub_(update.view_as(p) * rate)  # as `alpha` the host would have to read it
+        else:
+            p.sub_(update.view_as(p), alpha=rate)
 
 
 class ScheduledOptimizer:
@@ -100,32 +124,38 @@ class ScheduledOptimizer:
         momentum = schedule.momentum(self.cycle, progress)
         for group in (g for optimizer in self.optimizers for g in optimizer.param_groups):
             mine = progress / group["until"]
-            group["lr"] = group["peak"] * schedule.learning_rate(self.cycle, mine) / self.cycle.max_lr
+            _set_rate(group, group["peak"] * schedule.learning_rate(self.cycle, mine) / self.cycle.max_lr)
             # (At the very end there is still a step to take, where time runs out within it.)
             if mine >= 1 > group["until"]:
                 _freeze(group["params"])
             if momentum is not None:
                 _set_momentum(group, momentum)
         first = self.optimizers[0].param_groups[0]
-        return first["lr"], first["betas"][0] if "betas" in first else first["momentum"]
+        return first["rate"], first["betas"][0] if "betas" in first else first["momentum"]
 
     def set_rate(self, rate: float) -> None:
         """As if this were the peak of the cycle: the first kind of group gets the rate, the others theirs in
         proportion, and all the momentum that goes with the peak."""
         momentum = schedule.momentum(self.cycle, self.cycle.warmup)
         for group in (g for optimizer in self.optimizers for g in optimizer.param_groups):
-            group["lr"] = group["peak"] * rate / self.cycle.max_lr
+            _set_rate(group, group["peak"] * rate / self.cycle.max_lr)
             if momentum is not None:
                 _set_momentum(group, momentum)
 
     def scale_rates(self, factor: float) -> None:
         """Multiply every group's rate for the step to come; the next step has the cycle's again."""
         for group in (g for optimizer in self.optimizers for g in optimizer.param_groups):
-            group["lr"] *= factor
+            _set_rate(group, group["rate"] * factor)
 
     def ends(self) -> set[float]:
         """The progress at which each group's cycle ends."""
         return {group["until"] for optimizer in self.optimizers for group in optimizer.param_groups}
+
+    def compile(self, backend: str = "inductor") -> None:
+        """Let what is not a single kernel already be compiled at the next step."""
+        for optimizer in self.optimizers:
+            if isinstance(optimizer, MuonOptimizer):
+                optimizer.update = torch.compile(muon_update, backend=backend, dynamic=False)
 
     def step(self) -> None:
         for optimizer in self.optimizers:
@@ -187,19 +217,39 @@ def _muon_and_others(
 def _adam(
     groups: list[dict[str, Any]], betas: tuple[float, float], eps: float, weight_decay: float
 ) -> torch.optim.Optimizer:
-    return torch.optim.Adam(groups, betas=betas, eps=eps, weight_decay=weight_decay)
+    on_cuda = _is_on_cuda(groups)
+    return torch.optim.Adam(
+        groups, betas=betas, eps=eps, weight_decay=weight_decay, fused=on_cuda or None, capturable=on_cuda
+    )
 
 
 def _sgd(groups: list[dict[str, Any]], momentum: float, weight_decay: float = 0.0) -> torch.optim.SGD:
-    return torch.optim.SGD(groups, momentum=momentum, nesterov=momentum > 0, weight_decay=weight_decay)
+    fused = _is_on_cuda(groups) or None
+    return torch.optim.SGD(groups, momentum=momentum, nesterov=momentum > 0, weight_decay=weight_decay, fused=fused)
+
+
+def _is_on_cuda(groups: list[dict[str, Any]]) -> bool:
+    """Whether the fused form is there, which reads its rate on the device."""
+    return all(p.is_cuda for group in groups for p in group["params"])
 
 
 def _group(group: ParamGroup, peak: float, weight_decay: float | None = None) -> dict[str, Any]:
     """What torch takes; a decay that the net asks for stands before the recipe's."""
     peak, decay = peak * group.lr_factor, weight_decay if group.weight_decay is None else group.weight_decay
-    return {"params": list(group.params), "peak": peak, "until": group.until, "lr": peak} | (
+    params = list(group.params)
+    lr = torch.tensor(peak, device=params[0].device) if all(p.is_cuda for p in params) else peak
+    return {"params": params, "peak": peak, "until": group.until, "lr": lr, "rate": peak} | (
         {} if decay is None else {"weight_decay": decay}
     )
+
+
+def _set_rate(group: dict[str, Any], rate: float) -> None:
+    """A CUDA graph reads its rates from the device, where they are tensors; `rate` is the same for the host."""
+    group["rate"] = rate
+    if isinstance(group["lr"], Tensor):
+        group["lr"].fill_(rate)
+    else:
+        group["lr"] = rate
 
 
 def _freeze(params: list[nn.Parameter]) -> None:

@@ -13,19 +13,20 @@ from daybreak.core.config import Expected, Recipe, override, with_epochs
 from daybreak.core.device import kept_memory, pick_device, repeatable, synchronizer
 from daybreak.core.errors import UsageError, nearest
 from daybreak.core.events import OnEvent
-from daybreak.core.nets import NetConfig, is_from_library
+from daybreak.core.nets import NetConfig, OwnNet, is_from_library
 from daybreak.core.options import TrainOptions
 from daybreak.core.plugins import NETS as NETS_GROUP
 from daybreak.core.plugins import is_path, plugins
 from daybreak.core.process_state import left_as_found, plain_torch
 from daybreak.data.dataset import Dataset
+from daybreak.models.anatomy.trace import count_macs
 from daybreak.models.registry import NETS, SMALLEST_SIZE
 from daybreak.recipes import LADDER, RECIPES, SMALL_DATA, all_recipes, get_recipe
-from daybreak.training.compilation import compile_net, is_worth_compiling
 from daybreak.training.extensions import Extensions
+from daybreak.training.graphs import make_ready
 from daybreak.training.loader import side_at
 from daybreak.training.lr_finder import lr_find, with_rate
-from daybreak.training.session import Session, prepare
+from daybreak.training.session import Session, initial_net, prepare
 from daybreak.training.step import train_step
 
 STEPS_TIMED = 1  # at each of two image sizes, after one step that is not
@@ -158,14 +159,24 @@ def for_budget(
     """
     if is_small(dataset):
         return RECIPES["small"], "recipe small, for little data"
-    timed = override(LADDER[-1], {"model.name": net} if net else {})
+    timed = override(LADDER[0], {"model.name": net} if net else {})
     seconds_at = step_seconds(timed, dataset, seed, device, watch, extensions)
-    predicted = {recipe.name: predicted_seconds(recipe, dataset, seconds_at) for recipe in LADDER}
+    rungs = {r.name: override(r, {"model.name": net}) if net else r for r in LADDER}
+    work = {name: _work(r, dataset, extensions) / _work(timed, dataset, extensions) for name, r in rungs.items()}
+    predicted = {r.name: work[r.name] * predicted_seconds(r, dataset, seconds_at) for r in LADDER}
     chosen = min(LADDER, key=lambda recipe: abs(math.log(predicted[recipe.name] / budget)))
     return (
         chosen,
         f"recipe {chosen.name}: its {chosen.epochs} epochs would take about {predicted[chosen.name]:.0f} s here",
     )
+
+
+def _work(recipe: Recipe, dataset: Dataset, extensions: Extensions) -> float:
+    """What a step takes, in proportion: its images, times the multiply-adds of one where the nets of rungs differ."""
+    if not isinstance(recipe.model, OwnNet) or extensions.net:
+        return recipe.batch_size
+    net = initial_net(recipe, dataset, seed=0)
+    return recipe.batch_size * count_macs(net, max(SMALLEST_SIZE, dataset.decode.size), dataset.decode.channels)
 
 
 def step_seconds(
@@ -181,8 +192,7 @@ def step_seconds(
     wait = synchronizer(device)
     with kept_memory():
         session = prepare(recipe, dataset, seed, device, watch=watch, extensions=extensions)
-        if is_worth_compiling(session):
-            compile_net(session)
+        make_ready(session)
         with watch.timed("train"):
             points = [(session.loader.size_at(at) ** 2, _time_steps(session, at, wait)) for at in (0.0, 1.0)]
     return _line(points)

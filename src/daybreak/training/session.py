@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -29,6 +30,16 @@ from daybreak.training.progress import Horizon, StepHorizon, TimeHorizon
 
 NO_EXTENSIONS = Extensions()
 
+Phase = tuple[torch.Size, int]  # the shape of a batch, and how many parameters still learn
+
+
+class StepGraph(Protocol):
+    """A training step that the device knows by heart (training/graphs.py)."""
+
+    def replay(self, images_BCHW: Tensor, labels_B: Tensor) -> Tensor:
+        """Take the step; returns the loss."""
+        ...
+
 
 @dataclass
 class Session:
@@ -38,6 +49,7 @@ class Session:
         forward: the net as training calls it: the net itself, or its compiled form.
         sizes: how many steps were taken at each image size.
         skipped: how many steps were left out because they were not finite.
+        graphs: of the phases of the run, on CUDA.
     """
 
     recipe: Recipe
@@ -58,6 +70,7 @@ class Session:
     step: int = 0
     skipped: int = 0
     sizes: Counter[int] = field(default_factory=Counter)
+    graphs: dict[Phase, StepGraph] = field(default_factory=dict)
 
     @property
     def progress(self) -> float:

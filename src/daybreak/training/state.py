@@ -118,8 +118,7 @@ def restore(session: Session, saved: Checkpoint) -> None:
     try:
         _restore_weights(session, saved)
         for prefix, parameter, optimizer in _optimized(session):
-            state = _part(saved.tensors, prefix)
-            optimizer.state[parameter] = {name: _placed(value, parameter) for name, value in state.items()}
+            _restore_state(optimizer.state[parameter], _part(saved.tensors, prefix), parameter)
         torch.set_rng_state(saved.tensors["random.cpu"])
         if session.device.type == "cuda" and "random.cuda" in saved.tensors:
             torch.cuda.set_rng_state(saved.tensors["random.cuda"], session.device)
@@ -205,11 +204,24 @@ def _optimized(session: Session) -> list[tuple[str, Tensor, torch.optim.Optimize
     ]
 
 
+def _restore_state(state: dict[str, Any], saved: Mapping[str, Tensor], parameter: Tensor) -> None:
+    """In place where there is something already: a CUDA graph knows tensors by their address."""
+    for name in state.keys() - saved.keys():
+        state[name].zero_()  # which is where all of them begin
+    for name, value in saved.items():
+        if name in state:
+            state[name].copy_(value)
+        else:
+            state[name] = _placed(value, parameter)
+
+
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def _placed(value: Tensor, parameter: Tensor) -> Tensor:
     """A state tensor on its parameter's device and in its layout in memory, on which the bits of sums depend; counters
-    as they are."""
-    return torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value.clone()
+    as they are, and where the optimizer reads them."""
+    if value.shape == parameter.shape:
+        return torch.empty_like(parameter).copy_(value)
+    return value.to(parameter.device, copy=True) if parameter.is_cuda else value.clone()

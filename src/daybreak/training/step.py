@@ -14,7 +14,7 @@ from torch import Tensor
 from daybreak.core.config import Recipe
 from daybreak.core.errors import BadStepError
 from daybreak.runs.classifier import autocast
-from daybreak.training.session import Session
+from daybreak.training.session import Phase, Session
 
 NAMED = 3  # images of a batch that are named
 
@@ -63,7 +63,7 @@ def check_step(session: Session, logits_BK: Tensor, loss: Tensor, before: Before
     before.restore(session)
     session.optimizer.zero_grad()
     what = "a gradient is not finite" if loss.isfinite() else f"the loss is {loss.item()}"
-    rate = session.optimizer.optimizers[0].param_groups[0]["lr"]
+    rate = session.optimizer.optimizers[0].param_groups[0]["rate"]
     why = f"{what} at learning rate {rate:g}, on {_names(session, logits_BK)}"
     raise BadStepError(f"step {session.step + 1}", why, "a lower schedule.max_lr, or --on-nonfinite skip")
 
@@ -83,18 +83,32 @@ def train_step(session: Session, images_BCHW: Tensor, labels_B: Tensor) -> Tenso
     Raises:
         BadStepError: see `check_step`.
     """
-    before = Before.of(session)
+    if graph := session.graphs.get(phase_of(session, images_BCHW)):
+        loss = graph.replay(images_BCHW, labels_B)
+    else:
+        before = Before.of(session)
+        logits, loss = learn(session, images_BCHW, labels_B)
+        check_step(session, logits, loss, before)
+        session.optimizer.step()
+    if session.ema:
+        session.ema.update_parameters(session.net)
+    return loss.detach()
+
+
+def learn(session: Session, images_BCHW: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits (B, K) and loss, with the gradients in their place."""
     with autocast(session.device, session.dtype):
         logits = session.forward(images_BCHW)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # bfloat16 is too coarse for a loss
     loss = (session.extensions.loss or partial(batch_loss, session.recipe))(logits, labels_B)
     session.optimizer.zero_grad()
     loss.backward()
-    check_step(session, logits, loss, before)
-    session.optimizer.step()
-    if session.ema:
-        session.ema.update_parameters(session.net)
-    return loss.detach()
+    return logits, loss
+
+
+def phase_of(session: Session, images_BCHW: Tensor) -> Phase:
+    """What a step's program depends on: the size of its images, and how many parameters still learn."""
+    return images_BCHW.shape, sum(p.requires_grad for p in session.net.parameters())
 
 
 def batch_loss(recipe: Recipe, logits_BK: Tensor, labels_B: Tensor) -> Tensor:

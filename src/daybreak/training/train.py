@@ -25,8 +25,9 @@ from daybreak.models.winograd.choice import Convolutions
 from daybreak.runs.directory import RunDirectory
 from daybreak.runs.predictions import Predictions, predict_test
 from daybreak.training import checkpoint, state
-from daybreak.training.compilation import choose_convolutions, compile_net, is_worth_compiling
+from daybreak.training.compilation import choose_convolutions
 from daybreak.training.extensions import Extensions
+from daybreak.training.graphs import make_ready
 from daybreak.training.loop import fit
 from daybreak.training.session import Session, prepare
 from daybreak.training.step import is_guarded
@@ -79,7 +80,7 @@ def train(
             check_space(run.path, state.bytes_to_keep(session))
             run.write_config(config_of(session, options))
             on_event(_start(session, run, dataset.notes))
-            _compile(session, on_event)
+            _make_ready(session, options, on_event)
             return _to_the_end(session, run, options, stop, on_event)
 
 
@@ -133,7 +134,7 @@ def resume(
             convolutions=Convolutions.of(run.config.get("convolutions")),
         )  # fmt: skip
         choose_convolutions(session)
-        _compile(session, on_event)
+        _make_ready(session, options, on_event)
         if saved:
             decided = state.deciding(session, options)
             state.check_decided(run.path / "config.json", saved.facts.get("decided_by"), decided)
@@ -273,9 +274,10 @@ def _val_acc(session: Session) -> float | None:
         return metrics.accuracy(session.classifier.logits(part.images_NHWC), part.labels_N)
 
 
-def _compile(session: Session, on_event: OnEvent) -> None:
-    if is_worth_compiling(session):
-        on_event({"event": "compile"} | compile_net(session))
+def _make_ready(session: Session, options: TrainOptions, on_event: OnEvent) -> None:
+    told = make_ready(session, options.compile)
+    if told is not None:
+        on_event({"event": "compile"} | told)
 
 
 def _start(session: Session, run: RunDirectory, notes: Sequence[str]) -> dict[str, Any]:

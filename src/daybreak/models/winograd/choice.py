@@ -80,7 +80,8 @@ class Convolutions:
 
     def way_for(self, x_NCHW: Tensor, weight_KC33: Tensor, dtype: torch.dtype) -> Way | None:
         """The minimal filtering for this convolution in this dtype; None for the direct form."""
-        if self.wanted == DIRECT or not _is_worth_a_thought(x_NCHW, weight_KC33, dtype):
+        has_its_own = x_NCHW.device.type != "cpu" and self.wanted != "winograd"  # of cuDNN, say
+        if self.wanted == DIRECT or has_its_own or not _is_worth_a_thought(x_NCHW, weight_KC33, dtype):
             return None
         images, _, height, width = x_NCHW.shape
         shape = _name(weight_KC33, height, width, dtype)
@@ -96,9 +97,9 @@ class Convolutions:
 
 
 def _is_worth_a_thought(x_NCHW: Tensor, weight_KC33: Tensor, dtype: torch.dtype) -> bool:
-    """On GPUs cuDNN has minimal filtering of its own, and a program that is being written down gets the plain form."""
+    """A program that is being written down gets the plain form."""
     is_written_down = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
-    if x_NCHW.device.type != "cpu" or dtype not in SIDES or is_written_down:
+    if dtype not in SIDES or is_written_down:
         return False
     images, _, height, width = x_NCHW.shape
     most = images * _count(KNOWN[2], height, width)

@@ -9,6 +9,7 @@ A few images are taken through all of it at a time, so that V and M stay in the 
 backward pass, which takes a thirtieth of the time of a wide layer (benchmarks/LOG.md).
 """
 
+import math
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
@@ -21,7 +22,7 @@ from daybreak.models.winograd import native, plain
 from daybreak.models.winograd.minimal import KNOWN, Minimal
 from daybreak.models.winograd.whole import Whole, can_be_whole, channels_last, outputs
 
-BLOCK = 2_000_000  # elements of V and M together that are worked on at a time
+BLOCK = 2_000_000  # elements of V and M together that are worked on at a time, by a CPU
 
 
 class _Blocks:
@@ -31,8 +32,9 @@ class _Blocks:
         images, height, width, in_channels = x_BHWC.shape
         down, across = kind.tiles(height, width)
         self.tiles, self.points = down * across, kind.side**2
-        fitting = round(BLOCK / (self.points * self.tiles * (in_channels + out_channels)))
-        self.images, self.total = max(1, min(images, fitting)), images
+        room = BLOCK if x_BHWC.device.type == "cpu" else math.inf
+        fitting = round(min(images, room / (self.points * self.tiles * (in_channels + out_channels))))
+        self.images, self.total = max(1, fitting), images
         rows = self.points * self.images * self.tiles
         self._v, self._m = x_BHWC.new_empty(rows, in_channels), x_BHWC.new_empty(rows, out_channels)
 

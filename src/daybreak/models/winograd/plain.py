@@ -31,7 +31,7 @@ class Pool:
     def by_two(cls, maps_BHWC: Tensor, channels: int) -> "Pool":
         """Of so many channels at the size of these maps."""
         images, height, width = maps_BHWC.shape[:3]
-        where = torch.empty(images, height // 2, width // 2, channels, dtype=torch.uint8)
+        where = maps_BHWC.new_empty(images, height // 2, width // 2, channels, dtype=torch.uint8)
         return cls((height, width), where)
 
     def __getitem__(self, images: slice) -> "Pool":
@@ -44,14 +44,14 @@ def input(kind: Minimal, x_BHWC: Tensor, at_points_PTC: Tensor) -> None:
     down, across = kind.tiles(height, width)
     padded = F.pad(x_BHWC, (0, 0, 1, m * across - width + 1, 1, m * down - height + 1))
     tiles = padded.unfold(1, side, m).unfold(2, side, m).permute(4, 5, 0, 1, 2, 3)
-    _times(_both_ways(kind.input, x_BHWC.dtype), tiles.reshape(side**2, -1), at_points_PTC)
+    _times(_both_ways(kind.input, x_BHWC), tiles.reshape(side**2, -1), at_points_PTC)
 
 
 def input_transposed(kind: Minimal, at_points_PTC: Tensor, x_BHWC: Tensor) -> None:
     """The gradient of `input`: tiles overlap by two, and what falls on a pixel is added up."""
     (images, height, width, channels), m, side = x_BHWC.shape, kind.m, kind.side
     down, across = kind.tiles(height, width)
-    flat = _both_ways(kind.input, x_BHWC.dtype).T @ at_points_PTC.flatten(1)
+    flat = _both_ways(kind.input, x_BHWC).T @ at_points_PTC.flatten(1)
     tiles = flat.view(side, side, images, down, across, channels)
     sums = tiles.new_zeros(images, m * down + 2, m * across + 2, channels)
     for i in range(side):
@@ -65,7 +65,7 @@ def output(kind: Minimal, at_points_PTK: Tensor, y_BHWK: Tensor, pool: Pool | No
     (images, _, _, channels), m = y_BHWK.shape, kind.m
     height, width = pool.size if pool else y_BHWK.shape[1:3]
     down, across = kind.tiles(height, width)
-    flat = _both_ways(kind.output, y_BHWK.dtype) @ at_points_PTK.flatten(1)
+    flat = _both_ways(kind.output, y_BHWK) @ at_points_PTK.flatten(1)
     whole = flat.view(m, m, images, down, across, channels).permute(2, 3, 0, 4, 1, 5)
     found = whole.reshape(images, m * down, m * across, channels)[:, :height, :width]
     if pool:
@@ -88,7 +88,7 @@ def output_transposed(kind: Minimal, y_BHWK: Tensor, at_points_PTK: Tensor, pool
     else:
         mine.copy_(y_BHWK)
     tiles = padded.reshape(images, down, m, across, m, channels).permute(2, 4, 0, 1, 3, 5)
-    _times(_both_ways(kind.output, y_BHWK.dtype).T, tiles.reshape(m**2, -1), at_points_PTK)
+    _times(_both_ways(kind.output, y_BHWK).T, tiles.reshape(m**2, -1), at_points_PTK)
 
 
 def _whole_windows(maps_BHWC: Tensor) -> Tensor:
@@ -106,13 +106,13 @@ def filters(kind: Minimal, weight_KC33: Tensor) -> Tensor:
     """G g Gᵀ of every filter: (P, C, K), in the weight's dtype."""
     out_channels, in_channels = weight_KC33.shape[:2]
     flat = weight_KC33.permute(2, 3, 1, 0).reshape(9, -1)
-    return (_both_ways(kind.filter, weight_KC33.dtype) @ flat).view(-1, in_channels, out_channels)
+    return (_both_ways(kind.filter, weight_KC33) @ flat).view(-1, in_channels, out_channels)
 
 
 def filters_transposed(kind: Minimal, at_points_PCK: Tensor) -> Tensor:
     """The gradient of `filters`: (K, C, 3, 3), channels last in memory."""
     _, in_channels, out_channels = at_points_PCK.shape
-    flat = _both_ways(kind.filter, at_points_PCK.dtype).T @ at_points_PCK.flatten(1)
+    flat = _both_ways(kind.filter, at_points_PCK).T @ at_points_PCK.flatten(1)
     weight_KC33 = flat.view(3, 3, in_channels, out_channels).permute(3, 2, 0, 1)
     return weight_KC33.contiguous(memory_format=torch.channels_last)
 
@@ -122,11 +122,11 @@ def _times(matrix: Tensor, tiles: Tensor, out: Tensor) -> None:
 
 
 @lru_cache(maxsize=64)
-def _both_ways_cached(content: bytes, rows: int, dtype: torch.dtype) -> Tensor:
+def _both_ways_cached(content: bytes, rows: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     matrix = np.frombuffer(content).reshape(rows, -1)
-    return torch.from_numpy(np.kron(matrix, matrix)).to(dtype)
+    return torch.from_numpy(np.kron(matrix, matrix)).to(device, dtype)
 
 
-def _both_ways(matrix: Matrix, dtype: torch.dtype) -> Tensor:
-    """The matrix that transforms rows and columns of a flattened tile at once."""
-    return _both_ways_cached(matrix.tobytes(), len(matrix), dtype)
+def _both_ways(matrix: Matrix, like: Tensor) -> Tensor:
+    """The matrix that transforms rows and columns of a flattened tile at once, in the format and place of a tensor."""
+    return _both_ways_cached(matrix.tobytes(), len(matrix), like.dtype, like.device)

@@ -1,0 +1,84 @@
+"""The generated tables and figures of the docs: what nets reach, what the write-up's mistake costs, what each piece of
+`sprint` is worth."""
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+from stairs import STEPS
+from tables import RECORDS, about, accuracy_of, command, record_of, rows, rows_of, seconds_of
+
+from daybreak.benchmarking.record import evidence
+from daybreak.report.figures import STYLE, TEST, TRAIN
+
+ALSO_NETS = ("sprint-2",)  # two epochs of sprint, in the record of the ladder of then
+
+
+def nets() -> str:
+    """What each net reached in two epochs; sprint as it stands in a record of its own."""
+    (folder,) = RECORDS.glob("*_nets")
+    found = rows_of(folder)
+    others = [row for row in rows() if row["recipe"] in ALSO_NETS and row["dataset"] == found[0]["dataset"]]
+    head = "| net | run | accuracy (TTA) | training | n |\n" + "| --- " * 5 + "|"
+    lines = [
+        f"| `{row['config']['model']['name']}` | `{command(row)}` | {accuracy_of(row)} | {seconds_of(row)} | "
+        f"{row['n']} |"
+        for row in sorted(found + others, key=lambda row: -row["test_acc_tta"]["mean"])
+    ]
+    sources = [about(found[0]), *(f"`{command(row)}`: {about(row)}" for row in others)]
+    return "\n".join([head, *lines, "", " ".join(sources)]) + "\n"
+
+
+def mistake() -> str:
+    """The assignment's run beside the one with the mistake of its write-up, epoch by epoch."""
+    (folder,) = RECORDS.glob("*_page-mistake")
+    names = ("page", "page-mistake")
+    curves = [evidence(folder)[name][0].metrics("epoch") for name in names]
+    head = "| epoch | " + " | ".join(f"`{name}`: rate, test accuracy, test loss" for name in names) + " |"
+    lines = [
+        f"| {pair[0]['epoch']:g} | "
+        + " | ".join(f"{r['lr']:.2g}, {100 * r['test_acc']:.2f} %, {r['test_loss']:.3f}" for r in pair)
+        + " |"
+        for pair in zip(*curves, strict=True)
+    ]
+    found = {row["recipe"]: row for row in rows_of(folder)}
+    ends = "; ".join(f"`{name}` {accuracy_of(found[name])} in {seconds_of(found[name])}" for name in names)
+    text = f"With flip TTA: {ends}. {about(found['page'])}"
+    return "\n".join([head, "| --- " * 3 + "|", *lines, "", text]) + "\n"
+
+
+def stairs() -> str:
+    """Step by step from the write-up's setting to `sprint`: what changes, and what the run then reaches."""
+    found = _stairs()
+    head = "| | change | accuracy, one view | with TTA | training | n |\n" + "| --- " * 6 + "|"
+    lines = [
+        f"| {i} | {change} | {accuracy_of(row, 'test_acc')} | {accuracy_of(row)} | {seconds_of(row)} | {row['n']} |"
+        for i, (change, row) in enumerate(found, 1)
+    ]
+    first, last = found[0][1], found[-1][1]
+    text = f"{about(first)} The last row: {about(last)}"
+    return "\n".join([head, *lines, "", text]) + "\n"
+
+
+def _stairs() -> list[tuple[str, dict]]:  # type: ignore[type-arg]
+    """Changes, each with its row; the last one is sprint, from a record of its own."""
+    steps = {row["recipe"]: row for row in rows_of(record_of("stairs"))}
+    (sprint,) = (row for row in rows_of(record_of("cuda")) if row["recipe"] == "sprint")
+    last = "`sprint`: narrower groups, residual branches of two convolutions, batches of 1,000, six views"
+    return [*((step.change, steps[step.name]) for step in STEPS), (last, sprint)]
+
+
+def stairs_figure() -> Figure:
+    """Accuracy of every step, and the time it takes."""
+    found = [row for _, row in _stairs()]
+    places = range(1, len(found) + 1)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(7.5, 4.5), layout="constrained")
+        accuracy, seconds = figure.subplots(2, sharex=True, height_ratios=(2, 1))
+        for name, color, label in (("test_acc_tta", TEST, "with TTA"), ("test_acc", TRAIN, "one view")):
+            means = [100 * row[name]["mean"] for row in found]
+            spreads = [100 * (row[name]["std"] or 0) for row in found]
+            accuracy.errorbar(places, means, yerr=spreads, fmt="o-", color=color, capsize=3, label=label)
+        accuracy.set(ylabel="test accuracy, %")
+        accuracy.legend(frameon=False, loc="lower right")
+        seconds.bar(places, [row["train_seconds"]["mean"] for row in found], color=TRAIN)
+        seconds.set(ylabel="training, s", xlabel="step", xticks=list(places))
+    return figure
