@@ -9,6 +9,9 @@ repeated. Each is a process of its own, as runs are: in one process a recipe's s
 that the anchor has used before. A run's time is the sum over its steps. What a run does besides (whitening, resizing:
 about a second) and the evaluation are left out on both sides. Both keep freed memory; the anchor's net and steps are
 those of benchmarks/peers/airbench94_muon.py.
+
+With `--accuracies RECORD` it also says how long the recipes take to the anchor's mean accuracy, on the line through
+them over the logarithm of time. What was measured already is not measured again.
 """
 
 import argparse
@@ -17,15 +20,17 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from anchor import time_at
 from torch import nn
 
+from daybreak.benchmarking.record import read_record
 from daybreak.core.config import Muon, Recipe
 from daybreak.core.device import compute_dtype, describe_hardware, kept_memory, versions
 from daybreak.core.files import write_json
@@ -51,6 +56,9 @@ def main() -> None:
     parser.add_argument("--recipe", action="append")
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--out", type=Path)
+    parser.add_argument(
+        "--accuracies", type=Path, help="a record of the recipes, with the anchor's in a file of its own"
+    )
     parser.add_argument("--only", help=argparse.SUPPRESS)  # one part of a round, in this process
     arguments = parser.parse_args()
     if arguments.only:
@@ -58,13 +66,37 @@ def main() -> None:
         return
     if arguments.out is None:
         parser.error("--out is missing")
+    path = arguments.out / "steps.json"
+    record = json.loads(path.read_text()) if path.exists() else measure(arguments)
+    if arguments.accuracies:
+        record["equal_accuracy"] = at_equal_accuracy(record["runs"], arguments.accuracies)
+    write_json(path, record)
+    shown = {name: {k: v for k, v in row.items() if k != "phases"} for name, row in record["runs"].items()}
+    print(json.dumps(shown | {"equal_accuracy": record.get("equal_accuracy")}))
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     runs = [ANCHOR, *(arguments.recipe or ["sprint"])]
     found = summarize([{run: in_a_process(run, arguments.data) for run in runs} for _ in range(arguments.rounds)])
-    setting = {"hardware": describe_hardware(CPU), "versions": versions(), "rounds": arguments.rounds}
     precision = {name: str(compute_dtype(get_recipe(name).precision, CPU)).removeprefix("torch.") for name in runs[1:]}
-    dataset = open_dataset(arguments.data).title
-    write_json(arguments.out / "steps.json", {"dataset": dataset, "precision": precision} | setting | {"runs": found})
-    print(json.dumps({name: {k: v for k, v in row.items() if k != "phases"} for name, row in found.items()}))
+    setting = {"hardware": describe_hardware(CPU), "versions": versions(), "rounds": arguments.rounds}
+    return {"dataset": open_dataset(arguments.data).title, "precision": precision} | setting | {"runs": found}
+
+
+def at_equal_accuracy(runs: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The recipes' time at the anchor's mean accuracy, as a share of the anchor's.
+
+    Args:
+        folder: a record of the recipes, and of the anchor's runs in airbench94_muon.jsonl, on whatever machine.
+    """
+    recipes = {row["recipe"]: row for row in read_record(folder)["recipes"]}
+    anchors = [json.loads(line)["test_acc_tta"] for line in (folder / f"{ANCHOR}.jsonl").read_text().splitlines()]
+    accuracy = statistics.fmean(anchors)
+    points = [(recipes[run]["test_acc_tta"]["mean"], row["seconds"]) for run, row in runs.items() if run != ANCHOR]
+    seconds = time_at(accuracy, points)
+    found = {"accuracy": accuracy, "anchor_runs": len(anchors), "record": folder.name, "seconds": seconds}
+    found["recipe_runs"] = {run: recipes[run]["n"] for run in runs if run != ANCHOR}
+    return found | {"ratio": None if seconds is None else seconds / runs[ANCHOR]["seconds"]}
 
 
 def in_a_process(run: str, data: str) -> Took:

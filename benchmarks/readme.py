@@ -80,7 +80,7 @@ def headline() -> str:
     text += f"on {record['dataset']}.\n"
     text += f"A standard ResNet-18 in plain PyTorch, Lightning or fastai reaches {low:.0f} to {high:.0f} % "
     text += f"([n = {runs} each]({folder})).\n"
-    return text + "".join(map(anchor_sentence, anchor_series()))
+    return text + "".join(map(anchor_sentence, anchor_series())) + steps_sentence()
 
 
 def anchor_sentence(folder: Path) -> str:
@@ -93,6 +93,23 @@ def anchor_sentence(folder: Path) -> str:
         f"It reaches the accuracy of {name} (Jordan 2024), a method built for speed, in "
         f"{equal['train']['ratio']:.2f} of its time\n"
         f"({100 * equal['accuracy']:.2f} % on {DATASET}; {machine}; [n = {anchor['n']}]({place(folder)})).\n"
+    )
+
+
+def steps_sentence() -> str:
+    """How long recipes take to the anchor's accuracy by steps of both in turn; nothing where none has reached it."""
+    folder = tables.record_of("steps", "steps.json")
+    found = json.loads((folder / "steps.json").read_text())
+    equal = found.get("equal_accuracy") or {}
+    if not equal.get("ratio"):
+        return ""
+    ours = " and ".join(f"{n} of `{run}`" for run, n in equal["recipe_runs"].items())
+    accuracies = hardware(read_record(tables.RECORDS / equal["record"])["hardware"])
+    return (
+        f"To the mean accuracy of {PLAIN} (Jordan 2024), a method built for speed, it takes\n"
+        f"{equal['ratio']:.2f} of its time ({100 * equal['accuracy']:.2f} % on {found['dataset']}; "
+        f"{hardware(found['hardware'])}; steps of both [in turn]({place(folder)});\n"
+        f"accuracies of {equal['anchor_runs']} of its runs and {ours} on an {accuracies}).\n"
     )
 
 

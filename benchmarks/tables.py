@@ -23,9 +23,9 @@ def between(name: str) -> re.Pattern[str]:
     return re.compile(rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)", re.DOTALL)
 
 
-def record_of(ending: str) -> Path:
-    """The newest record whose name ends like this."""
-    return max(RECORDS.glob(f"*_{ending}"))
+def record_of(ending: str, file: str = "record.json") -> Path:
+    """The newest record whose name ends like this and that has the file."""
+    return max(path.parent for path in RECORDS.glob(f"*_{ending}/{file}"))
 
 
 def rows() -> list[Row]:

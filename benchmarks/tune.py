@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--device", default="auto")
     arguments = parser.parse_args()
-    lines = arguments.trials.read_text().splitlines()
+    lines = [*dict.fromkeys(line.strip() for line in arguments.trials.read_text().splitlines() if line.strip())]
     open_dataset(arguments.data, validate=0)  # decoded once, before the workers want it
     jobs = [(line, arguments.first_seed + seed) for seed in range(arguments.seeds) for line in lines]
     rows = []

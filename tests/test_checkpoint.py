@@ -123,7 +123,7 @@ def test_facts_that_were_edited_with_their_sum_are_not_used(
 ) -> None:
     write(tmp_path, made(1))
     path = write(tmp_path, made(2))
-    put_facts(path, json.dumps(edit(json.loads((path / FACTS).read_text()))).encode())
+    put(path, FACTS, json.dumps(edit(json.loads((path / FACTS).read_text()))).encode())
     found, notes = newest(tmp_path)
     assert found is not None
     assert found.facts["step"] == 1
@@ -131,21 +131,22 @@ def test_facts_that_were_edited_with_their_sum_are_not_used(
     assert len(notes) == 1
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[" * 100_000, b"\xff", b"1" * 6000])
-def test_facts_that_are_no_json_are_not_used(content: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [FACTS, TENSORS])
+@pytest.mark.parametrize("content", [b"", b"{", b"[" * 100_000, b"\xff", b"1" * 6000, b"\xff" * 7 + b"\x7f{}"])
+def test_files_that_cannot_be_parsed_are_not_used(name: str, content: bytes, tmp_path: Path) -> None:
     write(tmp_path, made(1))
-    put_facts(write(tmp_path, made(2)), content)
+    put(write(tmp_path, made(2)), name, content)
     found, notes = newest(tmp_path)
     assert found is not None
     assert found.facts["step"] == 1
-    assert FACTS in notes[0]
+    assert name in notes[0]
 
 
-def put_facts(path: Path, content: bytes) -> None:
-    """Other facts, with a sum that fits them."""
+def put(path: Path, name: str, content: bytes) -> None:
+    """Another file, with a sum that fits it."""
     manifest = json.loads((path / MANIFEST).read_text())
-    (path / FACTS).write_bytes(content)
-    (path / MANIFEST).write_text(json.dumps(manifest | {FACTS: sha256(content).hexdigest()}))
+    (path / name).write_bytes(content)
+    (path / MANIFEST).write_text(json.dumps(manifest | {name: sha256(content).hexdigest()}))
 
 
 def test_all_damaged_is_an_error_each_time(tmp_path: Path) -> None:

@@ -87,17 +87,26 @@ def test_a_recorded_step_does_not_wait_for_the_device(digits: Dataset) -> None:
         torch.cuda.set_sync_debug_mode("default")
 
 
-def test_what_cannot_be_recorded_is_trained_eagerly_and_says_so(digits: Dataset) -> None:
+def test_what_cannot_be_recorded_is_trained_eagerly_and_says_so(
+    digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss looks at a value: while it is recorded, that is an error."""
+
     def looking(logits_BK: torch.Tensor, labels_B: torch.Tensor) -> torch.Tensor:
         loss = torch.nn.functional.cross_entropy(logits_BK, labels_B)
         return loss * float(loss.item() >= 0)
 
-    session = prepare(recipe("sprint"), digits, 0, CUDA)
+    session = prepare(recipe("sprint", **{"model.dropout": 0.1}), digits, 0, CUDA)
     session.extensions = replace(session.extensions, loss=looking)
+    assert make_ready(session, "never") == {}  # somebody's own is not recorded at all
+    assert session.graphs == {}
+    monkeypatch.setattr(graphs, "can_be_recorded", lambda _: True)
+    stream = torch.cuda.current_stream()
     told = make_ready(session, "never")
     assert told is not None
     assert "kernel by kernel" in told["why"]
     assert session.graphs == {}
+    assert torch.cuda.current_stream() == stream
     assert np.isfinite(losses(session)).all()
 
 

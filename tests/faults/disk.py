@@ -29,10 +29,21 @@ def read_log(path: Path) -> list[Operation]:
 
 @dataclass
 class File:
-    """Bytes: those that are safe, and those that a program would read."""
+    """Bytes: those that are safe, those that a program would read, and the changes in between, each a place with the
+    bytes that it then has; none for a new size."""
 
     safe: bytes = b""
     now: bytes = b""
+    changes: list[tuple[int, bytes]] = field(default_factory=list)
+
+    def change(self, place: int, data: bytes) -> None:
+        self.changes.append((place, data))
+        self.now = _changed(self.now, place, data)
+
+
+def _changed(content: bytes, place: int, data: bytes) -> bytes:
+    padded = content.ljust(place, b"\0")
+    return padded[:place] + (data + padded[place + len(data) :] if data else b"")
 
 
 @dataclass
@@ -76,9 +87,7 @@ class Disk:
             if what == "sync":
                 _flush(node)
             elif isinstance(node, File):
-                size = int(words[1])
-                padded = node.now.ljust(size, b"\0")
-                node.now = padded[:size] + (data + padded[size + len(data) :] if what == "write" else b"")
+                node.change(int(words[1]), data)
             return
         folder, name = self._place(words[0])
         if what == "rename":
@@ -115,7 +124,7 @@ Snapshot = dict[str, "bytes | Snapshot"]
 
 def _flush(node: Node) -> None:
     if isinstance(node, File):
-        node.safe = node.now
+        node.safe, node.changes = node.now, []
     else:
         node.safe, node.changes = dict(node.now), []
 
@@ -126,9 +135,17 @@ def _left_of(folder: Folder, survives: Callable[[], bool]) -> Snapshot:
         if survives():
             _apply(entries, change)
     return {
-        name: _left_of(node, survives) if isinstance(node, Folder) else (node.now if survives() else node.safe)
+        name: _left_of(node, survives) if isinstance(node, Folder) else _bytes_left(node, survives)
         for name, node in entries.items()
     }
+
+
+def _bytes_left(file: File, survives: Callable[[], bool]) -> bytes:
+    content = file.safe
+    for place, data in file.changes:
+        if survives():
+            content = _changed(content, place, data)
+    return content
 
 
 def lay_out(found: Snapshot, folder: Path) -> None:

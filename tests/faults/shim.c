@@ -111,15 +111,16 @@ int openat64(int folder, const char *name, int flags, ...) { MODE(flags) return 
 ssize_t write(int file, const void *bytes, size_t length) {
     char path[PATH_MAX];
     const char *mine = below(file, "", path);
-    int refused = fails(mine), error = errno;
+    int refused = fails(mine);
     if (refused && count % 2) return -1;
     ssize_t written = syscall(SYS_write, file, bytes, refused ? length / 2 : length);
     if (mine[0] && written > 0) {
         note("write %s\t%ld\t%zd\n", mine, (long)lseek(file, 0, SEEK_CUR) - written, written);
         note_bytes(bytes, written);
     }
-    errno = error;
-    return refused ? -1 : written;
+    if (!refused) return written;
+    errno = fault;
+    return -1;
 }
 
 static int sync_file(int file, long call) {

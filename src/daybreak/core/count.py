@@ -23,4 +23,4 @@ class Count:
         self._done += images
         if time.monotonic() - self._told > SECONDS_BETWEEN_LINES and self._done < self._total:
             self._told = time.monotonic()
-            self._log.info("%s %d of %d images", self._what, self._done, self._total)
+            self._log.info("%s %s of %s images", self._what, f"{self._done:,}", f"{self._total:,}")

@@ -158,10 +158,10 @@ def safe_name(name: str, where: object) -> str:
     """A member's name without "./"; refuses one that leaves the archive.
 
     Raises:
-        DataError: the name is absolute, climbs with "..", or has a drive letter or a backslash in it.
+        DataError: the name is empty, absolute, climbs with "..", or has a drive letter or a backslash in it.
     """
     parts = name.split("/")
-    if name.startswith("/") or ".." in parts or "\\" in name or "\0" in name or ":" in parts[0]:
+    if not name or name.startswith("/") or ".." in parts or "\\" in name or "\0" in name or ":" in parts[0]:
         raise DataError(where, f"unsafe name in the archive: {name!r}", "an archive with plain relative names")
     return posixpath.normpath(name)
 

@@ -129,8 +129,12 @@ _STAND_INS = {
 }
 
 
-class _InertUnpickler(pickle.Unpickler):
-    """Builds none of the classes a pickle names, only harmless stand-ins for the four it needs."""
+class _InertUnpickler(pickle._Unpickler):
+    """Builds none of the classes a pickle names, only harmless stand-ins for the four it needs.
+
+    By the standard library's Python, as a table in its C grows to any number that a pickle writes behind a "remember":
+    five bytes can ask for 32 GB.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _STAND_INS:

@@ -12,6 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -112,7 +113,14 @@ def read(path: Path) -> Checkpoint:
     for name, found in content.items():
         if not isinstance(manifest, dict) or manifest.get(name) != sha256(found).hexdigest():
             raise _DamagedError(f"{name} is not what {MANIFEST} says")
-    return Checkpoint(load(content[TENSORS]), _facts(path, content[FACTS]))
+    return Checkpoint(_tensors(content[TENSORS]), _facts(path, content[FACTS]))
+
+
+def _tensors(content: bytes) -> dict[str, Tensor]:
+    try:
+        return load(content)
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise _DamagedError(f"{TENSORS} cannot be read ({type(error).__name__})") from None
 
 
 def _facts(path: Path, content: bytes) -> dict[str, Any]:

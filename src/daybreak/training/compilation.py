@@ -4,7 +4,7 @@ On CPUs a compiled step is slower than an eager one: the gradient of max-pooling
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import pairwise
 
 import torch
@@ -72,13 +72,12 @@ def compile_net(session: Session, backend: str = "inductor") -> dict[str, str]:
     with session.watch.timed("compile"):
         learning = [p for p in session.net.parameters() if p.requires_grad]
         buffers = {name: buffer.clone() for name, buffer in session.net.named_buffers()}
-        # Programs of earlier runs count against the limit; those of the same recipe are used again.
-        torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = PROGRAMS
         session.forward = torch.compile(session.net, backend=backend, dynamic=False)
         told = {}
         try:
-            for progress in phases(session):
-                _run_phase(session, progress)
+            with many_programs():
+                for progress in phases(session):
+                    _run_phase(session, progress)
             session.optimizer.compile(backend)
         except Exception as error:  # whatever a compiler of any make may raise
             session.forward = session.net
@@ -89,6 +88,13 @@ def compile_net(session: Session, backend: str = "inductor") -> dict[str, str]:
         for name, buffer in session.net.named_buffers():
             buffer.copy_(buffers[name])
     return told
+
+
+def many_programs() -> AbstractContextManager[None]:
+    """Programs of earlier runs in the process count against PyTorch's limit; those of a same recipe are used again."""
+    limits = {"recompile_limit": PROGRAMS, "accumulated_recompile_limit": PROGRAMS}
+    patched: AbstractContextManager[None] = torch._dynamo.config.patch(limits)
+    return patched
 
 
 def _run_phase(session: Session, progress: float) -> None:

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from daybreak.core.config import Compile
 from daybreak.core.errors import one_line
-from daybreak.training.compilation import compile_net, is_worth_compiling, made_up_images, phases
+from daybreak.core.nets import LibraryNetConfig, OwnNet
+from daybreak.training.compilation import compile_net, is_worth_compiling, made_up_images, many_programs, phases
 from daybreak.training.session import Session
 from daybreak.training.step import learn, phase_of
 
@@ -30,17 +31,21 @@ class RecordedStep:
     def __init__(self, session: Session, images_BCHW: Tensor, labels_B: Tensor, pool: Any) -> None:
         self.session, self.images_BCHW, self.labels_B = session, images_BCHW, labels_B
         self.updates_inside = session.recipe.schedule.momentum is None
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
+        stream, usual = torch.cuda.Stream(), torch.cuda.current_stream()
+        stream.wait_stream(usual)
         with torch.cuda.stream(stream):
             for _ in range(WARM_UP):
                 self._step()
-        torch.cuda.current_stream().wait_stream(stream)
+        usual.wait_stream(stream)
         session.optimizer.zero_grad()
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, pool=pool):
-            self.loss = self._step()
-        self.gradients = [(p, p.grad) for p in session.net.parameters() if p.grad is not None]
+        try:
+            with torch.cuda.graph(self.graph, pool=pool):
+                self.loss = self._step()
+        finally:
+            torch.cuda.set_stream(usual)  # where recording fails, PyTorch stays on its own
+        outside = [] if self.updates_inside else list(session.net.parameters())
+        self.gradients = [(p, p.grad) for p in outside if p.grad is not None]
 
     def replay(self, images_BCHW: Tensor, labels_B: Tensor) -> Tensor:
         """Take the step; returns the loss."""
@@ -69,28 +74,42 @@ def make_ready(session: Session, compiles: Compile = "auto") -> dict[str, str] |
     if session.device.type != "cuda":
         return None
     told = compile_net(session) if is_worth_compiling(session, compiles) else {}
+    if not can_be_recorded(session):
+        return told
     try:
         record_steps(session)
-    except Exception as error:  # a net, a loss or a library that does what cannot be recorded
+    except Exception as error:  # a net, a compiler or a library that does what cannot be recorded
         session.graphs.clear()
-        told = told or {"why": f"steps are started kernel by kernel ({type(error).__name__}: {one_line(error)[:120]})"}
+        session.forward = session.net
+        session.optimizer.compile(None)
+        why = f"steps are started kernel by kernel ({type(error).__name__}: {one_line(error)[:120]})"
+        told = {"why": f"{told['why']}; {why}" if told else why}
     return told
 
 
+def can_be_recorded(session: Session) -> bool:
+    """Not where somebody's own Python belongs to a step: in a net, a loss or a callback it may do something else each
+    time, and a recording does not run it. (Augmentation is outside.)"""
+    is_known = isinstance(session.recipe.model, OwnNet | LibraryNetConfig) and session.extensions.net is None
+    return is_known and session.extensions.loss is None and not session.extensions.callbacks
+
+
 def record_steps(session: Session) -> None:
-    """Record every phase of the run; the session is left as it was found, but for its graphs."""
-    with session.watch.timed("compile"), _as_it_was(session):
+    """Record every phase of the run; the session is left as it was found, but for its graphs and its rates, which every
+    step sets anew."""
+    with session.watch.timed("compile"), _untrained(session), many_programs():
         pool = torch.cuda.graph_pool_handle()  # phases follow each other: one's memory serves the next
         for progress in phases(session):
             session.optimizer.set_progress(progress)
             images_BCHW = made_up_images(session, progress)
             labels_B = torch.zeros(len(images_BCHW), dtype=torch.int64, device=session.device)
-            session.graphs[phase_of(session, images_BCHW)] = RecordedStep(session, images_BCHW, labels_B, pool)
+            phase = phase_of(session, images_BCHW, labels_B)
+            session.graphs[phase] = RecordedStep(session, images_BCHW, labels_B, pool)
 
 
 @contextmanager
-def _as_it_was(session: Session) -> Iterator[None]:
-    """Weights, buffers and random state are afterwards what they were, and no step has been taken."""
+def _untrained(session: Session) -> Iterator[None]:
+    """Weights, buffers and the device's random state are afterwards what they were, and no step has been taken."""
     tensors = [*session.net.parameters(), *session.net.buffers()]
     kept = [tensor.detach().clone() for tensor in tensors]
     learning = [p for p in session.net.parameters() if p.requires_grad]

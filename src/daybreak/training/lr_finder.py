@@ -18,6 +18,7 @@ from daybreak.core.process_state import left_as_found, plain_torch
 from daybreak.data.dataset import Dataset
 from daybreak.training import state
 from daybreak.training.extensions import Extensions
+from daybreak.training.optim import set_rate
 from daybreak.training.session import Session, prepare
 from daybreak.training.step import train_step
 
@@ -105,3 +106,4 @@ def _as_it_was(session: Session) -> Iterator[None]:
         session.optimizer.zero_grad()
         for group, values in zip(groups, before, strict=True):
             group.update(values)
+            set_rate(group, values["rate"])  # where it is a tensor, `values` has the very same

@@ -124,7 +124,7 @@ class ScheduledOptimizer:
         momentum = schedule.momentum(self.cycle, progress)
         for group in (g for optimizer in self.optimizers for g in optimizer.param_groups):
             mine = progress / group["until"]
-            _set_rate(group, group["peak"] * schedule.learning_rate(self.cycle, mine) / self.cycle.max_lr)
+            set_rate(group, group["peak"] * schedule.learning_rate(self.cycle, mine) / self.cycle.max_lr)
             # (At the very end there is still a step to take, where time runs out within it.)
             if mine >= 1 > group["until"]:
                 _freeze(group["params"])
@@ -138,24 +138,28 @@ class ScheduledOptimizer:
         proportion, and all the momentum that goes with the peak."""
         momentum = schedule.momentum(self.cycle, self.cycle.warmup)
         for group in (g for optimizer in self.optimizers for g in optimizer.param_groups):
-            _set_rate(group, group["peak"] * rate / self.cycle.max_lr)
+            set_rate(group, group["peak"] * rate / self.cycle.max_lr)
             if momentum is not None:
                 _set_momentum(group, momentum)
 
     def scale_rates(self, factor: float) -> None:
         """Multiply every group's rate for the step to come; the next step has the cycle's again."""
         for group in (g for optimizer in self.optimizers for g in optimizer.param_groups):
-            _set_rate(group, group["rate"] * factor)
+            set_rate(group, group["rate"] * factor)
 
     def ends(self) -> set[float]:
         """The progress at which each group's cycle ends."""
         return {group["until"] for optimizer in self.optimizers for group in optimizer.param_groups}
 
-    def compile(self, backend: str = "inductor") -> None:
-        """Let what is not a single kernel already be compiled at the next step."""
+    def compile(self, backend: str | None = "inductor") -> None:
+        """Let what is not a single kernel already be compiled at the next step; None: no longer. A momentum that moves
+        would make it another program at every step."""
+        update = muon_update
+        if backend is not None and self.cycle.momentum is None:
+            update = torch.compile(muon_update, backend=backend, dynamic=False)
         for optimizer in self.optimizers:
             if isinstance(optimizer, MuonOptimizer):
-                optimizer.update = torch.compile(muon_update, backend=backend, dynamic=False)
+                optimizer.update = update
 
     def step(self) -> None:
         for optimizer in self.optimizers:
@@ -217,33 +221,33 @@ def _muon_and_others(
 def _adam(
     groups: list[dict[str, Any]], betas: tuple[float, float], eps: float, weight_decay: float
 ) -> torch.optim.Optimizer:
-    on_cuda = _is_on_cuda(groups)
+    fused = all(_can_be_fused(group["params"]) for group in groups)
     return torch.optim.Adam(
-        groups, betas=betas, eps=eps, weight_decay=weight_decay, fused=on_cuda or None, capturable=on_cuda
+        groups, betas=betas, eps=eps, weight_decay=weight_decay, fused=fused or None, capturable=fused
     )
 
 
 def _sgd(groups: list[dict[str, Any]], momentum: float, weight_decay: float = 0.0) -> torch.optim.SGD:
-    fused = _is_on_cuda(groups) or None
+    fused = all(_can_be_fused(group["params"]) for group in groups) or None
     return torch.optim.SGD(groups, momentum=momentum, nesterov=momentum > 0, weight_decay=weight_decay, fused=fused)
 
 
-def _is_on_cuda(groups: list[dict[str, Any]]) -> bool:
-    """Whether the fused form is there, which reads its rate on the device."""
-    return all(p.is_cuda for group in groups for p in group["params"])
+def _can_be_fused(params: list[nn.Parameter]) -> bool:
+    """Whether there is a fused form of the update, which reads its rate on the device."""
+    return all(p.is_cuda and p.is_floating_point() for p in params)
 
 
 def _group(group: ParamGroup, peak: float, weight_decay: float | None = None) -> dict[str, Any]:
     """What torch takes; a decay that the net asks for stands before the recipe's."""
     peak, decay = peak * group.lr_factor, weight_decay if group.weight_decay is None else group.weight_decay
     params = list(group.params)
-    lr = torch.tensor(peak, device=params[0].device) if all(p.is_cuda for p in params) else peak
+    lr = torch.tensor(peak, device=params[0].device) if _can_be_fused(params) else peak
     return {"params": params, "peak": peak, "until": group.until, "lr": lr, "rate": peak} | (
         {} if decay is None else {"weight_decay": decay}
     )
 
 
-def _set_rate(group: dict[str, Any], rate: float) -> None:
+def set_rate(group: dict[str, Any], rate: float) -> None:
     """A CUDA graph reads its rates from the device, where they are tensors; `rate` is the same for the host."""
     group["rate"] = rate
     if isinstance(group["lr"], Tensor):

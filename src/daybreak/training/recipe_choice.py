@@ -9,7 +9,7 @@ import torch
 from scipy.special import stdtrit
 
 from daybreak.core.clock import Stopwatch
-from daybreak.core.config import Expected, Recipe, override, with_epochs
+from daybreak.core.config import Compile, Expected, Recipe, override, with_epochs
 from daybreak.core.device import kept_memory, pick_device, repeatable, synchronizer
 from daybreak.core.errors import UsageError, nearest
 from daybreak.core.events import OnEvent
@@ -22,6 +22,7 @@ from daybreak.data.dataset import Dataset
 from daybreak.models.anatomy.trace import count_macs
 from daybreak.models.registry import NETS, SMALLEST_SIZE
 from daybreak.recipes import LADDER, RECIPES, SMALL_DATA, all_recipes, get_recipe
+from daybreak.training.compilation import PAYS_FROM_SECONDS
 from daybreak.training.extensions import Extensions
 from daybreak.training.graphs import make_ready
 from daybreak.training.loader import side_at
@@ -53,8 +54,9 @@ def recipe_for(
             if options.budget:
                 where = pick_device(options.device)
                 recipe, why = for_budget(
-                    options.budget, dataset, options.seed, where, watch, net=options.net, extensions=extensions
-                )
+                    options.budget, dataset, options.seed, where, watch, net=options.net, extensions=extensions,
+                    compiles=options.compile,
+                )  # fmt: skip
             else:
                 recipe, why = for_target(options.target or 0.0, dataset)
             on_event({"event": "choice", "recipe": recipe.name, "why": why})
@@ -149,6 +151,7 @@ def for_budget(
     *,
     net: str | None = None,
     extensions: Extensions = Extensions(),
+    compiles: Compile = "auto",
 ) -> tuple[Recipe, str]:
     """The rung of the ladder that takes about this long on this machine; its cycle is then stretched to fit exactly.
 
@@ -156,13 +159,17 @@ def for_budget(
         budget: seconds of training. The steps that are timed here are spent from it.
         watch: what runs here is timed on it, as in training: steps as `train`, compiling as `compile`.
         net: in place of the ladder's own.
+        compiles: whether the steps will be compiled, on CUDA.
     """
     if is_small(dataset):
         return RECIPES["small"], "recipe small, for little data"
     timed = override(LADDER[0], {"model.name": net} if net else {})
-    seconds_at = step_seconds(timed, dataset, seed, device, watch, extensions)
+    if compiles == "auto":
+        compiles = "always" if budget >= PAYS_FROM_SECONDS else "never"
+    seconds_at = step_seconds(timed, dataset, seed, device, watch, extensions, compiles)
     rungs = {r.name: override(r, {"model.name": net}) if net else r for r in LADDER}
-    work = {name: _work(r, dataset, extensions) / _work(timed, dataset, extensions) for name, r in rungs.items()}
+    base = _work(timed, dataset, extensions)
+    work = {name: _work(r, dataset, extensions) / base for name, r in rungs.items()}
     predicted = {r.name: work[r.name] * predicted_seconds(r, dataset, seconds_at) for r in LADDER}
     chosen = min(LADDER, key=lambda recipe: abs(math.log(predicted[recipe.name] / budget)))
     return (
@@ -186,15 +193,17 @@ def step_seconds(
     device: torch.device,
     watch: Stopwatch,
     extensions: Extensions = Extensions(),
+    compiles: Compile = "auto",
 ) -> Callable[[int], float]:
     """Seconds a step as a function of the image side: linear in the pixels, from a few steps of a net thrown away,
     compiled where training would compile it."""
     wait = synchronizer(device)
     with kept_memory():
         session = prepare(recipe, dataset, seed, device, watch=watch, extensions=extensions)
-        make_ready(session)
+        make_ready(session, compiles)
         with watch.timed("train"):
             points = [(session.loader.size_at(at) ** 2, _time_steps(session, at, wait)) for at in (0.0, 1.0)]
+        session.graphs.clear()  # they hold on to the session, and so to the device's memory
     return _line(points)
 
 

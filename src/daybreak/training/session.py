@@ -30,7 +30,7 @@ from daybreak.training.progress import Horizon, StepHorizon, TimeHorizon
 
 NO_EXTENSIONS = Extensions()
 
-Phase = tuple[torch.Size, int]  # the shape of a batch, and how many parameters still learn
+Phase = tuple[torch.Size, torch.dtype, torch.Size, torch.dtype, int]  # see `step.phase_of`
 
 
 class StepGraph(Protocol):
@@ -125,7 +125,7 @@ def prepare(
             check_net(net, sizes, images_NHWC.shape[3], len(dataset.classes))
         optimizer = build_optimizer(net, recipe, loader.batch_size, dtype)
         ema = _moving_average(net, recipe.ema)
-        horizon = _over_time(budget, clock) if budget else StepHorizon(loader)
+        horizon = _over_time(budget, clock, synchronizer(device)) if budget else StepHorizon(loader)
     evaluated = ema.module if ema else net
     classifier = Classifier(evaluated, dataset.classes, size, normalize, device, dtype)
     return Session(
@@ -135,9 +135,15 @@ def prepare(
     )  # fmt: skip
 
 
-def _over_time(budget: float, clock: Stopwatch) -> TimeHorizon:
-    """What is left off its clock is counted as paused."""
-    return TimeHorizon(budget, lambda: clock.seconds("train"), lambda gap: clock.move(gap, "train", "paused"))
+def _over_time(budget: float, clock: Stopwatch, wait: Callable[[], None]) -> TimeHorizon:
+    """What is left off its clock is counted as paused. A step is over when the device says so: the host would queue
+    seconds of steps ahead, and then find one of them very long."""
+
+    def elapsed() -> float:
+        wait()
+        return clock.seconds("train")
+
+    return TimeHorizon(budget, elapsed, lambda gap: clock.move(gap, "train", "paused"))
 
 
 def initial_net(recipe: Recipe, dataset: Dataset, seed: int, factory: Factory | None = None) -> nn.Module:

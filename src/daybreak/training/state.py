@@ -27,7 +27,7 @@ from daybreak.training.step_log import StepLog
 
 Row = Mapping[str, Any]
 
-EXACT_ON = ("device", "gpu", "cpu", "cpu_capability", "threads", "torch", "numpy", "compute_dtype", "loops")
+EXACT_ON = ("device", "gpu", "cpu", "cpu_capability", "threads", "torch", "numpy", "compute_dtype", "loops", "steps")
 
 
 LENGTH = ("epochs", "steps", "min_steps")  # of a recipe: what `--resume` can change
@@ -159,6 +159,8 @@ def circumstances(session: Session) -> dict[str, Any]:
     here["compute_dtype"] = str(session.dtype).removeprefix("torch.")
     if session.device.type == "cpu":  # convolutions and norms round otherwise in C than in plain PyTorch
         here["loops"] = "native" if library() else "plain"
+    if session.device.type == "cuda":
+        here["steps"] = "compiled" if session.forward is not session.net else "eager"
     return {name: here[name] for name in EXACT_ON if name in here}
 
 

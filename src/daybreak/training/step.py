@@ -83,7 +83,7 @@ def train_step(session: Session, images_BCHW: Tensor, labels_B: Tensor) -> Tenso
     Raises:
         BadStepError: see `check_step`.
     """
-    if graph := session.graphs.get(phase_of(session, images_BCHW)):
+    if session.graphs and (graph := session.graphs.get(phase_of(session, images_BCHW, labels_B))):
         loss = graph.replay(images_BCHW, labels_B)
     else:
         before = Before.of(session)
@@ -106,9 +106,11 @@ def learn(session: Session, images_BCHW: Tensor, labels_B: Tensor) -> tuple[Tens
     return logits, loss
 
 
-def phase_of(session: Session, images_BCHW: Tensor) -> Phase:
-    """What a step's program depends on: the size of its images, and how many parameters still learn."""
-    return images_BCHW.shape, sum(p.requires_grad for p in session.net.parameters())
+def phase_of(session: Session, images_BCHW: Tensor, labels_B: Tensor) -> Phase:
+    """What a step's program depends on: shape and format of its batch, and how many parameters still learn. (The labels
+    of an augmentation of somebody's own may be shares of classes.)"""
+    batch = (images_BCHW.shape, images_BCHW.dtype, labels_B.shape, labels_B.dtype)
+    return *batch, sum(p.requires_grad for p in session.net.parameters())
 
 
 def batch_loss(recipe: Recipe, logits_BK: Tensor, labels_B: Tensor) -> Tensor:

@@ -222,6 +222,8 @@ def _to_the_end(
         with suppress(StorageError):  # the bad step is what the user has to know
             _write_what_is_left(session, run, options, error)
         raise
+    finally:
+        session.graphs.clear()  # they hold on to the session, and so to the device's memory
     keeps_best = options.keep == "best" and not stop.signal
     weights_of_step = state.take_best(session, run.checkpoints) if keeps_best else session.step
     _write_model(session, run)
