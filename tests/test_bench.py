@@ -471,7 +471,7 @@ def test_the_steps_timed_are_those_of_training(
 
         return forward
 
-    def make_ready(session: Session) -> None:
+    def make_ready(session: Session, _: str) -> None:
         if compiles:
             with session.watch.timed("compile"):
                 ticking(100.0, "compile")

@@ -60,12 +60,13 @@ def test_sprint_groups() -> None:
     whiten, biases, head = sgd.param_groups
     assert whiten["params"] == [net.whiten.bias]
     assert head["params"] == [net.head.linear.weight]
-    assert len(biases["params"]) == 6
+    assert len(biases["params"]) == 9  # of the norms: one behind each convolution
     trained = sum(len(g["params"]) for o in optimizer.optimizers for g in o.param_groups)
     assert trained == sum(p.requires_grad for p in net.parameters())
-    assert (biases["peak"], head["peak"]) == (0.053 * 500, 0.67 * 500)
+    batch = RECIPES["sprint"].batch_size
+    assert (biases["peak"], head["peak"]) == (0.053 * batch, 0.67 * batch)
     # the decay of one step at the peak is rate · weight_decay = 2e-6 an example, the same for every group
-    assert [g["peak"] * g["weight_decay"] for g in (whiten, biases, head)] == pytest.approx([2e-6 * 500] * 3)
+    assert [g["peak"] * g["weight_decay"] for g in (whiten, biases, head)] == pytest.approx([2e-6 * batch] * 3)
 
 
 def test_every_group_gets_the_same_share_of_its_peak_and_the_whitening_bias_freezes() -> None:

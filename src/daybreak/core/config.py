@@ -136,8 +136,8 @@ class Recipe(Section):
     `epochs` is raised where the data is so small that they would come to fewer than `min_steps` steps; `steps`, where
     it is given, says how long in place of both. `loss` softmax-twice takes the cross-entropy of probabilities as if
     they were logits: the mistake of the write-up this project starts from, kept to show what it costs. `convolution`
-    says how 3×3 convolutions are computed: `auto` takes the direct form or, on CPUs, minimal filtering, whatever a short
-    timing on this machine finds faster (models/winograd); `winograd` is minimal filtering on any device.
+    says how 3×3 convolutions are computed: `auto` takes the direct form or, on CPUs, minimal filtering, whatever a
+    short timing on this machine finds faster (models/winograd); `winograd` is minimal filtering on any device.
     """
 
     name: str = Field(pattern=r"^\w[\w.+-]*$")  # a part of file names
