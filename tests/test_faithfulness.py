@@ -21,6 +21,9 @@ from daybreak.runs.classifier import Classifier
 from daybreak.runs.transforms import Normalizer
 from daybreak.training.train import train
 
+# A net of one convolution in each branch: what it points at is known, whatever the ladder's net is.
+NET = {"model.width": 0.5, "model.depth": 1, "model.channels": [48, 256, 256]}
+
 CPU = torch.device("cpu")
 
 
@@ -125,7 +128,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
         folder / "shapes.npz", x_train=known.images_NHWC, y_train=known.labels_N, x_test=test.images_NHWC,
         y_test=test.labels_N,
     )  # fmt: skip
-    recipe = override(RECIPES["sprint"], {"epochs": 6, "batch_size": 100, "model.width": 0.5, "precision": "float32"})
+    rate = {"schedule.max_lr": 0.14, "schedule.initial_lr": 0.14}
+    recipe = override(RECIPES["sprint"], NET | rate | {"epochs": 6, "batch_size": 100, "precision": "float32"})
     run = train(recipe, open_dataset(folder / "shapes.npz"), folder / "run", TrainOptions(device="cpu"))
     assert run.summary["test_acc"] > 0.97
     return run.classifier("cpu")
@@ -134,7 +138,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
 def forgetful(classifier: Classifier, seed: int = 0) -> Classifier:
     """The same net with fresh weights."""
     torch.manual_seed(seed)
-    net = build_net(override(RECIPES["sprint"], {"model.width": 0.5}).model, len(CLASSES), 3).eval()
+    net = build_net(override(RECIPES["sprint"], NET).model, len(CLASSES), 3).eval()
     net.get_submodule("whiten").load_state_dict(classifier.net.get_submodule("whiten").state_dict())
     return replace(classifier, net=net)
 

@@ -78,7 +78,6 @@ def compile_net(session: Session, backend: str = "inductor") -> dict[str, str]:
             with many_programs():
                 for progress in phases(session):
                     _run_phase(session, progress)
-            session.optimizer.compile(backend)
         except Exception as error:  # whatever a compiler of any make may raise
             session.forward = session.net
             told = {"why": f"training without a compiler ({type(error).__name__}: {one_line(str(error))[:120]})"}

@@ -76,6 +76,8 @@ def make_ready(session: Session, compiles: Compile = "auto") -> dict[str, str] |
     told = compile_net(session) if is_worth_compiling(session, compiles) else {}
     if not can_be_recorded(session):
         return told
+    if session.forward is not session.net:
+        session.optimizer.compile()  # in the steps before the recording
     try:
         record_steps(session)
     except Exception as error:  # a net, a compiler or a library that does what cannot be recorded
