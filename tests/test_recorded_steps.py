@@ -17,7 +17,10 @@ from daybreak.training.session import Session, prepare
 from daybreak.training.step import phase_of, train_step
 
 CPU = torch.device("cpu")
-SETTINGS = {"model.width": 0.1, "batch_size": 64, "epochs": 1, "min_steps": 0, "precision": "float32", "ema": 0.5}
+SETTINGS = {
+    "model.width": 0.1, "batch_size": 64, "epochs": 1, "min_steps": 0, "precision": "float32", "convolution": "direct",
+    "ema": 0.5,
+}  # fmt: skip
 
 
 def session_of(digits: Dataset, **settings: object) -> Session:
