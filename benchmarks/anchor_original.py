@@ -4,8 +4,9 @@ but for the number of its runs.
     python benchmarks/anchor_original.py cifar10 airbench94_muon.py --runs 20 --out benchmarks/records/DATE_cuda
 
 It needs torchvision, and is given our pixels in the form it keeps. Its clock begins with the whitening, when images are
-on the GPU, and ends with its six-view evaluation; both ends are kept. `--choices ATEN` leaves Triton's convolutions out
-of the compiler's search, which takes minutes and finds cuDNN's to be the fastest.
+on the GPU, and ends with its six-view evaluation; both ends are kept. `--choices ATEN` leaves Triton's kernels out
+of the compiler's search. On an H200 with torch 2.11 the search was not over after three minutes either way, so this has
+not been run to its end there.
 """
 
 import argparse

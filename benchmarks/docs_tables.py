@@ -4,7 +4,7 @@
 import matplotlib as mpl
 from matplotlib.figure import Figure
 from stairs import STEPS
-from tables import RECORDS, about, accuracy_of, command, record_of, rows, rows_of, seconds_of
+from tables import RECORDS, Row, about, accuracy_of, command, record_of, rows, rows_of, seconds_of
 
 from daybreak.benchmarking.record import evidence
 from daybreak.report.figures import STYLE, TEST, TRAIN
@@ -58,7 +58,7 @@ def stairs() -> str:
     return "\n".join([head, *lines, "", text]) + "\n"
 
 
-def _stairs() -> list[tuple[str, dict]]:  # type: ignore[type-arg]
+def _stairs() -> list[tuple[str, Row]]:
     """Changes, each with its row; the last one is sprint, from a record of its own."""
     steps = {row["recipe"]: row for row in rows_of(record_of("stairs"))}
     (sprint,) = (row for row in rows_of(record_of("cuda")) if row["recipe"] == "sprint")

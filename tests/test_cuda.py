@@ -1,4 +1,7 @@
-"""On a GPU: recorded steps are the steps they were recorded from, a run goes on where it stopped, nothing stalls."""
+"""On a GPU: recorded steps are the steps they were recorded from, a run goes on where it stopped, nothing stalls.
+
+CI has no GPU and leaves these out; whoever has one runs `pytest tests/test_cuda.py` after a change to the training step.
+"""
 
 from dataclasses import replace
 from pathlib import Path
