@@ -1,6 +1,6 @@
 """On a GPU: recorded steps are the steps they were recorded from, a run goes on where it stopped, nothing stalls.
 
-CI has no GPU and leaves these out; whoever has one runs `pytest tests/test_cuda.py` after a change to the training step.
+CI has no GPU and leaves these out; whoever has one runs them after a change to the training step.
 """
 
 from dataclasses import replace
