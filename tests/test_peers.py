@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy import stats
 from torch import Tensor, nn
 
 from daybreak.core.config import override
@@ -37,8 +38,8 @@ def script(name: str) -> Any:
         return importlib.import_module(name)
 
 
-common, peers, airbench94_muon, resnet18, seed_page = map(
-    script, ("common", "peers", "airbench94_muon", "resnet18", "seed_page")
+common, peers, peer_rates, airbench94_muon, resnet18, seed_page = map(
+    script, ("common", "peers", "peer_rates", "airbench94_muon", "resnet18", "seed_page")
 )
 
 
@@ -263,7 +264,9 @@ def test_steps_for_a_budget(budget: float, rehearsed: list[float], steps: int) -
 
 
 def arguments(**given: Any) -> argparse.Namespace:
-    return argparse.Namespace(**({"budget": None, "epochs": None, "of": None, "seed": 0} | given))
+    return argparse.Namespace(
+        **({"budget": None, "epochs": None, "steps": None, "of": None, "rate": 1.0, "seed": 0} | given)
+    )
 
 
 def test_plans() -> None:
@@ -272,6 +275,22 @@ def test_plans() -> None:
 
     assert common.make_plan(arguments(epochs=8), 25, never) == common.Plan(200, 200, 25)
     assert common.make_plan(arguments(epochs=1, of=24), 97, never) == common.Plan(97, 24 * 97, 97)
+    assert common.make_plan(arguments(steps=30, rate=0.3), 97, never) == common.Plan(30, 30, 97, rate=0.3)
+
+
+@pytest.mark.parametrize("factor", [0.5, 3.0])
+def test_a_rate_multiplies_every_peak(factor: float) -> None:
+    plan = common.Plan(10, 10, 10, rate=factor)
+    optimizer = resnet18.sgd(nn.Linear(1, 1))
+    schedule, rates = resnet18.one_cycle(optimizer, plan), []
+    for _ in range(10):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert max(rates) == pytest.approx(factor * 0.1)
+    torch.manual_seed(0)
+    plain, other = (airbench94_muon.Optimizers(airbench94_muon.Net(), 8, 10, rate) for rate in (1.0, factor))
+    assert [other.whiten_peak, *other.peaks] == pytest.approx([factor * r for r in (0.053, *plain.peaks)])
 
 
 def test_a_budget_is_rehearsed_at_the_start_of_a_long_schedule() -> None:
@@ -383,6 +402,58 @@ def series(monkeypatch: pytest.MonkeyPatch, record: Path, source: Path, broken: 
     return started
 
 
+def test_a_job_takes_the_best_rate_of_its_grid_and_the_pace_of_its_peer(tmp_path: Path) -> None:
+    for rate, acc in ((1.0, 0.3), (0.3, 0.5), (0.1, 0.4)):
+        peers.append(tmp_path, row("resnet18", 1, 0, acc) | {"rate": rate}, peers.RATES)
+    peers.append(tmp_path, {"peer": "resnet18", "minutes": 1, "seed": 0, "rate": 9.0, "failed": "nan"}, peers.RATES)
+    peers.append(tmp_path, row("resnet18", 5, 0, 0.5, seconds=450))  # nine steps
+    peers.append(tmp_path, {"peer": "resnet18", "minutes": 5, "seed": 1, "failed": "nan"})
+    assert peers.tuned(peers.Job("resnet18", 5, 1), tmp_path) == peers.Job("resnet18", 5, 1, rate=0.3, steps=6)
+    assert peers.tuned(peers.Job("lightning_resnet18", 5, 1), tmp_path) == peers.Job("lightning_resnet18", 5, 1, 0.3)
+    assert peers.tuned(peers.Job("seed_page", 5, 1), tmp_path) == peers.Job("seed_page", 5, 1)
+    peers.append(tmp_path, row("daybreak", 5, 0, 0.5, seconds=300))
+    assert peers.tuned(peers.Job("daybreak", 5, 1), tmp_path).steps is None  # it keeps its budget itself
+
+
+def test_a_grid_goes_on_from_the_end_where_the_best_lies() -> None:
+    grid, tried = (0.1, 0.3, 1.0), {}
+    for _ in grid:
+        rate = peer_rates.next_rate(grid, tried)
+        tried[rate] = rate  # the higher the better
+    assert peer_rates.next_rate(grid, tried) == 3.0
+    assert peer_rates.next_rate(grid, {0.1: 0.9, 0.3: 0.5, 1.0: 0.4}) == pytest.approx(0.1 / 3, abs=1e-6)
+    assert peer_rates.next_rate(grid, {0.1: 0.4, 0.3: 0.5, 1.0: 0.4}) is None
+    assert peer_rates.next_rate(grid, {0.1: 1, 0.3: 2, 1.0: 3, 3.0: 4, 9.0: 5}) is None  # enough
+
+
+def test_a_run_that_ends_early_is_repeated_once_and_the_repetition_counts(tmp_path: Path) -> None:
+    early, late = (row("resnet18", 1, 0, acc) | {"off_budget": off} for acc, off in ((0.4, -0.2), (0.5, 0.2)))
+    job = peers.Job("resnet18", 1, 0)
+    peers.append(tmp_path, early)
+    assert not peers.is_done(job, tmp_path)
+    peers.append(tmp_path, early | {"test_acc": 0.45})
+    assert peers.is_done(job, tmp_path)
+    (found,) = peers.summarize(peers.read(tmp_path))
+    assert (found["n"], found["test_acc"]["mean"]) == (1, 0.45)
+    peers.append(tmp_path, late | {"seed": 1})
+    assert peers.is_done(peers.Job("resnet18", 1, 1), tmp_path)
+
+
+def test_the_lead_is_that_of_welch() -> None:
+    ours, theirs = [0.92, 0.93, 0.94], [0.52, 0.54, 0.56, 0.62]
+    rows = [row(peers.DAYBREAK, 5, seed, 0.1, acc) for seed, acc in enumerate(ours)]
+    rows += [row("resnet18", 5, seed, acc) for seed, acc in enumerate(theirs)]
+    first, second = peers.summarize([*rows, {"peer": "resnet18", "minutes": 5, "seed": 9, "failed": "nan"}])
+    assert "lead" not in first
+    a, b = (np.var(values, ddof=1) / len(values) for values in (ours, theirs))
+    difference, freedom = np.mean(ours) - np.mean(theirs), (a + b) ** 2 / (a**2 / 2 + b**2 / 3)  # Welch 1947
+    assert second["lead"]["mean"] == pytest.approx(difference)
+    assert second["lead"]["p"] == pytest.approx(2 * stats.t.sf(difference / np.sqrt(a + b), freedom))
+    half = stats.t.isf(0.025, freedom) * np.sqrt(a + b)
+    assert [second["lead"]["low"], second["lead"]["high"]] == pytest.approx([difference - half, difference + half])
+    assert "lead" not in peers.summarize(rows[:4])[1]  # one run has no spread
+
+
 def test_an_interrupted_series_goes_on_with_what_is_missing(
     pixels: common.Pixels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -426,7 +497,9 @@ def test_commands(tmp_path: Path) -> None:
     assert ours[7:10] == ["--device", "cpu", "--json"]
     theirs = peers.command(peers.Job("resnet18", 2.5, 3), python, "cifar10", pixels_file, tmp_path)
     assert Path(theirs[1]).is_file()
-    assert theirs[2:] == ["--pixels", str(pixels_file), "--budget", "150", "--seed", "3"]
+    assert theirs[2:] == ["--pixels", str(pixels_file), "--budget", "150", "--rate", "1", "--seed", "3"]
+    known = peers.command(peers.Job("resnet18", 2.5, 3, rate=0.3, steps=70), python, "cifar10", pixels_file, tmp_path)
+    assert known[4:] == ["--steps", "70", "--rate", "0.3", "--seed", "3"]
 
 
 def test_run_returns_code_output_and_last_words(capfd: pytest.CaptureFixture[str]) -> None:

@@ -108,7 +108,7 @@ class Muon(torch.optim.Optimizer):
 class Optimizers:
     """Muon for the filters, SGD for the rest, all rates falling linearly to zero."""
 
-    def __init__(self, net: Net, batch: int, steps: int) -> None:
+    def __init__(self, net: Net, batch: int, steps: int, rate: float = 1.0) -> None:
         filters = [p for p in net.groups.parameters() if p.ndim == 4]
         biases = [p for p in net.groups.parameters() if p.ndim == 1 and p.requires_grad]
         decay = WEIGHT_DECAY * batch
@@ -120,10 +120,11 @@ class Optimizers:
         self.steps, self.whiten_steps = steps, math.ceil(WHITEN_BIAS_UNTIL * steps)
         self.both = [torch.optim.SGD(groups, momentum=SGD_MOMENTUM, nesterov=True), Muon(filters)]
         self.whiten_group, *self.other_groups = (group for one in self.both for group in one.param_groups)
-        self.peaks = [group["lr"] for group in self.other_groups]
+        self.peaks = [rate * group["lr"] for group in self.other_groups]
+        self.whiten_peak = rate * BIAS_LR
 
     def step(self, at: int) -> None:
-        self.whiten_group["lr"] = BIAS_LR * max(0.0, 1 - at / self.whiten_steps)
+        self.whiten_group["lr"] = self.whiten_peak * max(0.0, 1 - at / self.whiten_steps)
         for group, peak in zip(self.other_groups, self.peaks, strict=True):
             group["lr"] = peak * (1 - at / self.steps)
         for optimizer in self.both:
@@ -176,7 +177,7 @@ def train(pixels: Pixels, plan: Plan, seed: int, clock: Clock) -> nn.Sequential:
     model = nn.Sequential(Normalize(images), net)
     with torch.no_grad():
         net.whiten.weight.copy_(whitening(model[0](images[:5000])))
-    optimizers = Optimizers(net, batch, plan.schedule)
+    optimizers = Optimizers(net, batch, plan.schedule, plan.rate)
     for step, (images_B, labels_B) in zip(range(plan.steps), batches(images, labels, batch), strict=False):
         with autocast(device):
             logits = model(images_B)

@@ -8,7 +8,9 @@ The rules, the same for all:
   evaluation. Starting the process and reading the pixels' file are outside.
 - With a budget, a peer first trains a few throw-away steps, then as many as fit a twentieth of the budget, to learn how
   many fit the whole. They are *not* on its clock: a courtesy to the peers, which have no budgets of their own. Its
-  schedule then has that many steps, at least one, and it reports the seconds these really took.
+  schedule then has that many steps, at least one, and it reports the seconds these really took. Who knows from an
+  earlier run how many fit gives them as `--steps`.
+- `--rate` multiplies a peer's peak rates, so that a grid can find the best for a budget on held-out images.
 """
 
 import argparse
@@ -55,6 +57,7 @@ class Plan:
     steps: int
     schedule: int
     steps_per_epoch: int
+    rate: float = 1.0  # multiplies the peer's peak rates
 
     @property
     def epochs(self) -> int:
@@ -129,7 +132,7 @@ def run(
         test_acc, test_acc_tta = judge(model, pixels)
         judged = time.perf_counter() - begun
     result = {"peer": peer, "seed": arguments.seed, "budget": arguments.budget, "epochs": plan.steps / steps_per_epoch}
-    result |= {"steps": plan.steps, "schedule_steps": plan.schedule, "train_seconds": clock.seconds}
+    result |= {"steps": plan.steps, "schedule_steps": plan.schedule, "rate": plan.rate, "train_seconds": clock.seconds}
     result |= {"judge_seconds": judged}
     return result | {"test_acc": test_acc, "test_acc_tta": test_acc_tta}
 
@@ -140,7 +143,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     length = parser.add_mutually_exclusive_group(required=True)
     length.add_argument("--budget", type=float, help="seconds of training")
     length.add_argument("--epochs", type=int)
+    length.add_argument("--steps", type=int)
     parser.add_argument("--of", type=int, help="stop after --epochs of a schedule of this many")
+    parser.add_argument("--rate", type=float, default=1.0, help="multiplies the peer's peak rates")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--runs", type=int, default=1, help="seeds, from that one on, in this process")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: airbench94_muon with --epochs")
@@ -149,16 +154,19 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def make_plan(arguments: argparse.Namespace, steps_per_epoch: int, rehearse: Callable[[Plan, Clock], object]) -> Plan:
     """The plan that the command line asks for; a budget takes a rehearsal."""
+    rate = arguments.rate
+    if arguments.steps:
+        return Plan(arguments.steps, arguments.steps, steps_per_epoch, rate)
     if arguments.budget is None:
         schedule = arguments.of or arguments.epochs
-        return Plan(arguments.epochs * steps_per_epoch, schedule * steps_per_epoch, steps_per_epoch)
+        return Plan(arguments.epochs * steps_per_epoch, schedule * steps_per_epoch, steps_per_epoch, rate)
     enough, clock = REHEARSAL, Clock()
-    rehearse(Plan(enough, 100 * enough, 100 * enough), clock)  # the start of a long epoch
+    rehearse(Plan(enough, 100 * enough, 100 * enough, rate), clock)  # the start of a long epoch
     if (enough := steps_for(REHEARSED_SHARE * arguments.budget, clock.steps)) > REHEARSAL:
         clock = Clock()
-        rehearse(Plan(enough, 100 * enough, 100 * enough), clock)
+        rehearse(Plan(enough, 100 * enough, 100 * enough, rate), clock)
     steps = steps_for(arguments.budget, clock.steps)
-    return Plan(steps, steps, steps_per_epoch)
+    return Plan(steps, steps, steps_per_epoch, rate)
 
 
 def steps_for(budget: float, rehearsed: Sequence[float]) -> int:

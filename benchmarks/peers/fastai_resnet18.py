@@ -61,7 +61,7 @@ def train(pixels: Pixels, plan: Plan, seed: int, clock: Clock) -> ResNet18:
     loader = DataLoader(once.dataset, sampler=Repeated(once.sampler, plan.schedule), batch_size=None)
     learner = Learner(DataLoaders(loader, loader), net, loss_func=CrossEntropyLossFlat(), cbs=[FollowPlan(clock, plan)])
     with learner.no_bar(), learner.no_logging():
-        learner.fit_one_cycle(1, MAX_LR)
+        learner.fit_one_cycle(1, plan.rate * MAX_LR)
     return net
 
 

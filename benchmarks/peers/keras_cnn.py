@@ -89,11 +89,11 @@ def first(images: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
 
 
-def one_cycle(steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
+def one_cycle(plan: Plan) -> keras.optimizers.schedules.LearningRateSchedule:
     """Warm-up, then a cosine to zero; the shape of torch's one cycle."""
-    warm = int(WARMUP * steps)
+    warm, rate = int(WARMUP * plan.schedule), plan.rate * MAX_LR
     return keras.optimizers.schedules.CosineDecay(
-        MAX_LR / 25, decay_steps=steps - warm, alpha=0.0, warmup_target=MAX_LR, warmup_steps=warm
+        rate / 25, decay_steps=plan.schedule - warm, alpha=0.0, warmup_target=rate, warmup_steps=warm
     )
 
 
@@ -102,7 +102,7 @@ def train(pixels: Pixels, plan: Plan, seed: int, clock: Clock) -> keras.Model:
     clock.start()
     levels = pixels.x_train.reshape(-1, 3).astype(np.float32)
     model = make_model(levels.mean(0, dtype=np.float64), levels.var(0, dtype=np.float64))
-    optimizer = keras.optimizers.SGD(one_cycle(plan.schedule), MOMENTUM, nesterov=True, weight_decay=WEIGHT_DECAY)
+    optimizer = keras.optimizers.SGD(one_cycle(plan), MOMENTUM, nesterov=True, weight_decay=WEIGHT_DECAY)
     model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=False)
     batches = Batches(pixels, min(BATCH, len(pixels.y_train)), seed)
     epochs = max(1, math.ceil(plan.steps / len(batches)))

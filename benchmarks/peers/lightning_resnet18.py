@@ -17,9 +17,9 @@ REQUIREMENTS = ("torch==2.13.0", "numpy==2.4.6", "lightning==2.6.6")
 
 
 class Classifier(LightningModule):
-    def __init__(self, schedule: int) -> None:
+    def __init__(self, plan: Plan) -> None:
         super().__init__()
-        self.net, self.schedule = make_net(), schedule
+        self.net, self.plan = make_net(), plan
 
     def training_step(self, batch: Batch) -> Tensor:
         images_B, labels_B = batch
@@ -27,7 +27,7 @@ class Classifier(LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = sgd(self.net)
-        return [optimizer], [{"scheduler": one_cycle(optimizer, self.schedule), "interval": "step"}]
+        return [optimizer], [{"scheduler": one_cycle(optimizer, self.plan), "interval": "step"}]
 
 
 class Progress(Callback):
@@ -43,7 +43,7 @@ class Progress(Callback):
 
 def train(pixels: Pixels, plan: Plan, seed: int, clock: Clock) -> ResNet18:
     seed_everything(seed)
-    classifier = Classifier(plan.schedule)
+    classifier = Classifier(plan)
     trainer = Trainer(
         accelerator="cpu",
         max_epochs=-1,

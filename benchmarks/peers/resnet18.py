@@ -93,8 +93,8 @@ def train_loader(pixels: Pixels) -> DataLoader[Batch]:
     return DataLoader(images, sampler=batches, batch_size=None)
 
 
-def one_cycle(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.OneCycleLR:
-    return torch.optim.lr_scheduler.OneCycleLR(optimizer, MAX_LR, steps)
+def one_cycle(optimizer: torch.optim.Optimizer, plan: Plan) -> torch.optim.lr_scheduler.OneCycleLR:
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, plan.rate * MAX_LR, plan.schedule)
 
 
 def sgd(net: nn.Module) -> torch.optim.SGD:
@@ -105,7 +105,7 @@ def train(pixels: Pixels, plan: Plan, seed: int, clock: Clock) -> ResNet18:
     torch.manual_seed(seed)
     net = make_net()
     optimizer = sgd(net)
-    schedule = one_cycle(optimizer, plan.schedule)
+    schedule = one_cycle(optimizer, plan)
     clock.start()
     fit(net, optimizer, schedule, train_loader(pixels), plan, clock)
     return net

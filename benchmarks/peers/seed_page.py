@@ -93,8 +93,9 @@ def train(pixels: Pixels, plan: Plan, seed: int, clock: Clock) -> Net:
     net = Net()
     optimizer = torch.optim.Adam(net.parameters(), lr=MAX_LR)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, MAX_LR, plan.schedule, pct_start=WARMUP, anneal_strategy="linear", div_factor=10, final_div_factor=1
-    )
+        optimizer, plan.rate * MAX_LR, plan.schedule, pct_start=WARMUP, anneal_strategy="linear", div_factor=10,
+        final_div_factor=1,
+    )  # fmt: skip
     clock.start()
     images = Images(pixels.x_train, pixels.y_train, *statistics(pixels.x_train), augment=True)
     batch = min(BATCH, len(images))
