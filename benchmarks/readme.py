@@ -163,9 +163,9 @@ def against_anchor(folder: Path) -> str:
 
 
 def peers_record() -> tuple[Row, str]:
-    """The series of daybreak beside other tools, and its folder."""
-    (path,) = tables.RECORDS.glob("*/peers.json")
-    return json.loads(path.read_text()), place(path.parent)
+    """The newest series of daybreak beside other tools, and its folder."""
+    folder = tables.record_of("peers", "peers.json")
+    return json.loads((folder / "peers.json").read_text()), place(folder)
 
 
 def peers() -> str:
@@ -173,17 +173,27 @@ def peers() -> str:
     record, folder = peers_record()
     budgets = sorted({row["minutes"] for row in record["results"]})
     names = sorted({row["peer"] for row in record["results"]}, key=lambda name: -accuracy_at(record, name, budgets[0]))
-    head = "| | " + " | ".join(f"{m:g} min" for m in budgets) + " |\n" + "| --- " * (1 + len(budgets)) + "|"
-    lines = [f"| {name} | " + " | ".join(reached(record, name, m) for m in budgets) + " |" for name in names]
+    columns = [f"{m:g} min | daybreak's lead" for m in budgets]
+    head = "| | " + " | ".join(columns) + " |\n" + "| --- " * (1 + 2 * len(budgets)) + "|"
+    lines = [
+        f"| {name} | " + " | ".join(f"{reached(record, name, m)} | {lead(record, name, m)}" for m in budgets) + " |"
+        for name in names
+    ]
     missing = [f"{name}: {reason}." for name, reason in record["not_installable"].items()]
     facts = f"{record['dataset']}, {hardware(record['hardware'])}; accuracy with a peer's own test-time augmentation "
     facts += f"where it has one; seconds are the training time that was used. [Record]({folder}), by "
-    facts += "`python benchmarks/peers.py`."
+    facts += "`python benchmarks/peers.py`. Leads are in points, with the 95 % interval and p of Welch's test."
     notes = [facts, *missing, off_budget(record), MEMORY if "memory" in record else MEMORY_THEN, write_up(record)]
+    notes += [RATES] if record.get("rates") else []
     return "\n".join([head, *lines, "", " ".join(notes)]) + "\n"
 
 
+RATES = (
+    "The peers' rates are the best of a grid on held-out training images (`python benchmarks/peer_rates.py`); "
+    "`seed_page` has those of the write-up."
+)
 MEMORY = "Freed memory stays in the process for all of them."
+EASIER = " on the published pixels, which are easier"
 MEMORY_THEN = (
     "daybreak keeps freed memory while it trains on a CPU; the peers run with glibc's default, which is slower with "
     "large batches."
@@ -197,6 +207,8 @@ def off_budget(record: Row) -> str:
         if row["n"] and row["off_budget"]:
             off.setdefault(row["peer"], []).append(f"{row['train_seconds']['mean']:.0f} of {60 * row['minutes']:g} s")
     listed = "; ".join(f"{name} ({', '.join(times)})" for name, times in off.items())
+    if not listed:
+        return f"All of them trained to within {100 * TOLERANCE:.0f} % of the budget."
     return (
         "A peer decides before it starts how many steps fit, so it can end early or late. These are more than "
         f"{100 * TOLERANCE:.0f} % off the budget and not compared at equal time: {listed}."
@@ -223,7 +235,18 @@ def reached(record: Row, name: str, minutes: float) -> str:
     row = result_of(record, name, minutes)
     if row is None:
         return "–"
-    return f"{per_cent(row):.2f} % ({row['train_seconds']['mean']:.0f} s, n = {row['n']})"
+    std = (best(row) or {}).get("std")
+    spread = "" if std is None else f" ± {100 * std:.2f}"
+    return f"{per_cent(row):.2f}{spread} % ({row['train_seconds']['mean']:.0f} s, n = {row['n']})"
+
+
+def lead(record: Row, name: str, minutes: float) -> str:
+    """By how much daybreak is ahead of a peer; a dash for itself, and where a side has one run only."""
+    found = (result_of(record, name, minutes) or {}).get("lead")
+    if found is None:
+        return "–"
+    low, high = 100 * found["low"], 100 * found["high"]
+    return f"{100 * found['mean']:+.2f} ({low:+.2f} to {high:+.2f}), p = {found['p']:.1g}"
 
 
 def write_up(record: Row) -> str:
@@ -234,8 +257,7 @@ def write_up(record: Row) -> str:
     return (
         f"`{WRITE_UP}` trains the way of the write-up that this project starts from: {epoch:.0f} s an epoch here "
         f"({epochs:.2f} epochs measured), which extrapolates to {WRITE_UP_EPOCHS * epoch / 3600:.1f} hours for its "
-        f"{WRITE_UP_EPOCHS}. Its claim of {100 * WRITE_UP_CLAIM:.2f} % is on the published pixels, which are easier, "
-        "and has not been repeated here."
+        f"{WRITE_UP_EPOCHS}, for which it claims {100 * WRITE_UP_CLAIM:.2f} %{EASIER * (record['dataset'] != DATASET)}."
     )
 
 

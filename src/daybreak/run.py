@@ -127,13 +127,19 @@ class Run:
         which as many nets are trained for `budget` seconds each. They stand in the next report."""
         return find_suspects(self.directory, folds, budget, seed, data, on_event)
 
-    def predict(self, *images: str | Path, top: int = 3, tta: Tta = "none") -> list[dict[str, Any]]:
+    def predict(
+        self, *images: str | Path, top: int = 3, reject: float | None = None, tta: Tta = "none"
+    ) -> list[dict[str, Any]]:
         """Class probabilities of image files or of the images in folders.
 
+        Args:
+            reject: the probability below which the likeliest class is no answer: the row says "unknown".
+
         Raises:
+            UsageError: `reject` is no probability.
             DataError: a file is missing or not an image.
         """
-        return list(predict(self.directory, images, top=top, tta=tta))
+        return list(predict(self.directory, images, top=top, reject=reject, tta=tta))
 
     def report(self, data: str | Path | None = None) -> Path:
         """Write the report; returns its path. `data`: where the run's data is now, if it has moved."""

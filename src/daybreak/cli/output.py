@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from daybreak.core.errors import one_line
+from daybreak.core.metrics import is_even
 
 if TYPE_CHECKING:
     from daybreak.core.config import Expected, Recipe
@@ -44,6 +45,8 @@ def last_line(summary: dict[str, Any], path: Path) -> str:
     if summary["interrupted"]:
         return f"interrupted after {summary['steps']} steps; what there is: {path}"
     tta = "" if summary["tta"] == "none" else f" ({summary['test_acc_tta']:.2%} with {summary['tta']} TTA)"
+    balanced = summary.get("balanced_acc")  # older runs lack it
+    tta += "" if balanced is None or is_even(summary["test_acc_tta"], balanced) else f", {balanced:.2%} over classes"
     val = "" if summary.get("val_acc") is None else f" (validation {summary['val_acc']:.2%})"
     target = {None: "", True: ", target reached", False: f", below the target of {summary['target'] or 0:.2%}"}
     return (
@@ -56,7 +59,8 @@ def evaluation(found: "Evaluation") -> None:
     views = {"none": "one view", "flip": "flip TTA", "full": "six-view TTA"}[found.tta]
     console.print(
         f"{found.accuracy:.2%} of {len(found.labels_N)} test images of {found.dataset} ({views}), "
-        f"loss {found.loss:.3f}, calibration error {found.ece:.2%}",
+        f"loss {found.loss:.3f}, calibration error {found.ece:.2%}; over classes: balanced accuracy "
+        f"{found.balanced_accuracy:.2%}, macro F1 {found.macro_f1:.2%}",
         highlight=False,
     )
     table = _table("class", "images:", "precision:", "recall:", "F1:")

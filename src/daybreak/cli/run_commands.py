@@ -141,6 +141,9 @@ def predict(
     run: RunDir,
     images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Files, folders, or - for standard input.")],
     top: Annotated[int, typer.Option(min=1, help="Number of classes per image.")] = 3,
+    reject: Annotated[
+        float | None, typer.Option(metavar="P", help="Call an image unknown if no class has this probability.")
+    ] = None,
     net: NetOption = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -150,9 +153,10 @@ def predict(
     from daybreak import api
     from daybreak.evaluation.predict import predict as predict_each
 
-    for row in predict_each(api.load(run, net).directory, images, top=top):
+    for row in predict_each(api.load(run, net).directory, images, top=top, reject=reject):
+        unknown = "unknown: " if row.get("unknown") else ""
         text = "  ".join(f"{t['class']} {t['probability']:.1%}" for t in row["top"])
-        print(json.dumps(row) if as_json else one_line(f"{row['file']}  {text}"), flush=True)
+        print(json.dumps(row) if as_json else one_line(f"{row['file']}  {unknown}{text}"), flush=True)
 
 
 @app.command(epilog="Example: daybreak serve runs/20261122-101502-cifar10-sprint-s0 --port 8000")

@@ -19,6 +19,7 @@ Convolution = Literal["auto", "direct", "winograd"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 OnNonfinite = Literal["stop", "skip"]
 Compile = Literal["auto", "always", "never"]
+Balance = Literal["none", "weights", "sampling"]
 
 MAX_EPOCHS, MAX_STEPS = 10**6, 10**9  # more is a slip of the finger: years of training
 
@@ -138,6 +139,8 @@ class Recipe(Section):
     they were logits: the mistake of the write-up this project starts from, kept to show what it costs. `convolution`
     says how 3×3 convolutions are computed: `auto` takes the direct form or, on CPUs, minimal filtering, whatever a
     short timing on this machine finds faster (models/winograd); `winograd` is minimal filtering on any device.
+    `balance` evens out classes of unequal size: by the weight of their images in the loss, or by showing each class
+    equally often.
     """
 
     name: str = Field(pattern=r"^\w[\w.+-]*$")  # a part of file names
@@ -153,6 +156,7 @@ class Recipe(Section):
     resolution: tuple[Stage, ...] = (Stage(until=1.0, scale=1.0),)
     loss: Literal["cross-entropy", "softmax-twice"] = "cross-entropy"
     label_smoothing: Fraction = 0.0
+    balance: Balance = "none"
     ema: Fraction | None = None
     precision: Precision = "auto"
     convolution: Convolution = "auto"

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import minimize_scalar
+from scipy.special import logsumexp
 
 
 def softmax(logits_NK: np.ndarray) -> np.ndarray:
@@ -92,6 +93,32 @@ def cross_fitted(logits_NK: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
     return scaled_NK
 
 
+def energy(logits_NK: np.ndarray) -> np.ndarray:
+    """-log Σ exp(logits), float64 (N,): high for images unlike those of the training part (Liu et al. 2020, eq. 4, at
+    temperature 1)."""
+    return -np.asarray(logsumexp(logits_NK.astype(np.float64), axis=1))
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What comes of leaving all images below a confidence without an answer."""
+
+    confidence: float
+    coverage: float  # share of the images that get an answer
+    accuracy: float  # of those
+
+
+def answered(logits_NK: np.ndarray, labels_N: np.ndarray) -> list[Answered]:
+    """For every confidence that occurs, the highest first: coverage and accuracy of the images at or above it (El-Yaniv
+    & Wiener 2010). Images of the same confidence are answered together."""
+    probability_NK = softmax(logits_NK)
+    confidence_N, right_N = probability_NK.max(1), probability_NK.argmax(1) == labels_N
+    order = np.argsort(-confidence_N, kind="stable")
+    confidence_N, sums_N, n = confidence_N[order], np.cumsum(right_N[order]), len(labels_N)
+    last = np.flatnonzero(np.append(confidence_N[1:] != confidence_N[:-1], True))
+    return [Answered(float(confidence_N[i]), (i + 1) / n, float(sums_N[i] / (i + 1))) for i in last.tolist()]
+
+
 @dataclass(frozen=True)
 class ClassScore:
     name: str
@@ -108,6 +135,23 @@ def per_class(confusion_KK: np.ndarray, classes: tuple[str, ...]) -> list[ClassS
     f1 = 2 * right / np.maximum(true + predicted, 1)
     rows = zip(classes, true, precision, recall, f1, strict=True)
     return [ClassScore(name, int(n), float(p), float(r), float(f)) for name, n, p, r, f in rows]
+
+
+def balanced_accuracy(confusion_KK: np.ndarray) -> float:
+    """Mean recall of the classes that have images: every class counts alike, whatever its size."""
+    true = confusion_KK.sum(1)
+    return float((np.diag(confusion_KK)[true > 0] / true[true > 0]).mean())
+
+
+def is_even(accuracy: float, balanced: float) -> bool:
+    """Whether the balanced accuracy says the same as the accuracy, to a point: then it need not be shown."""
+    return abs(accuracy - balanced) < 0.01
+
+
+def macro_f1(confusion_KK: np.ndarray) -> float:
+    """Mean F1 of the classes that have images or were predicted."""
+    either = confusion_KK.sum(0) + confusion_KK.sum(1)
+    return float((2 * np.diag(confusion_KK)[either > 0] / either[either > 0]).mean())
 
 
 def most_confused(confusion_KK: np.ndarray, classes: tuple[str, ...], n: int = 10) -> list[tuple[str, str, int]]:

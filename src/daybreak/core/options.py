@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
 from daybreak.core.clock import Every, check_budget, parse_seconds
-from daybreak.core.config import MAX_EPOCHS, Compile, Device, OnNonfinite
+from daybreak.core.config import MAX_EPOCHS, Balance, Compile, Device, OnNonfinite
 from daybreak.core.errors import UsageError, nearest
 
 DATA, OWN, SAFE = "Data", "Parts of your own (docs/extend.md)", "Reliability"
@@ -102,8 +102,8 @@ class TrainOptions:
     """What a training is asked to do. See `daybreak.train`."""
 
     data: Annotated[Text, Cli("DATA", resume=True)] = None
-    """cifar10, cifar100, mnist, fashion-mnist, digits, or a folder of class folders, an archive of one, or an .npz.
-    With `resume`: where the run's data is now, if it has moved."""
+    """cifar10, cifar100, mnist, fashion-mnist, digits, or a folder of class folders, an archive of one, an .npz,
+    or a .csv with the columns image and label. With `resume`: where the run's data is now, if it has moved."""
 
     recipe: Annotated[Text, Cli("NAME|FILE")] = None
     """A name of `daybreak recipes`, or a file.toml. By default what fits the budget or reaches the target; with
@@ -169,6 +169,10 @@ class TrainOptions:
 
     keep: Annotated[Literal["last", "best"], Cli("last|best")] = "last"
     """The weights that the run ends with: those of the last step, or of the epoch with the best validation accuracy."""
+
+    balance: Annotated[Balance | Literal["auto"], Cli("auto|none|weights|sampling", panel=DATA)] = "auto"
+    """Even out classes of unequal size: by weights in the loss, or by showing each class equally often. auto: sampling,
+    where the largest class has three times the training images of the smallest or more."""
 
     skip_bad: Annotated[bool, Cli(panel=DATA)] = False
     """Leave out images that cannot be used, and count them; by default they are an error."""

@@ -11,7 +11,7 @@ from daybreak.core.errors import BadImagesError
 from daybreak.data.archives import BROKEN, Container
 from daybreak.data.dataset import DecodeSpec, Indices, Pictures, Pixels
 from daybreak.data.decode import BadImage, Header, decode, read_header, read_stream
-from daybreak.data.layout import PART_NAMES, PartNames, read_layout
+from daybreak.data.layout import PART_NAMES, Layout, PartNames, read_layout
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ def read_pictures(
     left_out: Collection[str] = frozenset(),
     part_names: PartNames = PART_NAMES,
 ) -> Pictures:
-    """The images of class folders. Their headers are read at once, their pixels when `images` is called.
+    """The images of class folders.
 
     Args:
         left_out: files that are passed over.
@@ -41,6 +41,11 @@ def read_pictures(
     """
     files = [name for name in container.names if name not in left_out]
     layout = read_layout([*files, *container.names_in_hidden], container.folders, where, part_names)
+    return pictures_of(container, layout, size, where)
+
+
+def pictures_of(container: Container, layout: Layout, size: int | None, where: object) -> Pictures:
+    """The images of a layout. Their headers are read at once, their pixels when `images` is called."""
     headers = _headers(container, layout.files)
     spec = choose_spec(headers, size)
 

@@ -10,7 +10,7 @@ from daybreak.data.dataset import Dataset, Request, Split
 from daybreak.data.entry import DamagedEntryError, Entry
 from daybreak.data.layout import PART_NAMES, PART_NAMES_OF_0_1_0
 from daybreak.data.sources import KNOWN_ARCHIVES, NAMES, Source, content_of, find, is_published
-from daybreak.data.split import check_share, default_share, hold_out, split_indices
+from daybreak.data.split import check_share, default_share, few_images, hold_out, split_indices
 
 NAMED = 10  # bad images that a note names
 
@@ -55,7 +55,9 @@ def open_dataset(
     content = content_of(source)
     request = Request(_absolute(data), size, split_seed, skip_bad, validate, parts_of_0_1_0)
     entry, decode_seconds, damage = _entry(source, content, request, verify)
-    train, validation, validation_notes = _validation(entry, request, is_published(source, content), source.where)
+    published = is_published(source, content)
+    train, validation, validation_notes = _validation(entry, request, published, source.where)
+    scarce = () if published else few_images(entry.train.labels_N, entry.classes)
     name, title = KNOWN_ARCHIVES.get(content, (source.name, source.title))
     open_seconds = time.perf_counter() - started - download_seconds - decode_seconds
     return Dataset(
@@ -66,7 +68,7 @@ def open_dataset(
         train=train,
         test=entry.test,
         decode=entry.decode,
-        notes=(*source.notes, *damage, *entry.notes, *validation_notes),
+        notes=(*source.notes, *damage, *entry.notes, *validation_notes, *scarce),
         seconds={"download": download_seconds, "decode": decode_seconds, "open": open_seconds},
         request=request,
         validation=validation,

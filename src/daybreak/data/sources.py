@@ -12,6 +12,7 @@ from typing import Protocol
 
 from daybreak.core.errors import DataError, one_line
 from daybreak.core.machine import cache_dir
+from daybreak.data import table
 from daybreak.data.archives import SUFFIXES, open_archive
 from daybreak.data.arrays import read_digits, read_npz
 from daybreak.data.cache import recall, remember
@@ -19,12 +20,12 @@ from daybreak.data.canonical import PUBLISHED, Published, verify
 from daybreak.data.dataset import Pictures
 from daybreak.data.download import fetch, sha256_of
 from daybreak.data.entry import file_stamp
-from daybreak.data.files import read_pictures
+from daybreak.data.files import pictures_of, read_pictures
 from daybreak.data.folder import Folder
 from daybreak.data.layout import PartNames
 
 NAMES = (*PUBLISHED, "digits")
-FILE_SUFFIXES = (*SUFFIXES, ".npz")
+FILE_SUFFIXES = (*SUFFIXES, ".npz")  # of files that hold the images themselves
 # Archives that are known by their content, whatever their name: (name, title) by SHA-256.
 KNOWN_ARCHIVES = {
     "6254f53a1bc70afc08c46178959354e8597763b03706815cc50b5e2cdff16569": ("cifar10-jpeg", "CIFAR-10 (JPEG q75)"),
@@ -77,6 +78,8 @@ def find(data: str | Path) -> tuple[Source, float]:
     for name, published in PUBLISHED.items():
         if path.name == published.files[0].path:  # a CIFAR archive by its path; MNIST's files do not tell the two sets
             return PublishedSource(name, published, (path,)), 0.0
+    if path.suffix.lower() in table.SUFFIXES:
+        return TableSource(path), 0.0
     return FileSource(path), 0.0
 
 
@@ -147,6 +150,27 @@ class FolderSource:
         yield read_pictures(self._folder, size, self.where, left_out, part_names)
 
 
+class TableSource:
+    """A table of images and labels."""
+
+    notes: tuple[str, ...] = ()
+
+    def __init__(self, path: Path) -> None:
+        self.where = str(path.resolve())
+        self.name, self.title = _name_and_title(path.stem)
+        self._table = table.Table(path)
+
+    def stamp(self) -> str:
+        return self._table.stamp
+
+    def digest(self) -> str:
+        return self._table.digest()
+
+    @contextmanager
+    def read(self, size: int | None, left_out: Collection[str], part_names: PartNames) -> Iterator[Pictures]:  # noqa: ARG002
+        yield pictures_of(self._table, self._table.layout(left_out), size, self.where)
+
+
 class FileSource:
     """An archive or an .npz file."""
 
@@ -154,7 +178,11 @@ class FileSource:
         self.where, self.notes = str(path.resolve()), notes
         suffix = next((suffix for suffix in FILE_SUFFIXES if path.name.lower().endswith(suffix)), None)
         if suffix is None:
-            raise DataError(path, "neither a folder nor a data file", f"a folder, or one of {', '.join(FILE_SUFFIXES)}")
+            raise DataError(
+                path,
+                "neither a folder nor a data file",
+                f"a folder, or one of {', '.join((*FILE_SUFFIXES, *table.SUFFIXES))}",
+            )
         self.name, self.title = _name_and_title(path.name[: -len(suffix)])
         self._path, self._is_npz = path, suffix == ".npz"
 
@@ -239,10 +267,12 @@ def _locate(text: str) -> Path:
         return Path(text)
     folders = [] if os.path.isabs(text) or not text else _search_dirs()
     for folder in folders:
-        for suffix in ("", *FILE_SUFFIXES):
+        for suffix in ("", *FILE_SUFFIXES, *table.SUFFIXES):
             if os.path.exists(folder / f"{text}{suffix}"):
                 return folder / f"{text}{suffix}"
-    places = "".join(f", and not in {folder} (with or without {', '.join(FILE_SUFFIXES)})" for folder in folders)
+    places = "".join(
+        f", and not in {folder} (with or without {', '.join((*FILE_SUFFIXES, *table.SUFFIXES))})" for folder in folders
+    )
     near = difflib.get_close_matches(text, NAMES, n=1)
     remedy = f"{near[0]!r}" if near else f"a path, one of {', '.join(NAMES)}, or set DAYBREAK_DATA_DIR"
     raise DataError(text or "the data set", f"not found as a path{places}", remedy)

@@ -9,6 +9,7 @@ from daybreak.data.dataset import PARTS, TRAIN, Indices, Labels, Part, Pictures,
 
 TEST_SHARE = 0.2
 VALIDATION_SHARE, ENOUGH_FOR_IT = 0.1, 20  # the default, and how many training images of each class it takes
+NAMED = 10  # classes that a note or an error names
 SPLIT_NOTE = "no test part: stratified 80/20 split by seed "
 
 
@@ -67,6 +68,17 @@ def default_share(labels_N: Labels, classes: int) -> float:
     return VALIDATION_SHARE if np.bincount(labels_N, minlength=classes).min() >= ENOUGH_FOR_IT else 0.0
 
 
+def few_images(labels_N: Labels, classes: Sequence[str]) -> tuple[str, ...]:
+    """A note on the classes that have hardly any training images, the scarcest first; nothing if there are none."""
+    counts_K = np.bincount(labels_N, minlength=len(classes))
+    order = [k for k in np.argsort(counts_K, kind="stable") if counts_K[k] < ENOUGH_FOR_IT]
+    if not order:
+        return ()
+    named = ", ".join(f"{classes[k]} {counts_K[k]}" for k in order[:NAMED])
+    more = f" and {len(order) - NAMED} more" if len(order) > NAMED else ""
+    return (f"classes with fewer than {ENOUGH_FOR_IT} training images: {named}{more}; more of these help most",)
+
+
 def hold_out(
     train: Split, share: float, seed: int, classes: Sequence[str], where: object
 ) -> tuple[Split, Split, tuple[str, ...]]:
@@ -105,6 +117,6 @@ def _check_classes(pictures: Pictures, parts: Mapping[Part, Indices], where: obj
         raise DataError(where, why, "give all parts the same classes")
 
 
-def _names(classes: Sequence[str], chosen_K: np.ndarray, most: int = 10) -> str:
+def _names(classes: Sequence[str], chosen_K: np.ndarray) -> str:
     names = [name for name, is_chosen in zip(classes, chosen_K, strict=True) if is_chosen]
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")

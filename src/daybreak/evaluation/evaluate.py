@@ -67,6 +67,18 @@ class Evaluation:
         return metrics.confusion_matrix(self.logits_NK, self.labels_N)
 
     @property
+    def balanced_accuracy(self) -> float:
+        return metrics.balanced_accuracy(self.confusion)
+
+    @property
+    def is_even(self) -> bool:
+        return metrics.is_even(self.accuracy, self.balanced_accuracy)
+
+    @property
+    def macro_f1(self) -> float:
+        return metrics.macro_f1(self.confusion)
+
+    @property
     def per_class(self) -> list[metrics.ClassScore]:
         return metrics.per_class(self.confusion, self.classes)
 
@@ -90,6 +102,8 @@ class Evaluation:
             "test_acc_tta": self.accuracy,
             "test_loss": plain.loss,
             "ece": self.ece,
+            "balanced_acc": self.balanced_accuracy,
+            "macro_f1": self.macro_f1,
             "classes": list(self.classes),
             "per_class": [asdict(score) for score in self.per_class],
             "confusion": self.confusion.tolist(),

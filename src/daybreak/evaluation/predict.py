@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from daybreak.core import metrics
 from daybreak.core.config import Device, Tta
 from daybreak.core.count import Count
-from daybreak.core.errors import DataError
+from daybreak.core.errors import DataError, UsageError
 from daybreak.core.metrics import softmax
 from daybreak.data import decode_image
 from daybreak.data.dataset import DecodeSpec
@@ -24,31 +25,52 @@ STDIN = "-"
 
 
 def predict(
-    run: RunDirectory, images: Sequence[str | Path], *, top: int = 3, tta: Tta = "none", device: Device = "auto"
+    run: RunDirectory,
+    images: Sequence[str | Path],
+    *,
+    top: int = 3,
+    reject: float | None = None,
+    tta: Tta = "none",
+    device: Device = "auto",
 ) -> Iterator[dict[str, Any]]:
     """The `top` classes of every image with their probabilities, a batch of images in memory at a time.
 
     Args:
         images: files, folders (searched for images) or `-` for one image on standard input.
+        reject: the probability below which the likeliest class is no answer.
 
     Yields:
-        "file", and "top": the likeliest classes with "class" and "probability".
+        "file"; "top": the likeliest classes with "class" and "probability"; "energy": high for images unlike those of
+        the training part (`metrics.energy`); and with `reject` whether the image is "unknown".
 
     Raises:
+        UsageError: `reject` is no probability.
         DataError: a file is missing or not an image. The rows of the batches before it have been given by then.
     """
+    check_reject(reject)
     files, classifier = find_images(images), run.classifier(device)
     batch, count = images_a_forward(classifier.size, classifier.device), Count(log, "predicted", len(files))
     for start in range(0, len(files), batch):
         part = files[start : start + batch]
-        for file, probability_K in zip(part, _probabilities(classifier, part, run.card.decode, tta), strict=True):
-            yield {"file": file, "top": likeliest(probability_K, classifier.classes, top)}
+        logits_NK = _logits(classifier, part, run.card.decode, tta)
+        for file, probability_K, energy in zip(part, softmax(logits_NK), metrics.energy(logits_NK), strict=True):
+            row = {"file": file, "top": likeliest(probability_K, classifier.classes, top), "energy": float(energy)}
+            yield row if reject is None else row | {"unknown": bool(probability_K.max() < reject)}
         count.add(len(part))
 
 
-def _probabilities(classifier: Classifier, files: Sequence[str], decode: DecodeSpec, tta: Tta) -> np.ndarray:
+def check_reject(reject: float | None) -> None:
+    """
+    Raises:
+        UsageError: it is no probability.
+    """
+    if reject is not None and not 0 <= reject <= 1:
+        raise UsageError(f"--reject {reject:g}", "not a probability", "a number such as 0.5")
+
+
+def _logits(classifier: Classifier, files: Sequence[str], decode: DecodeSpec, tta: Tta) -> np.ndarray:
     """(N, K), of files that are decoded all at once."""
-    return softmax(classifier.logits(read_images(files, decode), tta))
+    return classifier.logits(read_images(files, decode), tta)
 
 
 def likeliest(probability_K: np.ndarray, classes: Sequence[str], top: int) -> list[dict[str, Any]]:

@@ -17,8 +17,9 @@ from daybreak.core.lr_curve import LrFindResult
 from daybreak.core.metrics import ReliabilityBin
 from daybreak.report.chart import Chart
 
-TRAIN, TEST = "#b45f06", "#0b5394"
-COLOURS = {"train": TRAIN, "val": TEST, "test": TEST, "rate": TEST, "ideal": "#888888"}  # others: matplotlib's
+TRAIN, TEST, BALANCED = "#b45f06", "#0b5394", "#2e7d32"
+COLOURS = {"train": TRAIN, "val": TEST, "test": TEST, "rate": TEST, "balanced": BALANCED, "ideal": "#888888"}
+# Lines of other styles have matplotlib's colours.
 STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.spines.top": False,

@@ -76,6 +76,7 @@ def write_report(run: RunDirectory, *, data: str | Path | None = None, device: D
         stages=list(stages_of(classifier.net)),
         charts_of_calibration=run_charts.calibration(bins),
         calibration=sections.calibration(evaluation),
+        coverage=run_charts.coverage(metrics.answered(evaluation.logits_NK, evaluation.labels_N)),
         suspects=suspects,
         duplicates=sections.duplicates(dataset),
         views=sections.views(classifier, dataset, evaluation, seen, last),

@@ -1,9 +1,10 @@
 """The line charts of a run, each defined once as values. `chart.svg` draws them in a page, `figures.draw` in a file."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from daybreak.core.metrics import ReliabilityBin
+from daybreak.core.metrics import Answered, ReliabilityBin, is_even
 from daybreak.report.chart import Chart, Line
 from daybreak.runs.curves import PART_NAMES, curve_part
 
@@ -13,7 +14,8 @@ TEST_CURVES = "no validation part: the curves show the test part"
 
 
 def accuracy_and_loss(epochs: Sequence[Row]) -> list[Chart]:
-    """Accuracy and loss at the end of every epoch, for the training part and the validation (or test) part."""
+    """Accuracy and loss at the end of every epoch, for the training part and the validation (or test) part; where it
+    is another, also the latter's mean accuracy over classes."""
     part = curve_part(epochs)
     names = {"train": "train", part: PART_NAMES[part]}
 
@@ -24,7 +26,12 @@ def accuracy_and_loss(epochs: Sequence[Row]) -> list[Chart]:
         ]
         return Chart(title, "epoch", unit, lines)
 
-    return [over_epochs("accuracy", "acc", "accuracy, %", 100), over_epochs("loss", "loss", "loss, nats", 1)]
+    accuracy = over_epochs("accuracy", "acc", "accuracy, %", 100)
+    balanced = [(row["epoch"], row[f"{part}_acc"], row.get(f"{part}_balanced_acc")) for row in epochs]
+    if any(of_classes is not None and not is_even(overall, of_classes) for _, overall, of_classes in balanced):
+        points = [(epoch, 100 * of_classes) for epoch, _, of_classes in balanced if of_classes is not None]
+        accuracy = replace(accuracy, lines=[*accuracy.lines, Line(f"{names[part]}, over classes", "balanced", points)])
+    return [accuracy, over_epochs("loss", "loss", "loss, nats", 1)]
 
 
 def schedule(steps: Sequence[Row], steps_per_epoch: float) -> list[Chart]:
@@ -63,6 +70,13 @@ def compared(labels: Sequence[str], histories: Sequence[Sequence[Row]]) -> list[
         return Chart(title, "seconds of training", f"{title}, {unit}", lines)
 
     return [over_seconds("accuracy", "acc", "%", 100), over_seconds("loss", "loss", "nats", 1)]
+
+
+def coverage(found: Sequence[Answered]) -> Chart:
+    """Accuracy over the share of images that get an answer, the surest first."""
+    points = [(100 * row.coverage, 100 * row.accuracy) for row in found]
+    line = Line("accuracy of the answers", "test", points)
+    return Chart("leaving doubtful images unanswered", "answered, %", "accuracy, %", [line], markers=False)
 
 
 def calibration(bins: Sequence[ReliabilityBin]) -> Chart:

@@ -25,6 +25,7 @@ from daybreak.runs.directory import RunDirectory
 STRIPS = 8  # mistakes whose maps are in the page itself, to be read without a script
 MAP_SIZE = 84  # px
 MAX_SHOWN = 24  # suspect labels of each part, and duplicates
+REJECTED_BELOW = (0.5, 0.7, 0.8, 0.9, 0.95)  # confidences for which the page says what `predict --reject` would do
 EXAMPLES, EXAMPLE_CLASSES = 10, 20  # training images per class, and classes at most
 TOP_IMAGE_SIZE = 64  # px
 
@@ -66,7 +67,15 @@ def calibration(evaluation: Evaluation) -> dict[str, Any]:
         "verdict": f"The net is {error}: divide its logits by the temperature."
         if abs(temperature - 1) > 0.05
         else "The net is well calibrated.",
+        "rejecting": [_rejecting(metrics.answered(logits, labels), reject) for reject in REJECTED_BELOW],
     }
+
+
+def _rejecting(found: list[metrics.Answered], reject: float) -> dict[str, float | None]:
+    """Coverage and accuracy with `predict --reject`; no accuracy where nothing is answered."""
+    kept = [row for row in found if row.confidence >= reject]
+    last = kept[-1] if kept else None
+    return {"below": reject, "coverage": last.coverage if last else 0.0, "accuracy": last.accuracy if last else None}
 
 
 def suspects(run: RunDirectory, dataset: Dataset, evaluation: Evaluation) -> dict[str, Any]:

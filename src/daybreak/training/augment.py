@@ -90,7 +90,7 @@ def augment_batch(
     config: Augment,
     padded_NHWC: Tensor,
     index_B: Tensor,
-    draws: Draws,
+    mine: Draws,
     size: int,
     normalize: Normalizer,
     dtype: torch.dtype,
@@ -99,9 +99,9 @@ def augment_batch(
 
     Args:
         padded_NHWC: all training images at `size` plus their padding, uint8.
-        index_B: which images; their rows of `draws` are used.
+        index_B: which images.
+        mine: their random numbers, a row an image of the batch.
     """
-    mine = draws.take(index_B)
     images = flip(crop(padded_NHWC, index_B, mine.crop_N2, size), mine.flip_N)
     images = normalize(images, gain_N2=mine.gain_N2 if config.brightness or config.contrast else None)
     if config.rotation:

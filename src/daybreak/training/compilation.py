@@ -114,6 +114,6 @@ def made_up_images(session: Session, progress: float) -> Tensor:
     size, images = loader.size_at(progress), loader.batch_size
     padded = size + 2 * scale_pixels(config.crop, size)
     blank_NHWC = torch.zeros((images, padded, padded, loader.images_NHWC.shape[3]), dtype=torch.uint8, device=device)
-    draws = draw_epoch(config, images, seed=0, epoch=0, device=device)
+    mine = draw_epoch(config, images, seed=0, epoch=0, device=device)
     index_B = torch.arange(images, device=device)
-    return augment_batch(config, blank_NHWC, index_B, draws, size, loader.normalize, loader.dtype)
+    return augment_batch(config, blank_NHWC, index_B, mine, size, loader.normalize, loader.dtype)

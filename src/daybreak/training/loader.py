@@ -16,6 +16,7 @@ from torch import Tensor
 from daybreak.core.config import Recipe, Stage
 from daybreak.runs.transforms import Normalizer, pad_reflect, resize, scale_pixels
 from daybreak.training.augment import Draws, augment_batch, draw_epoch
+from daybreak.training.balance import balanced_order
 from daybreak.training.schedule import scale_at
 
 MIN_SIZE = 9  # px: below this the nets' pools leave nothing
@@ -72,7 +73,8 @@ class Loader:
         _, draws = self._plan(step // self.steps_per_epoch)
         index_B, size = self.indices(step), self.size_at(progress)
         padded_NHWC = self._padded_at(size)
-        images = augment_batch(self.recipe.augment, padded_NHWC, index_B, draws, size, self.normalize, self.dtype)
+        mine = draws.take(self._rows(step, index_B))
+        images = augment_batch(self.recipe.augment, padded_NHWC, index_B, mine, size, self.normalize, self.dtype)
         return images, self.labels_N[index_B]
 
     def indices(self, step: int) -> Tensor:
@@ -80,6 +82,14 @@ class Loader:
         epoch, at = divmod(step, self.steps_per_epoch)
         order_N, _ = self._plan(epoch)
         return order_N[at * self.batch_size : (at + 1) * self.batch_size]
+
+    def _rows(self, step: int, index_B: Tensor) -> Tensor:
+        """Whose random numbers a step's images get: their own, or, where an epoch may show one several times, those of
+        their place in it."""
+        if self.recipe.balance != "sampling":
+            return index_B
+        first = step % self.steps_per_epoch * self.batch_size
+        return torch.arange(first, first + self.batch_size, device=index_B.device)
 
     def _pixels_before(self, step: int) -> int:
         """Pixels of an image in each of the first steps, added up."""
@@ -106,7 +116,11 @@ class Loader:
         """The order of an epoch and the random numbers of its samples."""
         if self._planned is None or self._planned[0] != epoch:
             samples, device = len(self.labels_N), self.labels_N.device
-            order_N = torch.from_numpy(epoch_order(samples, self.seed, epoch)).to(device)
+            if self.recipe.balance == "sampling":
+                order = balanced_order(self.labels_N.cpu().numpy(), self.seed, epoch)
+            else:
+                order = epoch_order(samples, self.seed, epoch)
+            order_N = torch.from_numpy(order).to(device)
             self._planned = (epoch, order_N, draw_epoch(self.recipe.augment, samples, self.seed, epoch, device))
         return self._planned[1:]
 

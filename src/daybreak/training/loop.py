@@ -181,8 +181,9 @@ def _step_or_skip(session: Session, progress: float, on_nonfinite: OnNonfinite) 
 
 def evaluate_epoch(session: Session, size: int) -> dict[str, float]:
     """Loss and accuracy of the net as it now is, without augmentation, at the size it is being trained at: on a fixed
-    sample of the training images, and on all of the validation part or, where there is none, of the test part. (A mean
-    over the epoch's batches would average over nets that no longer exist.)"""
+    sample of the training images, and on all of the validation part or, where there is none, of the test part; of that
+    one also the mean accuracy over classes. (A mean over the epoch's batches would average over nets that no longer
+    exist.)"""
     train = session.dataset.train
     sample = spread(len(train.labels_N), TRAIN_SAMPLE)
     classifier = replace(session.classifier, size=size)
@@ -194,6 +195,7 @@ def evaluate_epoch(session: Session, size: int) -> dict[str, float]:
         _check_logits(logits_NK, session.step)
         found[f"{part_name}_loss"] = metrics.cross_entropy(logits_NK, labels_N)
         found[f"{part_name}_acc"] = metrics.accuracy(logits_NK, labels_N)
+    found[f"{name}_balanced_acc"] = metrics.balanced_accuracy(metrics.confusion_matrix(logits_NK, labels_N))
     return found | {"train_seconds": session.watch.seconds("train")}
 
 

@@ -22,6 +22,7 @@ from daybreak.data.dataset import Dataset
 from daybreak.models.anatomy.trace import count_macs
 from daybreak.models.registry import NETS, SMALLEST_SIZE
 from daybreak.recipes import LADDER, RECIPES, SMALL_DATA, all_recipes, get_recipe
+from daybreak.training.balance import balance_for
 from daybreak.training.compilation import PAYS_FROM_SECONDS
 from daybreak.training.extensions import Extensions
 from daybreak.training.graphs import make_ready
@@ -61,6 +62,9 @@ def recipe_for(
                 recipe, why = for_target(options.target or 0.0, dataset)
             on_event({"event": "choice", "recipe": recipe.name, "why": why})
         chosen = named_or_default(recipe, dataset, options.epochs, settings)
+        chosen, evened = balance_for(chosen, dataset, options)
+        if evened:
+            on_event({"event": "choice", "recipe": chosen.name, "why": evened})
         if options.lr is None:
             return chosen
         if options.lr != "auto":

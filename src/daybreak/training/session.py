@@ -23,6 +23,7 @@ from daybreak.models.registry import SMALLEST_SIZE, build_net, check_net, place
 from daybreak.models.winograd.choice import Convolutions
 from daybreak.runs.classifier import Classifier
 from daybreak.runs.transforms import Normalizer, resize
+from daybreak.training.balance import class_weights
 from daybreak.training.extensions import Extensions, batch_generator
 from daybreak.training.loader import Loader
 from daybreak.training.optim import ScheduledOptimizer, build_optimizer
@@ -50,6 +51,7 @@ class Session:
         sizes: how many steps were taken at each image size.
         skipped: how many steps were left out because they were not finite.
         graphs: of the phases of the run, on CUDA.
+        weights_K: what an image of each class counts in the loss; None where all count alike.
     """
 
     recipe: Recipe
@@ -67,6 +69,7 @@ class Session:
     classifier: Classifier
     convolutions: Convolutions
     extensions: Extensions = NO_EXTENSIONS
+    weights_K: Tensor | None = None
     step: int = 0
     skipped: int = 0
     sizes: Counter[int] = field(default_factory=Counter)
@@ -120,6 +123,7 @@ def prepare(
         if fit_data is not None:
             fit_data(lambda n: normalize(images_NHWC[spread(len(images_NHWC), n)]), size)
         loader = Loader(recipe, images_NHWC, labels_N, normalize, seed, dtype)
+        weights_K = _weights(recipe, dataset, device)
         if not isinstance(recipe.model, OwnNet):
             sizes = {size, *(loader.size_at(stage.until - 1e-9) for stage in recipe.resolution)}
             check_net(net, sizes, images_NHWC.shape[3], len(dataset.classes))
@@ -131,8 +135,14 @@ def prepare(
     return Session(
         recipe=recipe, dataset=dataset, seed=seed, device=device, dtype=dtype, watch=clock, net=net, forward=net,
         ema=ema, optimizer=optimizer, loader=loader, horizon=horizon, classifier=classifier,
-        convolutions=convolutions, extensions=extensions,
+        convolutions=convolutions, extensions=extensions, weights_K=weights_K,
     )  # fmt: skip
+
+
+def _weights(recipe: Recipe, dataset: Dataset, device: torch.device) -> Tensor | None:
+    if recipe.balance != "weights":
+        return None
+    return torch.from_numpy(class_weights(dataset.train.labels_N, len(dataset.classes))).to(device)
 
 
 def _over_time(budget: float, clock: Stopwatch, wait: Callable[[], None]) -> TimeHorizon:

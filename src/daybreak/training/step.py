@@ -14,6 +14,7 @@ from torch import Tensor
 from daybreak.core.config import Recipe
 from daybreak.core.errors import BadStepError
 from daybreak.runs.classifier import autocast
+from daybreak.training.extensions import Loss
 from daybreak.training.session import Phase, Session
 
 NAMED = 3  # images of a batch that are named
@@ -100,7 +101,7 @@ def learn(session: Session, images_BCHW: Tensor, labels_B: Tensor) -> tuple[Tens
     with autocast(session.device, session.dtype):
         logits = session.forward(images_BCHW)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # bfloat16 is too coarse for a loss
-    loss = (session.extensions.loss or partial(batch_loss, session.recipe))(logits, labels_B)
+    loss = loss_of(session)(logits, labels_B)
     session.optimizer.zero_grad()
     loss.backward()
     return logits, loss
@@ -113,7 +114,12 @@ def phase_of(session: Session, images_BCHW: Tensor, labels_B: Tensor) -> Phase:
     return *batch, sum(p.requires_grad for p in session.net.parameters())
 
 
-def batch_loss(recipe: Recipe, logits_BK: Tensor, labels_B: Tensor) -> Tensor:
-    """The recipe's loss, in nats, as a mean over the batch."""
+def loss_of(session: Session) -> Loss:
+    """What the run minimises: somebody's own loss, or the recipe's."""
+    return session.extensions.loss or partial(batch_loss, session.recipe, weights_K=session.weights_K)
+
+
+def batch_loss(recipe: Recipe, logits_BK: Tensor, labels_B: Tensor, weights_K: Tensor | None = None) -> Tensor:
+    """The recipe's loss, in nats, as a mean over the batch; weighted by class where there are weights."""
     scores_BK = logits_BK.softmax(1) if recipe.loss == "softmax-twice" else logits_BK
-    return F.cross_entropy(scores_BK, labels_B, label_smoothing=recipe.label_smoothing)
+    return F.cross_entropy(scores_BK, labels_B, weights_K, label_smoothing=recipe.label_smoothing)

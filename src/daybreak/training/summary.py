@@ -61,7 +61,7 @@ def summary_of(
         error: what ended it, where something was not finite.
         weights_of_step: whose weights the run ended with, where they are not those of the last step.
     """
-    scores = _scores(predictions, val_acc)
+    scores = _scores(predictions, session.dataset.classes, val_acc)
     reached = scores["test_acc_tta"]
     met = None if options.target is None or reached is None else bool(reached >= options.target)
     return (
@@ -69,6 +69,7 @@ def summary_of(
         | {name: getattr(options, name) for name in ASKED}
         | {
             "tta": session.recipe.tta,
+            "balance": session.recipe.balance,
             "train_seconds": session.watch.seconds("train"),
             "compile_seconds": session.watch.seconds("compile"),
             "evaluate_seconds": session.watch.seconds("evaluate"),
@@ -102,15 +103,24 @@ def _pause(session: Session) -> list[str]:
     return [f"training stood still for {seconds:.0f} s, which the budget leaves off"] if seconds else []
 
 
-def _scores(predictions: Predictions | None, val_acc: float | None) -> dict[str, Any]:
+SCORES = ("val_acc", "test_acc", "test_acc_tta", "test_loss", "balanced_acc", "macro_f1", "recall")
+
+
+def _scores(predictions: Predictions | None, classes: tuple[str, ...], val_acc: float | None) -> dict[str, Any]:
+    """The figures of the finished net; those over classes are with its test-time augmentation."""
     if predictions is None:
-        return {"test_acc": None, "test_acc_tta": None, "test_loss": None, "val_acc": None}
-    return {
-        "val_acc": val_acc,
-        "test_acc": metrics.accuracy(predictions.logits, predictions.labels),
-        "test_acc_tta": metrics.accuracy(predictions.logits_tta, predictions.labels),
-        "test_loss": metrics.cross_entropy(predictions.logits, predictions.labels),
-    }
+        return dict.fromkeys(SCORES)
+    confusion_KK = metrics.confusion_matrix(predictions.logits_tta, predictions.labels)
+    found = (
+        val_acc,
+        metrics.accuracy(predictions.logits, predictions.labels),
+        metrics.accuracy(predictions.logits_tta, predictions.labels),
+        metrics.cross_entropy(predictions.logits, predictions.labels),
+        metrics.balanced_accuracy(confusion_KK),
+        metrics.macro_f1(confusion_KK),
+        {score.name: score.recall for score in metrics.per_class(confusion_KK, classes)},
+    )
+    return dict(zip(SCORES, found, strict=True))
 
 
 def _data_config(dataset: Dataset) -> dict[str, Any]:
