@@ -41,6 +41,11 @@ def sample_files(
     return files
 
 
+def notes_of(dataset: Dataset) -> tuple[str, ...]:
+    """A set's notes but the one that its classes are scarce, which all these small sets have."""
+    return tuple(note for note in dataset.notes if "fewer than 20 training images" not in note)
+
+
 def write_folder(root: Path, files: Files) -> Path:
     root.mkdir(parents=True, exist_ok=True)
     for name, data in files.items():

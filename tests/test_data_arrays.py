@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from image_sets import pixels, write_npz
+from image_sets import notes_of, pixels, write_npz
 from PIL import Image
 
 from daybreak.core.errors import DataError
@@ -27,7 +27,7 @@ def test_digits_are_scikit_learns_scaled_to_bytes():
     assert (dataset.name, dataset.title) == ("digits", "digits")
     assert dataset.classes == tuple("0123456789")
     assert dataset.decode == DecodeSpec(8, 1)
-    assert dataset.notes == ("no test part: stratified 80/20 split by seed 0",)
+    assert notes_of(dataset) == ("no test part: stratified 80/20 split by seed 0",)
     assert len(dataset.train.names) + len(dataset.test.names) == 1797
     for split in (dataset.train, dataset.test):
         indices = [int(name.removeprefix("train/")) for name in split.names]
@@ -63,7 +63,7 @@ def test_arrays_are_resized_as_files_are(tmp_path: Path):
     dataset = open_dataset(tmp_path / "set.npz", size=16)
     expected = Image.fromarray(pixels(1)[0]).resize((16, 16), Image.Resampling.BICUBIC)
     np.testing.assert_array_equal(dataset.train.images_NHWC[0], np.asarray(expected))
-    assert dataset.notes == ("12 images resized and cropped to 16 x 16 px",)
+    assert notes_of(dataset) == ("12 images resized and cropped to 16 x 16 px",)
 
 
 GOOD = {
@@ -202,7 +202,7 @@ def test_npz_with_two_validation_parts_uses_the_first_and_says_so(tmp_path: Path
         arrays = dict(file)
     np.savez(tmp_path / "set.npz", **arrays, x_val=pixels(3, seed=9), y_val=np.arange(3))
     dataset = open_dataset(tmp_path / "set.npz")
-    assert dataset.notes == ("x_val is not used: x_validation is the validation part",)
+    assert notes_of(dataset) == ("x_val is not used: x_validation is the validation part",)
     assert dataset.validation is not None
     assert len(dataset.validation.names) == 6
 

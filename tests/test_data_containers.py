@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from image_sets import CLASSES, encode, pixels, sample_files, write_folder, write_npz, write_tar, write_zip
+from image_sets import CLASSES, encode, notes_of, pixels, sample_files, write_folder, write_npz, write_tar, write_zip
 
 from daybreak.core.errors import BadImagesError, DataError
 from daybreak.data import Dataset, DecodeSpec, open_dataset
@@ -89,7 +89,7 @@ def test_labels_follow_names_not_positions(tmp_path: Path, test_part: str):
 def test_without_a_test_part_the_split_is_stratified_and_stated(tmp_path: Path):
     files = sample_files(per_class=10, parts=("",))
     dataset = open_dataset(write_folder(tmp_path / "set", files), split_seed=3)
-    assert dataset.notes == ("no test part: stratified 80/20 split by seed 3",)
+    assert notes_of(dataset) == ("no test part: stratified 80/20 split by seed 3",)
     assert np.bincount(dataset.train.labels_N).tolist() == [8, 8, 8]
     assert np.bincount(dataset.test.labels_N).tolist() == [2, 2, 2]
     together = np.concatenate([dataset.train.images_NHWC, dataset.test.images_NHWC])
@@ -134,7 +134,7 @@ def test_cmyk_and_animations_are_counted(tmp_path: Path):
         options = {"save_all": True, "append_images": [Image.new("RGB", (8, 8), "blue")]} if name == "y.gif" else {}
         image.save(buffer, **options, format="GIF" if options else "JPEG")
         files[f"train/ant/{name}"] = buffer.getvalue()
-    notes = open_dataset(write_folder(tmp_path / "set", files)).notes
+    notes = notes_of(open_dataset(write_folder(tmp_path / "set", files)))
     assert notes == ("1 CMYK image converted to RGB", "1 animated image: first frame used")
 
 

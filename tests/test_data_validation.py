@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from image_sets import CLASSES, encode, pixels, sample_files, write_folder, write_npz, write_zip
+from image_sets import CLASSES, encode, notes_of, pixels, sample_files, write_folder, write_npz, write_zip
 
 from daybreak import cli
 from daybreak.core.errors import DataError, UsageError
@@ -43,7 +43,7 @@ def test_a_folder_beside_train_is_the_validation_part(tmp_path: Path, name: str)
         np.testing.assert_array_equal(split.images_NHWC, pixels(6, seed=seed))
         assert split.labels_N.tolist() == [0, 0, 1, 1, 2, 2]
         assert split.names[5] == f"{part}/cow/001.png"
-    assert dataset.notes == ()
+    assert notes_of(dataset) == ()
 
 
 def test_every_container_gives_the_same_three_parts(tmp_path: Path):
@@ -74,7 +74,7 @@ def test_without_a_validation_part_the_fingerprint_is_that_of_0_1_0(tmp_path: Pa
 def test_without_a_test_part_it_is_drawn_from_the_training_images(tmp_path: Path):
     files = sample_files(per_class=10, parts=("train", "validation"))
     dataset = open_dataset(write_folder(tmp_path / "set", files), split_seed=3)
-    assert dataset.notes == ("no test part: stratified 80/20 split by seed 3",)
+    assert notes_of(dataset) == ("no test part: stratified 80/20 split by seed 3",)
     np.testing.assert_array_equal(validation_of(dataset).images_NHWC, pixels(30, seed=1))
     assert np.bincount(dataset.train.labels_N).tolist() == [8, 8, 8]
     assert {*dataset.train.names, *dataset.test.names} == {name for name in files if name.startswith("train/")}
@@ -83,7 +83,7 @@ def test_without_a_test_part_it_is_drawn_from_the_training_images(tmp_path: Path
 
 def test_of_two_validation_folders_the_first_is_used_and_the_other_named(tmp_path: Path):
     dataset = open_dataset(write_folder(tmp_path / "set", sample_files(parts=("train", "test", "validation", "val"))))
-    assert dataset.notes == ("val/ is not used: validation/ is the validation part",)
+    assert notes_of(dataset) == ("val/ is not used: validation/ is the validation part",)
     np.testing.assert_array_equal(validation_of(dataset).images_NHWC, pixels(6, seed=2))
 
 
@@ -152,7 +152,7 @@ def test_a_validation_part_of_its_own_refuses_a_share_and_can_be_left_unused(tmp
         open_dataset(folder, validate=0.1)
     unused = open_dataset(folder, validate=0)
     assert unused.validation is None
-    assert unused.notes == ("the validation part is not used: --validate 0",)
+    assert notes_of(unused) == ("the validation part is not used: --validate 0",)
     assert unused.fingerprint == open_dataset(folder).fingerprint
 
 
@@ -216,7 +216,7 @@ def test_parts_as_0_1_0_understood_them(tmp_path: Path, parts: tuple[str, ...], 
     dataset = open_dataset(folder, parts_of_0_1_0=True)
     assert dataset.fingerprint == FINGERPRINT_OF_0_1_0
     assert dataset.validation is None
-    assert dataset.notes == note
+    assert notes_of(dataset) == note
     np.testing.assert_array_equal(dataset.test.images_NHWC, pixels(6, seed=1))
 
 

@@ -72,14 +72,22 @@ def train(
     name = recipe.name if isinstance(recipe, Recipe) else recipe
     chosen = train_options(data=data, recipe=name, **given.names(), **options)
     extensions = given.extensions()
+    told = recipe_choice.for_photos(data, chosen) if recipe is None else None
+    recipe = told["recipe"] if told and told["event"] == "choice" else recipe
     dataset = open_dataset(
-        data, size=chosen.size, split_seed=chosen.split_seed, skip_bad=chosen.skip_bad, validate=chosen.validate
+        data,
+        size=chosen.size or recipe_choice.size_for(data, recipe),
+        split_seed=chosen.split_seed,
+        skip_bad=chosen.skip_bad,
+        validate=chosen.validate,
     )
     if chosen.strict:
         check_strictly(dataset)
     with tracked(chosen.track, on_event) as send:
+        if told:
+            send(told)
         watch = Stopwatch(synchronizer(pick_device(chosen.device)))
-        named = recipe if isinstance(recipe, Recipe) else chosen.recipe
+        named = recipe if isinstance(recipe, Recipe) or recipe is None else str(recipe)
         meant = recipe_choice.recipe_for(dataset, named, chosen, extensions, watch, send)
         out = Path(chosen.out) if chosen.out else default_paths(dataset.name, meant.name, chosen.seed)
         directory = train_run(meant, dataset, out, chosen, extensions=extensions, watch=watch, on_event=send)

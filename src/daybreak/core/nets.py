@@ -6,9 +6,9 @@ A net of daybreak's own has its options here and its layers in `daybreak.models`
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import ConfigDict, Discriminator, Field, PositiveInt, Tag, TypeAdapter
+from pydantic import ConfigDict, Discriminator, Field, PositiveInt, Tag, TypeAdapter, model_validator
 
 from daybreak.core.sections import Positive, Section, validate
 
@@ -55,6 +55,22 @@ class SprintConfig(OwnNet):
     padded: bool = False
 
 
+class LiteConfig(OwnNet):
+    """`weights`: what the net starts from, those of a training on ImageNet or none; the former are of width 1. Its relu
+    is capped at six (models/lite.py)."""
+
+    name: Literal["lite0", "lite2"]
+    weights: Literal["imagenet", "none"] = "imagenet"
+
+    @model_validator(mode="after")
+    def weights_fit(self) -> Self:
+        if self.activation != "relu":
+            raise ValueError(f"{self.name} has no activation but relu")
+        if self.weights == "imagenet" and self.width != 1:
+            raise ValueError("weights of imagenet are of width 1; weights none for another")
+        return self
+
+
 class LibraryNetConfig(NetConfig):
     """A net of timm or torchvision, `timm:NAME`."""
 
@@ -69,7 +85,7 @@ class OtherNetConfig(NetConfig):
         return dict(self.model_extra or {})
 
 
-OWN: tuple[type[OwnNet], ...] = (FamilyConfig, PageConfig, SprintConfig)
+OWN: tuple[type[OwnNet], ...] = (FamilyConfig, PageConfig, SprintConfig, LiteConfig)
 OWN_NAMES = tuple(name for kind in OWN for name in get_args(kind.model_fields["name"].annotation))
 
 
@@ -92,6 +108,7 @@ AnyNet = Annotated[
     Annotated[FamilyConfig, Tag("FamilyConfig")]
     | Annotated[PageConfig, Tag("PageConfig")]
     | Annotated[SprintConfig, Tag("SprintConfig")]
+    | Annotated[LiteConfig, Tag("LiteConfig")]
     | Annotated[LibraryNetConfig, Tag("LibraryNetConfig")]
     | Annotated[OtherNetConfig, Tag("OtherNetConfig")],
     Discriminator(kind_of),

@@ -100,6 +100,7 @@ class Pictures:
         part_N: int8, the part each image belongs to: TRAIN, TEST or VALIDATION; None where the source has no parts.
         images: yields the decoded images (HWC, uint8) at the given indices, in that order, and raises DataError
             after the last one if any of them is broken, naming all that are.
+        side: the median of the images' shorter sides, in px; None where they are no files of their own.
     """
 
     classes: tuple[str, ...]
@@ -109,6 +110,7 @@ class Pictures:
     decode: DecodeSpec
     images: Callable[[Indices], Iterator[Pixels]]
     notes: tuple[str, ...] = ()
+    side: int | None = None
 
     @property
     def has_test_part(self) -> bool:

@@ -53,7 +53,9 @@ def pictures_of(container: Container, layout: Layout, size: int | None, where: o
         return _decoded(container, [layout.files[i] for i in order], spec, where)
 
     notes = (*layout.notes, *_notes(headers, spec))
-    return Pictures(layout.classes, layout.names, layout.labels_N, layout.part_N, spec, images, notes)
+    sides = [min(header.width, header.height) for header in headers.elements()]
+    side = sorted(sides)[len(sides) // 2] if sides else None
+    return Pictures(layout.classes, layout.names, layout.labels_N, layout.part_N, spec, images, notes, side)
 
 
 def choose_spec(headers: "Counter[Header]", size: int | None) -> DecodeSpec:

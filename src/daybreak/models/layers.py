@@ -92,6 +92,25 @@ class Scale(nn.Module):
         return f"{self.factor:g}"
 
 
+class Standardize(nn.Module):
+    """Features (N, D) on the scale of the training part: zero mean and unit deviation, once `fit` has seen it."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("deviation", torch.ones(features))
+
+    def fit(self, features_ND: Tensor) -> None:
+        self.mean.copy_(features_ND.mean(0))
+        self.deviation.copy_(features_ND.std(0).clamp(min=1e-3))
+
+    def forward(self, features_ND: Tensor) -> Tensor:
+        return (features_ND - self.mean) / self.deviation
+
+
 class Conv3x3(nn.Conv2d):
     """A 3×3 convolution of stride 1, whose way of computing is chosen by `convolutions`; direct by default.
 

@@ -4,7 +4,9 @@ A net is any nn.Module that maps images (N, C, H, W) to logits (N, K), with no s
 
 - `stages`: names of modules that a person can ask to see (`prep`, `layer1` …), in order of depth;
 - `head`: the layer whose input is what the net makes of an image;
-- `param_groups()` and `fit_data(sample, size)`: see `models.groups`.
+- `param_groups()` and `fit_data(sample, size)`: see `models.groups`;
+- `pretrain()`, which puts weights into it before a training; `pixel_mean` and `pixel_std`, with which images are then
+  to be normalised; `trunk()` and `answer(features)`, so that a head can be trained on features (training/features.py).
 """
 
 import copy
@@ -22,6 +24,7 @@ from daybreak.core.plugins import Factory, loaded, plugins
 from daybreak.models.anatomy.stages import stage_names
 from daybreak.models.foreign import ForeignNet
 from daybreak.models.inception import InceptionNet
+from daybreak.models.lite import LiteNet
 from daybreak.models.page import PageNet
 from daybreak.models.resnet import PreactResNet, ResNet, ResNeXt
 from daybreak.models.sprint import SprintNet
@@ -36,6 +39,8 @@ NETS: dict[str, Callable[[Any, int, int], nn.Module]] = {
     "resnet18": ResNet,
     "preact-resnet18": PreactResNet,
     "resnext29": ResNeXt,
+    "lite0": LiteNet,
+    "lite2": LiteNet,
 }
 
 

@@ -14,11 +14,12 @@ from daybreak.core.errors import UsageError, nearest
 from daybreak.core.plugins import RECIPES as GROUP
 from daybreak.core.plugins import loaded, plugins
 from daybreak.core.sections import validate
-from daybreak.recipes import family, page, small, sprint
+from daybreak.recipes import family, finetune, page, small, sprint
 
 LADDER = sprint.LADDER  # one net and one method from a minute up, shortest first
 RECIPES: dict[str, Recipe] = {
-    recipe.name: recipe for recipe in (*LADDER, page.RECIPE, page.MISTAKE, *family.FAMILY, small.RECIPE)
+    recipe.name: recipe
+    for recipe in (*LADDER, page.RECIPE, page.MISTAKE, *family.FAMILY, small.RECIPE, finetune.RECIPE)
 }
 
 SMALL_DATA = 10_000  # training images: below, the sprint recipes' few, large steps do not add up to a trained net

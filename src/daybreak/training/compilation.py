@@ -17,6 +17,7 @@ from daybreak.models.winograd.choice import DIRECT
 from daybreak.runs.classifier import autocast, images_a_forward
 from daybreak.runs.transforms import scale_pixels
 from daybreak.training.augment import augment_batch, draw_epoch
+from daybreak.training.loader import Loader
 from daybreak.training.progress import TimeHorizon
 from daybreak.training.session import Session
 
@@ -44,7 +45,7 @@ def choose_convolutions(session: Session) -> None:
         for progress in phases(session):
             session.net(made_up_images(session, progress))
         size = session.classifier.size  # at which it will be evaluated, in batches of another size
-        channels = session.loader.images_NHWC.shape[3]
+        channels = session.dataset.decode.channels
         session.net(torch.zeros(images_a_forward(size, session.device), channels, size, size))
 
 
@@ -111,6 +112,7 @@ def phases(session: Session) -> list[float]:
 def made_up_images(session: Session, progress: float) -> Tensor:
     """A batch that shows nothing and went the way of every batch, so that shape, format and layout are theirs."""
     loader, config, device = session.loader, session.recipe.augment, session.device
+    assert isinstance(loader, Loader)  # a run on features has nothing to be made ready
     size, images = loader.size_at(progress), loader.batch_size
     padded = size + 2 * scale_pixels(config.crop, size)
     blank_NHWC = torch.zeros((images, padded, padded, loader.images_NHWC.shape[3]), dtype=torch.uint8, device=device)

@@ -32,7 +32,50 @@ def side_at(stages: Sequence[Stage], progress: float, full: int) -> int:
     return max(MIN_SIZE, round(full * scale_at(stages, progress)))
 
 
-class Loader:
+class Batches:
+    """How many steps there are, and which samples are in each: a function of recipe, seed and step.
+
+    Args:
+        labels_N: int64, on the training device.
+    """
+
+    def __init__(self, recipe: Recipe, labels_N: Tensor, seed: int) -> None:
+        self.recipe, self.labels_N, self.seed = recipe, labels_N, seed
+        self.batch_size = min(recipe.batch_size, len(labels_N))
+        self.steps_per_epoch = len(labels_N) // self.batch_size
+        epochs = max(recipe.epochs, math.ceil(recipe.min_steps / self.steps_per_epoch))
+        self.steps = recipe.steps or self.steps_per_epoch * epochs
+        self.epochs = math.ceil(self.steps / self.steps_per_epoch)
+        self._ordered: tuple[int, Tensor] | None = None  # of the epoch last asked for
+
+    def size_at(self, progress: float) -> int:
+        """The side in pixels of the images at this progress."""
+        raise NotImplementedError
+
+    def work_done(self, steps: int) -> float:
+        """The share of the recipe's work in its first `steps` steps: what is left takes time in proportion."""
+        raise NotImplementedError
+
+    def batch(self, step: int, progress: float) -> tuple[Tensor, Tensor]:
+        """What the net learns from in a step counted over the whole run, and its labels (B,)."""
+        raise NotImplementedError
+
+    def indices(self, step: int) -> Tensor:
+        """Which samples are in the batch of a step: int64 (B,)."""
+        epoch, at = divmod(step, self.steps_per_epoch)
+        return self._order(epoch)[at * self.batch_size : (at + 1) * self.batch_size]
+
+    def _order(self, epoch: int) -> Tensor:
+        if self._ordered is None or self._ordered[0] != epoch:
+            if self.recipe.balance == "sampling":
+                order_N = balanced_order(self.labels_N.cpu().numpy(), self.seed, epoch)
+            else:
+                order_N = epoch_order(len(self.labels_N), self.seed, epoch)
+            self._ordered = (epoch, torch.from_numpy(order_N).to(self.labels_N.device))
+        return self._ordered[1]
+
+
+class Loader(Batches):
     """Batches of augmented images.
 
     Args:
@@ -50,38 +93,25 @@ class Loader:
         seed: int,
         dtype: torch.dtype,
     ) -> None:
-        self.recipe, self.seed, self.normalize, self.dtype = recipe, seed, normalize, dtype
-        self.images_NHWC, self.labels_N = images_NHWC, labels_N
-        self.batch_size = min(recipe.batch_size, len(labels_N))
-        self.steps_per_epoch = len(labels_N) // self.batch_size
-        epochs = max(recipe.epochs, math.ceil(recipe.min_steps / self.steps_per_epoch))
-        self.steps = recipe.steps or self.steps_per_epoch * epochs
-        self.epochs = math.ceil(self.steps / self.steps_per_epoch)
-        self._planned: tuple[int, Tensor, Draws] | None = None  # of the epoch last asked for
+        super().__init__(recipe, labels_N, seed)
+        self.normalize, self.dtype, self.images_NHWC = normalize, dtype, images_NHWC
+        self._drawn: tuple[int, Draws] | None = None  # of the epoch last asked for
         self._size, self._padded_NHWC = 0, images_NHWC
 
     def size_at(self, progress: float) -> int:
-        """The side in pixels of the images at this progress."""
         return side_at(self.recipe.resolution, progress, self.images_NHWC.shape[1])
 
     def work_done(self, steps: int) -> float:
-        """The share of the recipe's pixels in its first `steps` steps: what is left takes time in proportion."""
         return self._pixels_before(steps) / self._pixels_before(self.steps)
 
     def batch(self, step: int, progress: float) -> tuple[Tensor, Tensor]:
         """Images (B, C, H, W) and labels (B,) of a step counted over the whole run, at the size of this progress."""
-        _, draws = self._plan(step // self.steps_per_epoch)
+        draws = self._draws(step // self.steps_per_epoch)
         index_B, size = self.indices(step), self.size_at(progress)
         padded_NHWC = self._padded_at(size)
         mine = draws.take(self._rows(step, index_B))
         images = augment_batch(self.recipe.augment, padded_NHWC, index_B, mine, size, self.normalize, self.dtype)
         return images, self.labels_N[index_B]
-
-    def indices(self, step: int) -> Tensor:
-        """Which images are in the batch of a step: int64 (B,)."""
-        epoch, at = divmod(step, self.steps_per_epoch)
-        order_N, _ = self._plan(epoch)
-        return order_N[at * self.batch_size : (at + 1) * self.batch_size]
 
     def _rows(self, step: int, index_B: Tensor) -> Tensor:
         """Whose random numbers a step's images get: their own, or, where an epoch may show one several times, those of
@@ -112,17 +142,12 @@ class Loader:
             step += 1
         return step
 
-    def _plan(self, epoch: int) -> tuple[Tensor, Draws]:
-        """The order of an epoch and the random numbers of its samples."""
-        if self._planned is None or self._planned[0] != epoch:
+    def _draws(self, epoch: int) -> Draws:
+        """The random numbers of an epoch's samples."""
+        if self._drawn is None or self._drawn[0] != epoch:
             samples, device = len(self.labels_N), self.labels_N.device
-            if self.recipe.balance == "sampling":
-                order = balanced_order(self.labels_N.cpu().numpy(), self.seed, epoch)
-            else:
-                order = epoch_order(samples, self.seed, epoch)
-            order_N = torch.from_numpy(order).to(device)
-            self._planned = (epoch, order_N, draw_epoch(self.recipe.augment, samples, self.seed, epoch, device))
-        return self._planned[1:]
+            self._drawn = (epoch, draw_epoch(self.recipe.augment, samples, self.seed, epoch, device))
+        return self._drawn[1]
 
     def _padded_at(self, size: int) -> Tensor:
         """The whole set at one resolution, prepared once when the schedule gets there (0.3 s for CIFAR-10)."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from daybreak.core.errors import BadStepError, NonFiniteError, StorageError
 from daybreak.core.events import OnEvent
 from daybreak.core.options import TrainOptions
 from daybreak.core.signals import StopRequest
+from daybreak.data.dataset import Split
 from daybreak.runs.directory import RunDirectory
 from daybreak.training.callbacks import Epoch, Step
 from daybreak.training.session import Session, curve_split, spread
@@ -186,12 +187,11 @@ def evaluate_epoch(session: Session, size: int) -> dict[str, float]:
     exist.)"""
     train = session.dataset.train
     sample = spread(len(train.labels_N), TRAIN_SAMPLE)
-    classifier = replace(session.classifier, size=size)
     name, part = curve_split(session.dataset)
-    parts = {"train": (train.images_NHWC[sample], train.labels_N[sample]), name: (part.images_NHWC, part.labels_N)}
+    parts: dict[str, tuple[Split, np.ndarray | slice]] = {"train": (train, sample), name: (part, slice(None))}
     found: dict[str, float] = {}
-    for part_name, (images_NHWC, labels_N) in parts.items():
-        logits_NK = classifier.logits(images_NHWC)
+    for part_name, (split, index_M) in parts.items():
+        logits_NK, labels_N = session.logits(part_name, split, index_M, size), split.labels_N[index_M]
         _check_logits(logits_NK, session.step)
         found[f"{part_name}_loss"] = metrics.cross_entropy(logits_NK, labels_N)
         found[f"{part_name}_acc"] = metrics.accuracy(logits_NK, labels_N)

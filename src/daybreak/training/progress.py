@@ -8,7 +8,7 @@ from collections.abc import Callable
 from statistics import median
 from typing import Protocol
 
-from daybreak.training.loader import Loader
+from daybreak.training.loader import Batches
 
 FAR, GAP_SECONDS = 10.0, 5.0  # times the usual step, and seconds: what no slow step is
 RECENT, STEPS_TO_KNOW = 20, 3
@@ -32,7 +32,7 @@ class Horizon(Protocol):
 class StepHorizon:
     """One cycle over the recipe's epochs: the same steps on every machine, in whatever time they take."""
 
-    def __init__(self, loader: Loader) -> None:
+    def __init__(self, loader: Batches) -> None:
         self._loader = loader
         self.epochs: int | None = loader.epochs
         self.steps: int | None = loader.steps

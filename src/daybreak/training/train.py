@@ -273,7 +273,7 @@ def _val_acc(session: Session) -> float | None:
     if part is None:
         return None
     with session.watch.timed("evaluate"):
-        return metrics.accuracy(session.classifier.logits(part.images_NHWC), part.labels_N)
+        return metrics.accuracy(session.logits("val", part, slice(None), session.classifier.size), part.labels_N)
 
 
 def _make_ready(session: Session, options: TrainOptions, on_event: OnEvent) -> None:

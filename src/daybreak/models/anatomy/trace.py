@@ -16,9 +16,9 @@ from torch import Tensor, fx, nn
 
 from daybreak.core.errors import UsageError, one_line
 from daybreak.models.anatomy.stages import stage_names
-from daybreak.models.layers import GlobalMaxPool, GlobalMeanPool, Scale
+from daybreak.models.layers import GlobalMaxPool, GlobalMeanPool, Scale, Standardize
 
-_LEAVES = (GlobalMaxPool, GlobalMeanPool, Scale)
+_LEAVES = (GlobalMaxPool, GlobalMeanPool, Scale, Standardize)
 _JOINS = {operator.add: "add", operator.iadd: "add", torch.add: "add", torch.cat: "concatenate"}
 _GLOBAL = (GlobalMaxPool, GlobalMeanPool, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 _WINDOWS = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)  # and what libraries have made of them

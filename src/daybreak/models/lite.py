@@ -1,0 +1,148 @@
+"""lite0 and lite2: EfficientNet-Lite, small nets of depthwise convolutions that come trained on ImageNet.
+
+Tan & Le 2019, "EfficientNet", in the form of Liu 2020 ("EfficientNet-Lite", TensorFlow blog): no squeeze-excitation,
+ReLU6, and first and last layers of one width. Shapes of lite0 for a 224×224 image (3.4 million parameters without the
+head, 384 million multiply-adds):
+
+    stem     conv 3×3 /2, BN, ReLU6                           32 × 112 × 112
+    stage1   1 block,  3×3, no expansion                      16 × 112 × 112
+    stage2   2 blocks, 3×3, the first with stride 2           24 ×  56 ×  56
+    stage3   2 blocks, 5×5, the first with stride 2           40 ×  28 ×  28
+    stage4   3 blocks, 3×3, the first with stride 2           80 ×  14 ×  14
+    stage5   3 blocks, 5×5                                   112 ×  14 ×  14
+    stage6   4 blocks, 5×5, the first with stride 2          192 ×   7 ×   7
+    stage7   1 block,  3×3                                   320 ×   7 ×   7
+    top      conv 1×1, BN, ReLU6                            1280 ×   7 ×   7
+    pool     mean over what is left                         1280
+    head     linear                                           10
+
+A block is 1×1 (six times the channels), depthwise, 1×1 without an activation, and x + f(x) where it keeps the shape
+(Sandler et al. 2018). The weights were trained with TensorFlow's padding.
+"""
+
+from collections import OrderedDict
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from daybreak.core.nets import LiteConfig
+from daybreak.models.layers import GlobalMeanPool, Residual, Standardize, named, scaled
+from daybreak.models.pretrained import imagenet_weights
+
+# kernel, stride, expansion, channels, blocks: of lite0 and lite2
+STAGES = {
+    "lite0": ((3, 1, 1, 16, 1), (3, 2, 6, 24, 2), (5, 2, 6, 40, 2), (3, 2, 6, 80, 3), (5, 1, 6, 112, 3),
+              (5, 2, 6, 192, 4), (3, 1, 6, 320, 1)),
+    "lite2": ((3, 1, 1, 16, 1), (3, 2, 6, 24, 3), (5, 2, 6, 48, 3), (3, 2, 6, 88, 4), (5, 1, 6, 120, 4),
+              (5, 2, 6, 208, 5), (3, 1, 6, 352, 1)),
+}  # fmt: skip
+STEM, TOP, EPS = 32, 1280, 1e-3
+MOMENTUM = 0.01  # of the running statistics, as in training on ImageNet
+
+
+class SameConv(nn.Conv2d):
+    """A convolution padded as in TensorFlow: ceil(side / stride) values come out, and of an odd number of px the one
+    more is to the right and below. (`padding` is what stands to the left of an even side.)"""
+
+    def __init__(self, c_in: int, c_out: int, kernel: int, stride: int, groups: int = 1) -> None:
+        padding = (kernel - stride) // 2
+        super().__init__(c_in, c_out, kernel, stride, padding=padding, groups=groups, bias=False)
+
+    def reset_parameters(self) -> None:
+        """Keeps the size of what goes backward (He et al. 2015, eq. 14), in each group of its own."""
+        outgoing = self.kernel_size[0] * self.kernel_size[1] * self.out_channels / self.groups
+        nn.init.normal_(self.weight, std=(2 / outgoing) ** 0.5)
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        kernel, stride = self.kernel_size[0], self.stride[0]
+        (top, bottom), (left, right) = (_same(side, kernel, stride) for side in x_NCHW.shape[2:])
+        if top == bottom == left == right == self.padding[0]:
+            return super().forward(x_NCHW)
+        padded = F.pad(x_NCHW, (left, right, top, bottom))
+        return F.conv2d(padded, self.weight, self.bias, self.stride, groups=self.groups)
+
+
+def _same(side: int, kernel: int, stride: int) -> tuple[int, int]:
+    """The px before and behind a line of this length."""
+    total = max((-(-side // stride) - 1) * stride + kernel - side, 0)
+    return total // 2, total - total // 2
+
+
+class LiteNet(nn.Module):
+    """Images (N, C, H, W) to logits (N, K).
+
+    Attributes:
+        pixel_mean, pixel_std: with which images are normalised, a channel, on the scale of [0, 1].
+    """
+
+    stages = ("stem", "stage2", "stage3", "stage5", "stage7", "top")  # one each a resolution, and the last ones
+    pixel_mean, pixel_std = 127 / 255, 128 / 255
+
+    def __init__(self, config: LiteConfig, num_classes: int, in_channels: int) -> None:
+        super().__init__()
+        self.config = config
+        (c_in,) = scaled(config, STEM)
+        self.stem = named(conv=SameConv(in_channels, c_in, 3, 2), norm=norm(c_in), act=nn.ReLU6())
+        for number, (kernel, stride, expansion, channels, count) in enumerate(STAGES[config.name], 1):
+            (c_out,) = scaled(config, channels)
+            blocks = {
+                f"block{n}": block(c_in if n == 1 else c_out, c_out, kernel, stride if n == 1 else 1, expansion)
+                for n in range(1, count + 1)
+            }
+            setattr(self, f"stage{number}", named(**blocks))
+            c_in = c_out
+        (c_top,) = scaled(config, TOP)
+        self.top = named(conv=SameConv(c_in, c_top, 1, 1), norm=norm(c_top), act=nn.ReLU6())
+        self.pool = GlobalMeanPool()
+        self.scale = Standardize(c_top)
+        self.dropout = nn.Dropout(config.dropout)
+        self.head = nn.Linear(c_top, num_classes)
+
+    def trunk(self) -> nn.Sequential:
+        """All but the head: images to features (N, D). Shares this net's modules."""
+        stages = (self.get_submodule(f"stage{number}") for number in range(1, len(STAGES[self.config.name]) + 1))
+        return nn.Sequential(self.stem, *stages, self.top, self.pool)
+
+    def answer(self, features_ND: Tensor) -> Tensor:
+        """Features to logits (N, K)."""
+        logits: Tensor = self.head(self.dropout(self.scale(features_ND)))
+        return logits
+
+    def forward(self, images_NCHW: Tensor) -> Tensor:
+        x = images_NCHW
+        for layer in self.trunk():
+            x = layer(x)
+        return self.answer(x)
+
+    @torch.no_grad()
+    def pretrain(self) -> None:
+        """Take the weights that the configuration names; the head stays as it is. For grey images the first filters
+        are added over their colours, which is what a grey image in three channels would give.
+
+        Raises:
+            UsageError: the package with the weights is missing.
+            RunError: it does not hold what it should.
+        """
+        if self.config.weights == "none":
+            return
+        found = imagenet_weights(self.config.name)
+        for name, tensor in self.state_dict().items():
+            if name.startswith(("head.", "scale.")) or name.endswith("num_batches_tracked"):
+                continue
+            value = found[name]
+            tensor.copy_(value.sum(1, keepdim=True) if name == "stem.conv.weight" and tensor.shape[1] == 1 else value)
+
+
+def block(c_in: int, c_out: int, kernel: int, stride: int, expansion: int) -> nn.Module:
+    """An inverted residual block; without the first convolution where there is no expansion."""
+    inner = expansion * c_in
+    widened = {"expand": SameConv(c_in, inner, 1, 1), "norm1": norm(inner), "act1": nn.ReLU6()}
+    layers: dict[str, nn.Module] = widened if expansion > 1 else {}
+    layers |= {"depthwise": SameConv(inner, inner, kernel, stride, groups=inner), "norm2": norm(inner)}
+    layers |= {"act2": nn.ReLU6(), "project": SameConv(inner, c_out, 1, 1), "norm3": norm(c_out)}
+    return Residual(OrderedDict(layers)) if (c_in, stride) == (c_out, 1) else named(**layers)
+
+
+def norm(channels: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(channels, eps=EPS, momentum=MOMENTUM)

