@@ -94,6 +94,7 @@ HEAD, GOOD = "image,label,split\n", "train/ant/000.png,ant,train\n"
         (HEAD + "a\\..\\..\\b.png,ant,train\n", "is not a path below"),
         (HEAD + "C:\\a.png,ant,train\n", "is not a path below"),
         (HEAD + GOOD + GOOD, "line 3: train/ant/000.png is listed twice"),
+        (HEAD + GOOD + "./train//ant/000.png,ant,test\n", "line 3: train/ant/000.png is listed twice"),
         (HEAD + GOOD + "train/ant/000.png,bee,train\n", "line 3: .* is listed as ant and as bee; try: one row and one"),
         (HEAD + '"train/ant/000.png,ant,train\n', "line 2: unexpected end of data"),
         ("image,label\na.png,ant\nb.png,Ant\n", "class names 'Ant' and 'ant' differ only in case"),

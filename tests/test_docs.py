@@ -106,7 +106,7 @@ def test_the_readme_quotes_its_records(monkeypatch: pytest.MonkeyPatch) -> None:
         assert found[0] == found[1] + text + found[2]
         assert found[0].count("benchmarks/records/") >= 1
     reached = dict(re.findall(r"^\| `([\w-]+)` \| `[^`]+` \| ([\d.]+)", readme.nets(), re.MULTILINE))
-    assert set(reached) == set(NETS)
+    assert set(reached) == set(NETS) - {"lite0", "lite2"}  # which are for photos
     assert all(float(accuracy) > MIN_IN_TWO_EPOCHS for accuracy in reached.values())
     assert readme.FIGURE.read_text() == readme.svg(readme.ladder(readme.rows()))
     assert readme.STAIRS.read_text() == readme.svg(readme.stairs_figure())

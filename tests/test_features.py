@@ -1,5 +1,8 @@
 """A head on features: computed once, kept, found again; the run is one like any other."""
 
+import os
+import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -8,18 +11,22 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
+from torch import nn
 
 import daybreak
 from daybreak.core import metrics
 from daybreak.core.config import Recipe, override
-from daybreak.core.errors import UsageError
+from daybreak.core.errors import StoppedError, StorageError, UsageError
 from daybreak.core.options import train_options
 from daybreak.data import Dataset
+from daybreak.data.dataset import Split
 from daybreak.models.lite import LiteNet
 from daybreak.recipes import RECIPES
 from daybreak.runs.transforms import Normalizer
 from daybreak.training import features, recipe_choice, session
+from daybreak.training import train as train_module
 from daybreak.training.callbacks import Callback, Epoch
+from daybreak.training.extensions import Given
 from daybreak.training.features import BLOCK, FeatureLoader, Store, Trunk, view_of
 from daybreak.training.recipe_choice import for_photos, size_for
 from daybreak.training.session import initial_net, prepare
@@ -96,16 +103,25 @@ def test_features_are_those_of_the_net_and_are_found_again(digits: Dataset) -> N
 
 def test_other_images_weights_or_sizes_are_not_taken_for_these(digits: Dataset) -> None:
     Store(trunk_of(digits), digits.test, digits.fingerprint).plain()
-    fold = digits.test.take(np.arange(1, len(digits.test.labels_N)))
+    others = Split(digits.test.images_NHWC, digits.test.labels_N, tuple(f"{name}x" for name in digits.test.names))
     for trunk, part, fingerprint in (
         (trunk_of(digits, size=64), digits.test, digits.fingerprint),
         (trunk_of(digits, seed=1), digits.test, digits.fingerprint),
-        (trunk_of(digits), fold, digits.fingerprint),
+        (trunk_of(digits), others, digits.fingerprint),
         (trunk_of(digits), digits.test, "another"),
     ):
         store = Store(trunk, part, fingerprint)
         store.plain()
         assert store.computed > 0
+
+
+def test_a_part_of_a_part_has_the_features_of_the_whole(digits: Dataset) -> None:
+    whole = Store(trunk_of(digits), digits.train, digits.fingerprint).plain()
+    fold = digits.train.take(np.arange(5, 700, 3)).take(np.arange(10, 200, 2))
+    store = Store(trunk_of(digits), fold, digits.fingerprint)
+    assert torch.equal(store.plain(), whole[5:700:3][10:200:2])
+    assert store.computed == 0
+    assert np.array_equal(fold.images_NHWC, digits.train.images_NHWC[5:700:3][10:200:2])
 
 
 def test_what_was_computed_before_a_kill_is_not_computed_again(digits: Dataset, own_cache: Path) -> None:
@@ -186,6 +202,38 @@ def test_the_curves_are_those_of_the_whole_net(digits: Dataset) -> None:
     assert by_images.std() > 0.1
 
 
+def test_suspects_of_a_run_on_features_need_no_net(run: daybreak.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only heads are trained: nothing is computed from images."""
+    monkeypatch.setattr(Trunk, "features", lambda *_: pytest.fail("features were computed again"))
+    monkeypatch.setattr(train_module, "predict_test", lambda *_: pytest.fail("images went through the net again"))
+    found = run.suspects(folds=3)
+    known = set(run.directory.suspects() or {})
+    assert {"train", "test", "folds"} <= known
+    assert all(0 <= row["index"] < 1437 for row in found["train"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_features_are_computed_ends_it_at_once_and_keeps_them(
+    tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    compute, calls = Trunk.features, list[int]()
+
+    def then_a_signal(trunk: Trunk, images: np.ndarray, first: int, view: int) -> np.ndarray:
+        calls.append(first)
+        if len(calls) == 3:
+            os.kill(os.getpid(), number)
+        return compute(trunk, images, first, view)
+
+    monkeypatch.setattr(Trunk, "features", then_a_signal)
+    with pytest.raises(StoppedError) as caught:
+        daybreak.train("digits", recipe=recipe(), out=tmp_path / "run", device="cpu")
+    assert caught.value.signal == number
+    assert (len(calls), len(list(own_cache.rglob("*.f16")))) == (3, 2)
+    assert not (tmp_path / "run").exists()
+    daybreak.train("digits", recipe=recipe(), out=tmp_path / "run", device="cpu", report=False)
+    assert calls[3] == calls[2]
+
+
 class StopAfterOne(Callback):
     def on_epoch(self, epoch: Epoch) -> None:
         epoch.stop = epoch.row["epoch"] == 1
@@ -203,15 +251,74 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path: Path) -> None
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_a_budget_bounds_the_views_and_a_resumed_run_keeps_their_number(
-    digits: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_budget_bounds_the_views(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "FOR_FEATURES", 0.0)
     made = prepare(recipe(), digits, 0, CPU, budget=60.0)
     assert made.recipe.features == 1
     assert made.features is not None
     assert len(made.features.train_VND) == 1
     assert made.horizon.steps == made.loader.steps  # the head has its epochs
+
+
+def test_a_resumed_run_keeps_its_views_whatever_the_budget_and_the_cache_say(
+    tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for_one_more_view = [True] * 6 + [False] * 99
+    monkeypatch.setattr(session, "_has_time", lambda *_: iter(for_one_more_view).__next__)
+    options: dict[str, Any] = {"recipe": recipe(), "device": "cpu", "budget": 60, "report": False}
+    whole = daybreak.train("digits", out=tmp_path / "whole", **options)
+    assert whole.directory.recipe.features == 2
+    shutil.rmtree(own_cache)
+    daybreak.train("digits", out=tmp_path / "part", callbacks=[StopAfterOne], **options)
+    (tmp_path / "part" / "summary.json").unlink()  # as a kill would leave it
+    shutil.rmtree(own_cache)
+    monkeypatch.setattr(session, "_has_time", lambda budget, _: lambda: budget is None)
+    resumed = daybreak.resume(tmp_path / "part", report=False, callbacks=[Callback])
+    a, b = (r.directory.classifier("cpu").net.state_dict() for r in (whole, resumed))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    with pytest.raises(UsageError, match="its head is trained for epochs; the budget was for the features; try: --ep"):
+        daybreak.resume(tmp_path / "part", budget=120, callbacks=[Callback])
+    assert daybreak.resume(tmp_path / "part", epochs=4, report=False, callbacks=[Callback]).summary.epochs == 4
+
+
+def test_a_cache_that_cannot_be_written_is_named(digits: Dataset, own_cache: Path) -> None:
+    own_cache.write_text("a file in the place of the folder")
+    with pytest.raises(StorageError, match="set DAYBREAK_CACHE_DIR") as caught:
+        Store(trunk_of(digits), digits.test, digits.fingerprint).plain()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_summary_says_which_features_were_there_already(run: daybreak.Run, tmp_path: Path) -> None:
+    again = daybreak.train("digits", recipe=recipe(), out=tmp_path / "again", device="cpu", validate=0.1, report=False)
+    first, second = (r.directory.summary for r in (run, again))
+    assert first["features"] == {"views": 3, "computed": 18, "found": 0}  # 6 blocks of 256 images, and of each view
+    assert second["features"] == {"views": 3, "computed": 0, "found": 18}
+    assert second["features_seconds"] < first["features_seconds"] < first["train_seconds"]
+    assert not any("features" in note for note in first["notes"])
+    assert any("computing them is not in train_seconds" in note for note in second["notes"])
+
+
+class Plain(nn.Module):
+    """A net of somebody's own with names that mean something else."""
+
+    pixel_mean, pixel_std = torch.zeros(3, 1, 1), torch.ones(3, 1, 1)
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(4 * 14 * 14, num_classes))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.body(x)
+        return logits
+
+    def pretrain(self) -> None:
+        raise AssertionError("this is none of daybreak's business")
+
+
+def test_a_net_that_only_shares_a_name_is_left_alone(digits: Dataset) -> None:
+    of_ones_own = override(RECIPES["small"], {"model.name": "own:Plain"})
+    made = prepare(of_ones_own, digits, 0, CPU, extensions=Given(net=Plain()).extensions())
+    assert made.classifier.normalize.mean != (0.0,)
 
 
 def test_what_cannot_be_done_on_features_is_said(digits: Dataset, tmp_path: Path) -> None:
@@ -223,6 +330,7 @@ def test_what_cannot_be_done_on_features_is_said(digits: Dataset, tmp_path: Path
 
 def test_data_of_ones_own_is_decoded_at_the_size_of_the_net(tmp_path: Path) -> None:
     assert size_for("photos", "finetune") == 224
+    assert size_for("photos", "finetune", {"size": "160", "epochs": "3"}) == 160
     assert size_for("cifar10", "finetune") is None
     assert size_for("photos", None) is None
     assert size_for(tmp_path, RECIPES["sprint"]) is None
@@ -246,6 +354,10 @@ def photos(folder: Path, side: int = 120, per_class: int = 8) -> Path:
     [
         ({}, "choice"),
         ({"budget": 60}, "choice"),
+        ({"settings": {"batch_size": 32}}, "choice"),
+        ({"settings": {"augment.flip": "random"}}, None),
+        ({"net": "lite2"}, "choice"),
+        ({"size": 160, "epochs": 3, "target": 0.9}, "choice"),
         ({"size": 64}, None),
         ({"recipe": "small"}, None),
         ({"net": "vgg"}, None),
@@ -279,6 +391,7 @@ def test_two_words_are_enough(tmp_path: Path) -> None:
     made = daybreak.train(photos(tmp_path / "photos"), out=tmp_path / "run", device="cpu", on_event=events.append)
     (choice,) = [event for event in events if event["event"] == "choice"]
     assert choice["recipe"] == made.summary.recipe == "finetune"
+    assert made.directory.config["command"][3:5] == ["--recipe", "finetune"]
     assert made.summary.test_acc == 1.0
     assert made.directory.card.size == 224
     (row,) = made.predict(tmp_path / "photos" / "flower" / "0.jpg")

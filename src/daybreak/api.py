@@ -1,6 +1,7 @@
 """What `import daybreak` offers, but for `bench`. The command line calls these functions."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +74,11 @@ def train(
     chosen = train_options(data=data, recipe=name, **given.names(), **options)
     extensions = given.extensions()
     told = recipe_choice.for_photos(data, chosen) if recipe is None else None
-    recipe = told["recipe"] if told and told["event"] == "choice" else recipe
+    if told and told["event"] == "choice":
+        recipe, chosen = told["recipe"], replace(chosen, recipe=told["recipe"])  # so that its command repeats it
     dataset = open_dataset(
         data,
-        size=chosen.size or recipe_choice.size_for(data, recipe),
+        size=chosen.size or recipe_choice.size_for(data, recipe, chosen.settings),
         split_seed=chosen.split_seed,
         skip_bad=chosen.skip_bad,
         validate=chosen.validate,
@@ -175,7 +177,9 @@ def find_lr(
         settings: dotted recipe keys to override.
         out: a folder for `lr-find.json`, `lr-find.svg` and `lr-find.png`.
     """
-    dataset = open_dataset(data)
+    told = recipe_choice.for_photos(data, TrainOptions(settings=dict(settings or {}))) if recipe is None else None
+    recipe = told["recipe"] if told and told["event"] == "choice" else recipe
+    dataset = open_dataset(data, size=recipe_choice.size_for(data, recipe, settings))
     chosen = recipe_choice.named_or_default(recipe, dataset, None, settings)
     found = lr_find(chosen, dataset, seeds=range(seeds), steps=steps, lowest=lowest, highest=highest, device=device)
     if out is not None:

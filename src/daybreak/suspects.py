@@ -27,7 +27,7 @@ def find_suspects(
 
     Args:
         folds: nets to train for the training part.
-        budget: seconds of training for each.
+        budget: seconds of training for each; where the run is one on features, their heads take what they take.
         data: where the run's data is now, if it has moved.
 
     Returns:
@@ -41,8 +41,12 @@ def find_suspects(
     found |= {"test": _rows(suspects(evaluation.logits_NK, dataset.test, dataset.classes))}
     if folds:
         where = pick_device("auto")
-        recipe, _ = recipe_choice.for_budget(budget, dataset, seed, where, Stopwatch(synchronizer(where)))
-        logits_NK = out_of_sample(dataset, recipe, folds=folds, budget=budget, seed=seed, on_event=on_event)
+        if run.recipe.features:
+            recipe, seconds = run.recipe, None
+        else:
+            recipe, _ = recipe_choice.for_budget(budget, dataset, seed, where, Stopwatch(synchronizer(where)))
+            seconds = budget
+        logits_NK = out_of_sample(dataset, recipe, folds=folds, budget=seconds, seed=seed, on_event=on_event)
         found |= {"train": _rows(suspects(logits_NK, dataset.train, dataset.classes)), "folds": folds, "budget": budget}
     run.write_suspects(found)
     return found

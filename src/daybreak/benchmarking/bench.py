@@ -7,7 +7,7 @@ that was interrupted goes on with the runs it lacks when it is started again.
 
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,17 @@ from daybreak import api
 from daybreak.benchmarking import dawnbench
 from daybreak.benchmarking.latency import fastest, latencies
 from daybreak.benchmarking.record import check_same_setting, evidence, keep_evidence, make_record, write_record
-from daybreak.core.config import Compile, Device, with_epochs
+from daybreak.core.config import Compile, Device, Recipe, with_epochs
 from daybreak.core.device import describe_hardware, pick_device, versions
 from daybreak.core.errors import NonFiniteError, StoppedError, UsageError
 from daybreak.core.events import OnEvent
 from daybreak.core.files import write_json
-from daybreak.core.options import train_options
+from daybreak.core.options import TrainOptions, train_options
 from daybreak.data import Dataset, open_dataset
 from daybreak.recipes import get_recipe
 from daybreak.runs.directory import RunDirectory, default_paths
+from daybreak.training import recipe_choice
+from daybreak.training.balance import balance_for
 
 LATENCY = "latency.json"
 
@@ -50,6 +52,7 @@ class Series:
     device: Device
     latency: bool
     compile: Compile
+    size: int | None
 
 
 def bench(
@@ -99,10 +102,13 @@ def bench(
         raise UsageError("bench", "nothing to run", "--recipe NAME or --budget 5m, and --runs 1 or more")
     names = default_paths("bench", "-".join(c.label for c in candidates), seed)
     folder = Path(out) if out else next(path for path in names if not path.exists())
-    facts = {"fingerprint": open_dataset(data).fingerprint, "versions": versions()}
+    size = _size(data, chosen.values(), over_budgets=bool(budgets))
+    dataset = open_dataset(data, size=size, validate=0.0)
+    facts = {"fingerprint": dataset.fingerprint, "versions": versions()}
     facts["hardware"] = describe_hardware(pick_device(device))
-    check_same_setting(folder, facts, {recipe.name: recipe for recipe in chosen.values()})
-    series = Series(data, candidates, range(seed, seed + runs), folder, device, latency, compile)
+    meant = {recipe.name: balance_for(recipe, dataset, TrainOptions())[0] for recipe in chosen.values()}
+    check_same_setting(folder, facts, meant)
+    series = Series(data, candidates, range(seed, seed + runs), folder, device, latency, compile, size)
     for run_seed in series.seeds:
         for candidate in series.candidates:
             _run_once(series, candidate, run_seed, on_event)
@@ -110,6 +116,21 @@ def bench(
     if dawn_folder is not None:
         write_dawn(Path(dawn_folder), series.folder, record, cost_per_hour)
     return record | {"record": str(folder)}
+
+
+def _size(data: str | Path, recipes: Iterable[Recipe], over_budgets: bool) -> int | None:
+    """At which size in px all runs of a series see the data; None where its own sizes decide.
+
+    Raises:
+        UsageError: some see it at another.
+    """
+    sizes = {recipe_choice.size_for(data, recipe) for recipe in recipes}
+    if over_budgets:
+        told = recipe_choice.for_photos(data, TrainOptions())
+        sizes.add(recipe_choice.size_for(data, told["recipe"] if told and told["event"] == "choice" else None))
+    if len(sizes) > 1:
+        raise UsageError("bench", "its recipes see the data at different sizes", "a record for each of them")
+    return sizes.pop()
 
 
 def finish(folder: Path, target: float | None, dawn_rule: bool, cost_per_hour: float | None) -> dict[str, Any]:
@@ -150,7 +171,7 @@ def _run_once(series: Series, candidate: Candidate, seed: int, on_event: OnEvent
         speed = kept.parent / LATENCY
         if series.latency and run.summary["test_acc"] is not None and not speed.exists():
             on_event({"event": "latency", "label": candidate.label})
-            _measure_latency(run, open_dataset(series.data), speed, series.device)
+            _measure_latency(run, open_dataset(series.data, size=series.size), speed, series.device)
 
 
 def _train_once(series: Series, candidate: Candidate, seed: int, out: Path, on_event: OnEvent) -> RunDirectory:

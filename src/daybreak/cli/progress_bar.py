@@ -66,7 +66,7 @@ class TrainingProgress:
         facts = _facts(event) + self._accuracy
         self._bar.update(self._task, completed=event["work"], facts=facts)
         if not self.console.is_terminal and time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
-            left = event["train_seconds"] * (1 / event["work"] - 1)
+            left = event["stepping_seconds"] * (1 / event["work"] - 1)
             self._line(f"{event['progress']:4.0%}  {facts}  {left:.0f} s left")
 
     def _epoch(self, event: Event) -> None:

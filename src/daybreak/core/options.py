@@ -106,8 +106,8 @@ class TrainOptions:
     or a .csv with the columns image and label. With `resume`: where the run's data is now, if it has moved."""
 
     recipe: Annotated[Text, Cli("NAME|FILE")] = None
-    """A name of `daybreak recipes`, or a file.toml. By default what fits the budget or reaches the target; with
-    neither `sprint`, or `small` below 10,000 training images."""
+    """A name of `daybreak recipes`, or a file.toml. By default `finetune` for photos, if its weights are installed;
+    else what fits the budget or reaches the target; with neither `sprint`, or `small` below 10,000 training images."""
 
     net: Annotated[str | None, Cli("NET", resume=True, panel=OWN)] = None
     """Another net than the recipe's: by its name, or your own as package.module:factory (docs/extend.md)."""

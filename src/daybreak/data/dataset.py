@@ -1,7 +1,7 @@
 """What a data set is once it is open: names and numbers, no files, no torch."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -25,18 +25,22 @@ class Split:
         images_NHWC: uint8, read-only, memory-mapped unless it was made by `take`; C is 1 or 3.
         labels_N: int64, read-only, indices into the classes.
         names: the name of each image inside the data set, never empty ("test/17" where it has no file of its own).
+        origin: of what was taken from another split: the first one that was no such part, and which of its images these
+            are. What is known of an image there holds here.
     """
 
     images_NHWC: Pixels
     labels_N: Labels
     names: tuple[str, ...]
+    origin: "tuple[Split, Indices] | None" = field(default=None, repr=False, compare=False)
 
     def take(self, index_M: Indices) -> "Split":
         """The images at these indices, in this order; copied into memory, read-only."""
         images_MHWC, labels_M = self.images_NHWC[index_M], self.labels_N[index_M]
         for array in (images_MHWC, labels_M):
             array.setflags(write=False)
-        return Split(images_MHWC, labels_M, tuple(self.names[i] for i in index_M))
+        first, index_N = self.origin or (self, np.arange(len(self.labels_N)))
+        return Split(images_MHWC, labels_M, tuple(self.names[i] for i in index_M), (first, index_N[index_M]))
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,6 @@ class Pictures:
         part_N: int8, the part each image belongs to: TRAIN, TEST or VALIDATION; None where the source has no parts.
         images: yields the decoded images (HWC, uint8) at the given indices, in that order, and raises DataError
             after the last one if any of them is broken, naming all that are.
-        side: the median of the images' shorter sides, in px; None where they are no files of their own.
     """
 
     classes: tuple[str, ...]
@@ -110,7 +113,6 @@ class Pictures:
     decode: DecodeSpec
     images: Callable[[Indices], Iterator[Pixels]]
     notes: tuple[str, ...] = ()
-    side: int | None = None
 
     @property
     def has_test_part(self) -> bool:

@@ -5,13 +5,14 @@ import os
 from collections import Counter
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import PurePosixPath
 
 from daybreak.core.count import Count
 from daybreak.core.errors import BadImagesError
 from daybreak.data.archives import BROKEN, Container
 from daybreak.data.dataset import DecodeSpec, Indices, Pictures, Pixels
 from daybreak.data.decode import BadImage, Header, decode, read_header, read_stream
-from daybreak.data.layout import PART_NAMES, Layout, PartNames, read_layout
+from daybreak.data.layout import IMAGE_SUFFIXES, PART_NAMES, Layout, PartNames, read_layout
 
 log = logging.getLogger(__name__)
 
@@ -53,9 +54,15 @@ def pictures_of(container: Container, layout: Layout, size: int | None, where: o
         return _decoded(container, [layout.files[i] for i in order], spec, where)
 
     notes = (*layout.notes, *_notes(headers, spec))
-    sides = [min(header.width, header.height) for header in headers.elements()]
-    side = sorted(sides)[len(sides) // 2] if sides else None
-    return Pictures(layout.classes, layout.names, layout.labels_N, layout.part_N, spec, images, notes, side)
+    return Pictures(layout.classes, layout.names, layout.labels_N, layout.part_N, spec, images, notes)
+
+
+def typical_side(container: Container, looked_at: int = 25) -> int | None:
+    """The median of the shorter sides in px of a few image files, evenly spread; None where none can be read."""
+    files = [name for name in container.names if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES]
+    some = files[:: max(1, len(files) // looked_at)]
+    sides = sorted(min(header.width, header.height) for header in _headers(container, tuple(some)).elements())
+    return sides[len(sides) // 2] if sides else None
 
 
 def choose_spec(headers: "Counter[Header]", size: int | None) -> DecodeSpec:

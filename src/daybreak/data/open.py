@@ -9,16 +9,7 @@ from daybreak.data import cache
 from daybreak.data.dataset import Dataset, Request, Split
 from daybreak.data.entry import DamagedEntryError, Entry
 from daybreak.data.layout import PART_NAMES, PART_NAMES_OF_0_1_0
-from daybreak.data.sources import (
-    KNOWN_ARCHIVES,
-    NAMES,
-    FolderSource,
-    Source,
-    TableSource,
-    content_of,
-    find,
-    is_published,
-)
+from daybreak.data.sources import KNOWN_ARCHIVES, NAMES, Source, content_of, find, is_published
 from daybreak.data.split import check_share, default_share, few_images, hold_out, split_indices
 
 NAMED = 10  # bad images that a note names
@@ -82,22 +73,6 @@ def open_dataset(
         request=request,
         validation=validation,
     )
-
-
-def photo_side(data: str | Path) -> int | None:
-    """The median of the images' shorter sides in px, from their headers alone; None for data that is no folder, zip or
-    table of image files. (A tar would have to be read whole.)
-
-    Raises:
-        DataError: it is no usable data set.
-    """
-    if data in NAMES:
-        return None
-    source, _ = find(data)
-    if not isinstance(source, FolderSource | TableSource) and not str(data).lower().endswith(".zip"):
-        return None
-    with source.read(None, frozenset(), PART_NAMES) as pictures:
-        return pictures.side
 
 
 def _absolute(data: str | Path) -> str:

@@ -20,7 +20,7 @@ from daybreak.data.canonical import PUBLISHED, Published, verify
 from daybreak.data.dataset import Pictures
 from daybreak.data.download import fetch, sha256_of
 from daybreak.data.entry import file_stamp
-from daybreak.data.files import pictures_of, read_pictures
+from daybreak.data.files import pictures_of, read_pictures, typical_side
 from daybreak.data.folder import Folder
 from daybreak.data.layout import PartNames
 
@@ -97,6 +97,24 @@ def find_here(name: str) -> str | None:
         return None
 
 
+def photo_side(data: str | Path) -> int | None:
+    """The typical shorter side in px of a few images of a folder, a zip or a table; None for other data. (A tar would
+    have to be read whole.)
+
+    Raises:
+        DataError: there is no such thing, or it cannot be read.
+    """
+    if data in NAMES:
+        return None
+    source, _ = find(data)
+    if isinstance(source, FolderSource | TableSource):
+        return typical_side(source.container)
+    if not isinstance(source, FileSource) or source.path.suffix.lower() != ".zip":
+        return None
+    with open_archive(source.path) as container:
+        return typical_side(container)
+
+
 class DigitsSource:
     where = name = title = "digits"
     notes: tuple[str, ...] = ()
@@ -137,17 +155,17 @@ class FolderSource:
     def __init__(self, path: Path) -> None:
         self.where = str(path.resolve())
         self.name, self.title = _name_and_title(Path(self.where).name)
-        self._folder = Folder(path)
+        self.container = Folder(path)
 
     def stamp(self) -> str:
-        return self._folder.stamp
+        return self.container.stamp
 
     def digest(self) -> str:
-        return self._folder.digest()
+        return self.container.digest()
 
     @contextmanager
     def read(self, size: int | None, left_out: Collection[str], part_names: PartNames) -> Iterator[Pictures]:
-        yield read_pictures(self._folder, size, self.where, left_out, part_names)
+        yield read_pictures(self.container, size, self.where, left_out, part_names)
 
 
 class TableSource:
@@ -158,17 +176,17 @@ class TableSource:
     def __init__(self, path: Path) -> None:
         self.where = str(path.resolve())
         self.name, self.title = _name_and_title(path.stem)
-        self._table = table.Table(path)
+        self.container = table.Table(path)
 
     def stamp(self) -> str:
-        return self._table.stamp
+        return self.container.stamp
 
     def digest(self) -> str:
-        return self._table.digest()
+        return self.container.digest()
 
     @contextmanager
     def read(self, size: int | None, left_out: Collection[str], part_names: PartNames) -> Iterator[Pictures]:  # noqa: ARG002
-        yield pictures_of(self._table, self._table.layout(left_out), size, self.where)
+        yield pictures_of(self.container, self.container.layout(left_out), size, self.where)
 
 
 class FileSource:
@@ -184,23 +202,23 @@ class FileSource:
                 f"a folder, or one of {', '.join((*FILE_SUFFIXES, *table.SUFFIXES))}",
             )
         self.name, self.title = _name_and_title(path.name[: -len(suffix)])
-        self._path, self._is_npz = path, suffix == ".npz"
+        self.path, self._is_npz = path, suffix == ".npz"
 
     def stamp(self) -> str:
-        return _file_stamp(self._path)
+        return _file_stamp(self.path)
 
     def digest(self) -> str:
         try:
-            return sha256_of(self._path)
+            return sha256_of(self.path)
         except OSError as error:
-            raise DataError(self._path, f"cannot be read ({error.strerror})", "check its permissions") from None
+            raise DataError(self.path, f"cannot be read ({error.strerror})", "check its permissions") from None
 
     @contextmanager
     def read(self, size: int | None, left_out: Collection[str], part_names: PartNames) -> Iterator[Pictures]:
         if self._is_npz:
-            yield read_npz(self._path, size, part_names)
+            yield read_npz(self.path, size, part_names)
         else:
-            with open_archive(self._path, spool_dir=cache_dir()) as container:
+            with open_archive(self.path, spool_dir=cache_dir()) as container:
                 yield read_pictures(container, size, self.where, left_out, part_names)
 
 

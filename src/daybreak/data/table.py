@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import os
+import posixpath
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from io import BufferedReader
@@ -153,7 +154,7 @@ def _row(line: int, cells: list[str], columns: tuple[int, int, int | None], path
     for name, value in (("image", image), ("label", label)):
         if not value:
             raise DataError(path, f"line {line}: no {name}", "fill it in, or remove the row")
-    image = image.replace("\\", "/")
+    image = posixpath.normpath(image.replace("\\", "/"))
     if image.startswith("/") or ".." in image.split("/") or "\0" in image or ":" in image.split("/")[0]:
         why = f"line {line}: {one_line(image)[:100]} is not a path below the table's folder"
         raise DataError(path, why, "paths relative to the table, and the table above its images")

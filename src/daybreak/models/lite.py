@@ -104,6 +104,10 @@ class LiteNet(nn.Module):
         stages = (self.get_submodule(f"stage{number}") for number in range(1, len(STAGES[self.config.name]) + 1))
         return nn.Sequential(self.stem, *stages, self.top, self.pool)
 
+    def fit_features(self, features_ND: Tensor) -> None:
+        """Take features of the training part, on whose scale the head is to learn."""
+        self.scale.fit(features_ND)
+
     def answer(self, features_ND: Tensor) -> Tensor:
         """Features to logits (N, K)."""
         logits: Tensor = self.head(self.dropout(self.scale(features_ND)))

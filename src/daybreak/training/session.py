@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from daybreak.data.dataset import Dataset, Split
 from daybreak.models.anatomy.trace import count_macs
 from daybreak.models.groups import Sample
 from daybreak.models.layers import use_convolutions
-from daybreak.models.registry import SMALLEST_SIZE, build_net, check_net, place
+from daybreak.models.registry import SMALLEST_SIZE, build_net, check_net, has_trunk, place
 from daybreak.models.winograd.choice import Convolutions
 from daybreak.runs.classifier import Classifier
 from daybreak.runs.transforms import Normalizer, resize
@@ -90,6 +90,11 @@ class Session:
             return images_BCHW, labels_B
         return self.extensions.augment(images_BCHW, labels_B, batch_generator(self.seed, self.step))
 
+    @property
+    def stepping_seconds(self) -> float:
+        """Seconds of training without those in which features were computed."""
+        return self.watch.seconds("train") - self.watch.seconds("features")
+
     @torch.no_grad()
     def logits(self, name: str, part: Split, index_M: np.ndarray | slice, size: int) -> np.ndarray:
         """What the net as it now is says about images of a part, one view: (M, K), float32.
@@ -141,11 +146,12 @@ def prepare(
         loader: Batches
         if recipe.features:
             trunk = _trunk(recipe, net, extensions, size, dataset.decode.channels, device, dtype)
-            features = Features(trunk, dataset, recipe.features, _has_time(budget, clock))
+            with clock.timed("features"):
+                features = Features(trunk, dataset, recipe.features, _has_time(budget, clock))
             recipe = recipe.model_copy(update={"features": len(features.train_VND)})
             loader = FeatureLoader(recipe, features.train_VND.to(device), labels_N, size, seed)
             normalize = trunk.normalize
-            net.scale.fit(features.train_VND[0].float())  # type: ignore[operator,union-attr]
+            net.fit_features(features.train_VND[0].float())  # type: ignore[operator]
         else:
             loader = _image_loader(recipe, net, dataset, labels_N, size, seed, dtype)
             normalize = loader.normalize
@@ -197,7 +203,7 @@ def _trunk(
         UsageError: the net has no such part, or somebody's augmentation wants to see images.
     """
     normalize = _fixed_normalizer(net, channels)
-    if normalize is None or not hasattr(net, "trunk"):
+    if normalize is None:
         raise UsageError(f"features={recipe.features}", f"{recipe.model.name} has no part to be frozen", "--net lite0")
     if extensions.augment is not None:
         raise UsageError("--augment", "there are no images in a run on features", "leave it out, or --set features=0")
@@ -212,8 +218,10 @@ def _has_time(budget: float | None, clock: Stopwatch) -> Callable[[], bool]:
 
 def _fixed_normalizer(net: nn.Module, channels: int) -> Normalizer | None:
     """That with which a net's weights were trained; None for a net that says nothing of it."""
-    mean, std = getattr(net, "pixel_mean", None), getattr(net, "pixel_std", None)
-    return None if mean is None or std is None else Normalizer((mean,) * channels, (std,) * channels)
+    if not has_trunk(net):
+        return None
+    mean, std = cast(float, net.pixel_mean), cast(float, net.pixel_std)
+    return Normalizer((mean,) * channels, (std,) * channels)
 
 
 def _weights(recipe: Recipe, dataset: Dataset, device: torch.device) -> Tensor | None:
@@ -238,9 +246,8 @@ def initial_net(recipe: Recipe, dataset: Dataset, seed: int, factory: Factory | 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = build_net(recipe.model, len(dataset.classes), dataset.decode.channels, factory)
-        pretrain: Callable[[], None] | None = getattr(net, "pretrain", None)
-        if pretrain is not None:
-            pretrain()
+        if has_trunk(net):
+            net.pretrain()  # type: ignore[operator]
         return net
 
 

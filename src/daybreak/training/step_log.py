@@ -73,8 +73,9 @@ class StepLog:
         return {
             "images_per_second": images_per_second(self.session),
             "work": self.session.horizon.work(self.session.step),
+            "stepping_seconds": self.session.stepping_seconds,
         }
 
 
 def images_per_second(session: Session) -> float:
-    return session.step * session.loader.batch_size / max(session.watch.seconds("train"), 1e-9)
+    return session.step * session.loader.batch_size / max(session.stepping_seconds, 1e-9)

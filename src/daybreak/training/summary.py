@@ -70,7 +70,9 @@ def summary_of(
         | {
             "tta": session.recipe.tta,
             "balance": session.recipe.balance,
+            "features": session.features and session.features.as_json(),
             "train_seconds": session.watch.seconds("train"),
+            "features_seconds": session.watch.seconds("features"),
             "compile_seconds": session.watch.seconds("compile"),
             "evaluate_seconds": session.watch.seconds("evaluate"),
             "final_evaluate_seconds": session.watch.seconds("final"),
@@ -88,7 +90,7 @@ def summary_of(
             "peak_rss_bytes": peak_memory_bytes(),
             "device": session.device.type,
             "dataset": session.dataset.title,
-            "notes": [*session.dataset.notes, *_pause(session)],
+            "notes": [*session.dataset.notes, *_pause(session), *_found(session)],
             "recipe": session.recipe.name,
             "seed": session.seed,
             "target_met": by_the_rule or met,
@@ -96,6 +98,11 @@ def summary_of(
             "error": error,
         }
     )
+
+
+def _found(session: Session) -> list[str]:
+    found = session.features.found if session.features else 0
+    return ["features that were there were used: computing them is not in train_seconds"] if found else []
 
 
 def _pause(session: Session) -> list[str]:

@@ -3,18 +3,20 @@
 What they leave out: reports and galleries (they work on the finished directory).
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from daybreak.core import metrics
 from daybreak.core.clock import Stopwatch
 from daybreak.core.config import Recipe, with_epochs
 from daybreak.core.device import kept_memory, pick_device, repeatable, synchronizer
-from daybreak.core.errors import BadStepError, NonFiniteError, RunError, StorageError, UsageError
+from daybreak.core.errors import BadStepError, NonFiniteError, RunError, StoppedError, StorageError, UsageError
 from daybreak.core.events import OnEvent
 from daybreak.core.files import check_space
 from daybreak.core.options import TrainOptions, lengthened
@@ -42,6 +44,7 @@ def train(
     *,
     extensions: Extensions = Extensions(),
     watch: Stopwatch | None = None,
+    by_features: bool = False,
     on_event: OnEvent = lambda event: None,
 ) -> RunDirectory:
     """Train a net and leave a run directory behind.
@@ -51,6 +54,8 @@ def train(
         options: how to train; what recipe, data and place are is said by the other arguments.
         extensions: a net, loss, augmentation and callbacks of the caller's own.
         watch: a clock that runs already, where choosing the recipe has spent part of the budget.
+        by_features: evaluate the finished net on features where it has them, one view, and not by taking the test
+            images through the whole net once more.
         on_event: called with every row of metrics as it comes, and with what a progress display needs.
 
     Returns:
@@ -69,9 +74,12 @@ def train(
     check_options(options, dataset, where)
     with _undisturbed(where) as stop, repeatable(options.deterministic):
         torch.manual_seed(options.seed)
-        session = prepare(
-            recipe, dataset, options.seed, where, budget=options.budget, watch=watch, extensions=extensions
-        )
+        session = _prepared(
+            stop, recipe, "nothing was trained yet; the same command begins again",
+            lambda: prepare(
+                recipe, dataset, options.seed, where, budget=options.budget, watch=watch, extensions=extensions
+            ),
+        )  # fmt: skip
         choose_convolutions(session)
         if session.horizon.is_done(0):
             raise UsageError(f"--budget {options.budget:g}s", "over before the first step", "a longer budget")
@@ -81,7 +89,7 @@ def train(
             run.write_config(config_of(session, options))
             on_event(_start(session, run, dataset.notes))
             _make_ready(session, options, on_event)
-            return _to_the_end(session, run, options, stop, on_event)
+            return _to_the_end(session, run, options, stop, on_event, by_features)
 
 
 def resume(
@@ -129,9 +137,13 @@ def resume(
         if saved is None and run.has_result:
             raise RunError(run.checkpoints, "missing, though the run has come to a result", "a whole copy of the run")
         watch = Stopwatch(synchronizer(where), saved.facts["spent"] if saved else {})
-        session = prepare(
-            recipe, dataset, options.seed, where, budget=options.budget, watch=watch, extensions=extensions,
-            convolutions=Convolutions.of(run.config.get("convolutions")),
+        session = _prepared(
+            stop, recipe, f"the run is as it was; --resume {run.path} goes on",
+            lambda: prepare(
+                recipe, dataset, options.seed, where, watch=watch, extensions=extensions,
+                budget=None if recipe.features else options.budget,  # as many views as the run has had
+                convolutions=Convolutions.of(run.config.get("convolutions")),
+            ),
         )  # fmt: skip
         choose_convolutions(session)
         _make_ready(session, options, on_event)
@@ -152,6 +164,14 @@ def resume(
         run.write_config(config)
         on_event(_start(session, run, notes))
         return _to_the_end(session, run, options, stop, on_event)
+
+
+def _prepared(stop: StopRequest, recipe: Recipe, remark: str, make: Callable[[], Session]) -> Session:
+    """What `prepare` makes. Computing features can take minutes, which a signal ends at once."""
+    session = stop.unless_stopped(make) if recipe.features else make()
+    if session is None:
+        raise StoppedError(stop.signal or 0, remark)
+    return session
 
 
 def check_options(options: TrainOptions, dataset: Dataset, device: torch.device) -> None:
@@ -181,7 +201,10 @@ def _undisturbed(device: torch.device) -> Iterator[StopRequest]:
 
 
 def _check_length(run: RunDirectory, epochs: int | None, budget: float | None) -> None:
-    over_time = run.options.budget is not None
+    if budget and run.recipe.features:
+        why = "its head is trained for epochs; the budget was for the features"
+        raise UsageError(f"--resume {run.path} --budget", why, "--epochs above what it had")
+    over_time = run.options.budget is not None and not run.recipe.features
     if (budget and not over_time) or (epochs and over_time):
         kind = "wall-clock time" if over_time else "epochs"
         raise UsageError(f"--resume {run.path}", f"its cycle is over {kind}", "--epochs or --budget, whichever it had")
@@ -213,7 +236,12 @@ def _check_unfinished(session: Session, run: RunDirectory, is_longer: bool) -> N
 
 
 def _to_the_end(
-    session: Session, run: RunDirectory, options: TrainOptions, stop: StopRequest, on_event: OnEvent
+    session: Session,
+    run: RunDirectory,
+    options: TrainOptions,
+    stop: StopRequest,
+    on_event: OnEvent,
+    by_features: bool = False,
 ) -> RunDirectory:
     """Train, evaluate, and write down the result."""
     try:
@@ -227,7 +255,7 @@ def _to_the_end(
     keeps_best = options.keep == "best" and not stop.signal
     weights_of_step = state.take_best(session, run.checkpoints) if keeps_best else session.step
     _write_model(session, run)
-    predictions = None if stop.signal else evaluate_finished(session, run, stop)
+    predictions = None if stop.signal else evaluate_finished(session, run, stop, by_features)
     summary = summary_of(
         session,
         options,
@@ -257,11 +285,19 @@ def _write_model(session: Session, run: RunDirectory) -> None:
     run.write_model(session.classifier.net, model_card(session))
 
 
-def evaluate_finished(session: Session, run: RunDirectory, stop: StopRequest) -> Predictions | None:
+def evaluate_finished(
+    session: Session, run: RunDirectory, stop: StopRequest, by_features: bool = False
+) -> Predictions | None:
     """Store what the finished net says about the test images; None where a signal came."""
     classifier, test, tta = session.classifier, session.dataset.test, session.recipe.tta
+
+    def on_features() -> Predictions:
+        logits_NK = session.logits("test", test, slice(None), classifier.size)
+        return Predictions(logits_NK, logits_NK, np.asarray(test.labels_N), np.asarray(test.names, dtype=np.str_))
+
+    ask = on_features if by_features and session.features else partial(predict_test, classifier, test, tta)
     with session.watch.timed("evaluate"), session.watch.timed("final"):
-        predictions = stop.unless_stopped(lambda: predict_test(classifier, test, tta))
+        predictions = stop.unless_stopped(ask)
     if predictions:
         run.write_predictions(predictions)
     return predictions
