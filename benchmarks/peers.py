@@ -10,7 +10,7 @@ what is missing. At the end peers.json, peers.svg and a table show mean and devi
 lead over each peer with Welch's test.
 
 A peer has the peak rates that peer_rates.py found for it, where that ran with the same --record, and takes as many
-steps as fit: by its own rehearsal, or by the pace of its last run in this series. A run that ends early is repeated
+steps as fit: by the pace of its last run there, or by its own rehearsal. A run that ends early is repeated
 once with more steps, and the repetition counts.
 """
 
@@ -84,10 +84,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         pixels = Path(scratch) / "pixels.npz"
         write_pixels(dataset, pixels)
-        todo = [job for job in jobs(pythons, arguments.minutes, arguments.seeds) if not is_done(job, folder)]
+        todo = [
+            job
+            for job in jobs(pythons, arguments.minutes, arguments.seeds)
+            if not is_done(job, folder, arguments.tries)
+        ]
         for number, job in enumerate(todo, 1):
             say(f"[{number} of {len(todo)}] {job.peer}, {job.minutes:g} min, seed {job.seed}")
-            while not is_done(job, folder):
+            while not is_done(job, folder, arguments.tries):
                 job = tuned(job, folder)
                 append(folder, run_job(job, command(job, pythons[job.peer], arguments.data, pixels, Path(scratch))))
     results = summarize(read(folder))
@@ -109,6 +113,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, nargs="+", default=[5.0, 10.0], help="budgets of training")
     parser.add_argument("--peers", type=peers_named, default=(DAYBREAK, *PEERS), help="all, or a,b (and daybreak)")
     parser.add_argument("--seeds", type=int, default=1, help="how many: 0, 1, …")
+    parser.add_argument("--tries", type=int, default=TRIES, help="of a run that ends early; its last one counts")
     parser.add_argument("--record", type=Path, default=RECORDS / f"{time.strftime('%Y-%m-%d')}_peers")
     parser.add_argument("--environments", type=Path, default=user_cache_path("daybreak") / "peers")
     return parser.parse_args(arguments)
@@ -159,15 +164,15 @@ def append(folder: Path, row: Row, name: str = RAW) -> None:
         file.write(json.dumps(row) + "\n")
 
 
-def is_done(job: Job, folder: Path) -> bool:
+def is_done(job: Job, folder: Path, tries: int = TRIES) -> bool:
     """A failed run counts as done: it is part of the result. Delete its line to try again."""
     mine = [row for row in read(folder) if job.is_of(row)]
-    return len(mine) >= TRIES or (bool(mine) and not mine[-1].get("off_budget", 0) < -TOLERANCE)
+    return len(mine) >= tries or (bool(mine) and not mine[-1].get("off_budget", 0) < -TOLERANCE)
 
 
 def tuned(job: Job, folder: Path) -> Job:
     """With the best rate of the peer's grid, if it had one, and the steps that fit by the pace of its last run."""
-    steps = None if job.peer == DAYBREAK else steps_by_pace(job, read(folder))
+    steps = None if job.peer == DAYBREAK else steps_by_pace(job, [*read(folder, RATES), *read(folder)])
     return replace(job, rate=best_rate(job.peer, folder), steps=steps)
 
 
