@@ -95,7 +95,8 @@ def main() -> None:
                 job = tuned(job, folder)
                 append(folder, run_job(job, command(job, pythons[job.peer], arguments.data, pixels, Path(scratch))))
     results = summarize(read(folder))
-    record = setting | {"memory": "kept", "not_installable": not_installable, "results": results}
+    rates = {peer: best_rate(peer, folder) for peer in pythons if peer not in (DAYBREAK, "seed_page")}
+    record = setting | {"memory": "kept", "not_installable": not_installable, "rates": rates, "results": results}
     write_json(folder / "peers.json", record)
     write_text(folder / "peers.svg", svg(draw(results)))
     print(table(results, not_installable))
