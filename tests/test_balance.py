@@ -134,19 +134,20 @@ def decided(dataset: Dataset, recipe: Recipe = SMALL, **options: Any) -> tuple[s
     return found.balance, why
 
 
-def test_uneven_data_is_sampled_evenly_and_the_user_is_told(uneven: Dataset, digits: Dataset) -> None:
+def test_uneven_data_is_evened_out_and_the_user_is_told(uneven: Dataset, digits: Dataset) -> None:
     how, why = decided(uneven)
-    assert (how, why) == ("sampling", f"classes have 3 to {np.bincount(uneven.train.labels_N).max()} training images: "
-                          "each is shown equally often (--balance none: as they are)")  # fmt: skip
+    assert (how, why) == ("weights", f"classes have 3 to {np.bincount(uneven.train.labels_N).max()} training images: "
+                          "all classes weigh alike in the loss (--balance none: as they are)")  # fmt: skip
     assert decided(digits) == ("none", None)
     assert decided(uneven, override(SMALL, {"balance": "weights"})) == ("weights", None)  # the recipe's own way
+    assert decided(uneven, loss="mine:loss")[0] == "sampling"
     for asked in ("none", "weights", "sampling"):
         assert decided(uneven, balance=asked) == (asked, None)
     with pytest.raises(UsageError, match=r"--balance weights: mine:loss weighs classes itself.*sampling"):
         decided(uneven, balance="weights", loss="mine:loss")
 
 
-@pytest.mark.parametrize(("most", "how"), [(29, "none"), (30, "sampling")])
+@pytest.mark.parametrize(("most", "how"), [(29, "none"), (30, "weights")])
 def test_three_times_is_uneven(digits: Dataset, most: int, how: str) -> None:
     labels = digits.train.labels_N
     kept = [np.flatnonzero(labels == k)[: most if k == 3 else 10] for k in range(10)]
@@ -215,10 +216,10 @@ def run(uneven: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[dayb
 def test_a_run_says_how_it_evened_out_its_classes(run: tuple[daybreak.Run, list[dict[str, Any]]]) -> None:
     made, events = run
     (choice,) = [event for event in events if event["event"] == "choice"]
-    assert "each is shown equally often" in choice["why"]
+    assert "all classes weigh alike in the loss" in choice["why"]
     assert any("fewer than 20 training images" in note for note in made.directory.config["data"]["notes"])
     summary, found = made.directory.summary, made.evaluate()
-    assert (summary["balance"], made.directory.recipe.balance) == ("sampling", "sampling")
+    assert (summary["balance"], made.directory.recipe.balance) == ("weights", "weights")
     assert summary["balanced_acc"] == found.balanced_accuracy
     assert summary["macro_f1"] == found.macro_f1
     assert list(summary["recall"].values()) == [score.recall for score in found.per_class]
@@ -232,4 +233,4 @@ def test_a_longer_run_keeps_its_way(run: tuple[daybreak.Run, list[dict[str, Any]
     with pytest.raises(UsageError, match="--balance with --resume"):
         daybreak.resume(made.path, balance="none")
     longer = daybreak.resume(made.path, epochs=2)
-    assert longer.directory.summary["balance"] == "sampling"
+    assert longer.directory.summary["balance"] == "weights"

@@ -171,7 +171,7 @@ class TrainOptions:
     """The weights that the run ends with: those of the last step, or of the epoch with the best validation accuracy."""
 
     balance: Annotated[Balance | Literal["auto"], Cli("auto|none|weights|sampling", panel=DATA)] = "auto"
-    """Even out classes of unequal size: by weights in the loss, or by showing each class equally often. auto: sampling,
+    """Even out classes of unequal size: by weights in the loss, or by showing each class equally often. auto: weights,
     where the largest class has three times the training images of the smallest or more."""
 
     skip_bad: Annotated[bool, Cli(panel=DATA)] = False

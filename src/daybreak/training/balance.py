@@ -7,15 +7,17 @@ from daybreak.core.errors import UsageError
 from daybreak.core.options import TrainOptions
 from daybreak.data.dataset import Dataset, Labels
 
+HOW = {"weights": "all classes weigh alike in the loss", "sampling": "each is shown equally often"}
 IMBALANCED = 3.0  # times as many training images in the largest class as in the smallest
 
 
 def balance_for(recipe: Recipe, dataset: Dataset, options: TrainOptions) -> tuple[Recipe, str | None]:
     """The recipe as `options.balance` wants it for this data, and what to tell if that was not said.
 
-    `auto` leaves a recipe alone that has a way of its own or data that is nearly even, and else takes sampling: of the
-    common ways the one that was best in most cases (Buda et al. 2018, "A systematic study of the class imbalance
-    problem in convolutional neural networks").
+    `auto` leaves a recipe alone that has a way of its own or data that is nearly even, and else takes weights, which
+    were far better than sampling where classes have 100 images or 2 (benchmarks/records/2026-11-26_balance). With a
+    loss of somebody's own it takes sampling, the best in most cases of Buda et al. 2018, "A systematic study of the
+    class imbalance problem in convolutional neural networks".
 
     Raises:
         UsageError: weights are for daybreak's own loss, and the run has another.
@@ -28,10 +30,9 @@ def balance_for(recipe: Recipe, dataset: Dataset, options: TrainOptions) -> tupl
     fewest, most = int(counts_K.min()), int(counts_K.max())
     if recipe.balance != "none" or most < IMBALANCED * fewest:
         return recipe, None
-    why = (
-        f"classes have {fewest} to {most:,} training images: each is shown equally often (--balance none: as they are)"
-    )
-    return override(recipe, {"balance": "sampling"}), why
+    how = "weights" if options.loss is None else "sampling"
+    why = f"classes have {fewest} to {most:,} training images: {HOW[how]} (--balance none: as they are)"
+    return override(recipe, {"balance": how}), why
 
 
 def class_weights(labels_N: Labels, classes: int) -> np.ndarray:
