@@ -221,6 +221,7 @@ class FeatureLoader(Batches):
     def __init__(self, recipe: Recipe, features_VND: Tensor, labels_N: Tensor, size: int, seed: int) -> None:
         super().__init__(recipe, labels_N, seed)
         self.features_VND, self._size = features_VND, size
+        self._viewed: tuple[int, Tensor] | None = None  # of the epoch last asked for
 
     def size_at(self, progress: float) -> int:  # noqa: ARG002 (features were computed at one size)
         return self._size
@@ -231,8 +232,14 @@ class FeatureLoader(Batches):
     def batch(self, step: int, progress: float) -> tuple[Tensor, Tensor]:  # noqa: ARG002
         """Features (B, D), float32, and labels (B,) of a step counted over the whole run."""
         epoch, at = divmod(step, self.steps_per_epoch)
-        views, places = len(self.features_VND), slice(at * self.batch_size, (at + 1) * self.batch_size)
-        view_N = np.random.default_rng([self.seed, epoch, 4]).integers(views, size=len(self.labels_N))
         index_B = self.indices(step)
-        view_B = torch.from_numpy(view_N[places]).to(index_B.device)
+        view_B = self._views(epoch)[at * self.batch_size : (at + 1) * self.batch_size]
         return self.features_VND[view_B, index_B].float(), self.labels_N[index_B]
+
+    def _views(self, epoch: int) -> Tensor:
+        """Which view is shown at each place of an epoch: int64 (N,)."""
+        if self._viewed is None or self._viewed[0] != epoch:
+            rng = np.random.default_rng([self.seed, epoch, 4])
+            view_N = rng.integers(len(self.features_VND), size=len(self.labels_N))
+            self._viewed = (epoch, torch.from_numpy(view_N).to(self.labels_N.device))
+        return self._viewed[1]

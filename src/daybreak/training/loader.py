@@ -6,6 +6,7 @@ Epochs are whole batches: the few images left over are others in every epoch.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -32,7 +33,7 @@ def side_at(stages: Sequence[Stage], progress: float, full: int) -> int:
     return max(MIN_SIZE, round(full * scale_at(stages, progress)))
 
 
-class Batches:
+class Batches(ABC):
     """How many steps there are, and which samples are in each: a function of recipe, seed and step.
 
     Args:
@@ -48,17 +49,17 @@ class Batches:
         self.epochs = math.ceil(self.steps / self.steps_per_epoch)
         self._ordered: tuple[int, Tensor] | None = None  # of the epoch last asked for
 
+    @abstractmethod
     def size_at(self, progress: float) -> int:
         """The side in pixels of the images at this progress."""
-        raise NotImplementedError
 
+    @abstractmethod
     def work_done(self, steps: int) -> float:
         """The share of the recipe's work in its first `steps` steps: what is left takes time in proportion."""
-        raise NotImplementedError
 
+    @abstractmethod
     def batch(self, step: int, progress: float) -> tuple[Tensor, Tensor]:
         """What the net learns from in a step counted over the whole run, and its labels (B,)."""
-        raise NotImplementedError
 
     def indices(self, step: int) -> Tensor:
         """Which samples are in the batch of a step: int64 (B,)."""
