@@ -57,9 +57,14 @@ def pictures_of(container: Container, layout: Layout, size: int | None, where: o
     return Pictures(layout.classes, layout.names, layout.labels_N, layout.part_N, spec, images, notes)
 
 
-def typical_side(container: Container, looked_at: int = 25) -> int | None:
-    """The median of the shorter sides in px of a few image files, evenly spread; None where none can be read."""
-    files = [name for name in container.names if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES]
+def typical_side(container: Container, looked_at: int = 25, any_name: bool = False) -> int | None:
+    """The median of the shorter sides in px of a few image files, evenly spread; None where none can be read.
+
+    Args:
+        any_name: all files are images, whatever they are called.
+    """
+    names = container.names
+    files = [name for name in names if any_name or PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES]
     some = files[:: max(1, len(files) // looked_at)]
     sides = sorted(min(header.width, header.height) for header in _headers(container, tuple(some)).elements())
     return sides[len(sides) // 2] if sides else None

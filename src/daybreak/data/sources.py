@@ -12,7 +12,7 @@ from typing import Protocol
 
 from daybreak.core.errors import DataError, one_line
 from daybreak.core.machine import cache_dir
-from daybreak.data import table
+from daybreak.data import parquet, table
 from daybreak.data.archives import SUFFIXES, open_archive
 from daybreak.data.arrays import read_digits, read_npz
 from daybreak.data.cache import recall, remember
@@ -23,6 +23,7 @@ from daybreak.data.entry import file_stamp
 from daybreak.data.files import pictures_of, read_pictures, typical_side
 from daybreak.data.folder import Folder
 from daybreak.data.layout import PartNames
+from daybreak.data.parquet import Parquet, parquet_files
 
 NAMES = (*PUBLISHED, "digits")
 FILE_SUFFIXES = (*SUFFIXES, ".npz")  # of files that hold the images themselves
@@ -74,7 +75,10 @@ def find(data: str | Path) -> tuple[Source, float]:
         return _published(data)
     path = _locate(os.fspath(data))
     if path.is_dir():
-        return FolderSource(path), 0.0
+        inside = parquet_files(path)
+        return (ParquetSource(inside, path) if inside else FolderSource(path)), 0.0
+    if path.suffix.lower() == parquet.SUFFIX:
+        return ParquetSource([path], path), 0.0
     for name, published in PUBLISHED.items():
         if path.name == published.files[0].path:  # a CIFAR archive by its path; MNIST's files do not tell the two sets
             return PublishedSource(name, published, (path,)), 0.0
@@ -107,8 +111,8 @@ def photo_side(data: str | Path) -> int | None:
     if data in NAMES:
         return None
     source, _ = find(data)
-    if isinstance(source, FolderSource | TableSource):
-        return typical_side(source.container)
+    if isinstance(source, FolderSource | ListedSource):
+        return typical_side(source.container, any_name=isinstance(source, ListedSource))
     if not isinstance(source, FileSource) or source.path.suffix.lower() != ".zip":
         return None
     with open_archive(source.path) as container:
@@ -168,15 +172,15 @@ class FolderSource:
         yield read_pictures(self.container, size, self.where, left_out, part_names)
 
 
-class TableSource:
-    """A table of images and labels."""
+class ListedSource:
+    """Images that are listed with their labels."""
 
     notes: tuple[str, ...] = ()
+    container: table.Table | Parquet
 
     def __init__(self, path: Path) -> None:
         self.where = str(path.resolve())
-        self.name, self.title = _name_and_title(path.stem)
-        self.container = table.Table(path)
+        self.name, self.title = _name_and_title(path.name if path.is_dir() else path.stem)
 
     def stamp(self) -> str:
         return self.container.stamp
@@ -189,6 +193,18 @@ class TableSource:
         yield pictures_of(self.container, self.container.layout(left_out), size, self.where)
 
 
+class TableSource(ListedSource):
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.container = table.Table(path)
+
+
+class ParquetSource(ListedSource):
+    def __init__(self, paths: list[Path], path: Path) -> None:
+        super().__init__(path)
+        self.container = Parquet(paths)
+
+
 class FileSource:
     """An archive or an .npz file."""
 
@@ -199,7 +215,7 @@ class FileSource:
             raise DataError(
                 path,
                 "neither a folder nor a data file",
-                f"a folder, or one of {', '.join((*FILE_SUFFIXES, *table.SUFFIXES))}",
+                f"a folder, or one of {', '.join((*FILE_SUFFIXES, *table.SUFFIXES, parquet.SUFFIX))}",
             )
         self.name, self.title = _name_and_title(path.name[: -len(suffix)])
         self.path, self._is_npz = path, suffix == ".npz"
