@@ -38,6 +38,32 @@ def test_duplicates_and_conflicts_are_counted(tmp_path: Path):
     assert facts["conflict_names"] == [["train/bee/000.png", "train/cow/same.png"]]
 
 
+def test_advice_says_what_to_do(tmp_path: Path):
+    """Of a test image that is a training image brightened, a picture under two labels, and classes of 3 and 30."""
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 200, (70, 4, 4, 3), np.uint8).repeat(8, 1).repeat(8, 2)
+    files = {f"train/bee/{n:03}.png": encode(pictures[n]) for n in range(30)}
+    files |= {f"train/ant/{n:03}.png": encode(pictures[30 + n]) for n in range(3)}
+    files |= {f"test/{name}/{n}.png": encode(pictures[40 + n]) for n, name in enumerate(["ant", "bee"] * 10)}
+    assert describe(open_dataset(write_folder(tmp_path / "set", files)))["advice"] == [
+        "the largest class has 30 training images, the smallest 3: training evens them out (--balance), and balanced "
+        "accuracy says more than accuracy",
+        "20 test images: an accuracy of 90 % is known to ±13.1 points (95 %)",
+    ]
+    files["test/bee/burst.png"] = encode(pictures[7] + 20)
+    files["train/bee/030.png"] = files["train/ant/000.png"]
+    first, second, *_ = describe(open_dataset(write_folder(tmp_path / "worse", files)))["advice"]
+    assert first == (
+        "exactly or nearly in the training part, too, as photos of a burst are: 1 of 21 test images, such as "
+        "test/bee/burst.png and train/bee/007.png; the accuracy will be too high: keep such photos in one part"
+    )
+    assert second == "1 picture under two labels: decide for one, or --strict refuses such data"
+
+
+def test_nothing_is_said_of_data_that_is_in_order(digits):
+    assert describe(digits)["advice"] == ["359 test images: an accuracy of 90 % is known to ±3.1 points (95 %)"]
+
+
 def chequered(i: int, j: int) -> np.ndarray:
     image = np.full((8, 8, 3), (i * 10, j * 20, 7), np.uint8)
     image[::2, ::2] = 255 - image[::2, ::2]

@@ -103,13 +103,17 @@ def data(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Describe and check a data set: counts, sizes, mean and deviation, duplicates across splits."""
+    """Describe and check a data set: counts, sizes, mean and deviation, duplicates across splits, and what to do."""
+    from daybreak.core.options import train_options
     from daybreak.data import check_strictly, contact_sheet, describe, open_dataset
+    from daybreak.training.recipe_choice import for_photos
 
     opened = open_dataset(data, size=size, split_seed=split_seed, skip_bad=skip_bad, verify=verify)
     if strict:
         check_strictly(opened)
     facts = describe(opened) | ({"sheet": str(contact_sheet(opened, sheet))} if sheet else {})
+    if about_training := for_photos(data, train_options(data=data, size=size)):
+        facts["advice"].append(about_training["why"])
     print_result(facts, as_json, lambda: output.data_set(facts, opened.notes))
 
 

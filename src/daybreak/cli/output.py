@@ -219,6 +219,8 @@ def data_set(facts: dict[str, Any], notes: tuple[str, ...]) -> None:
         console.print(f"{key}: {value}", highlight=False, markup=False)
     for note in notes:
         console.print(f"note: {one_line(note)}", highlight=False, markup=False)
+    for sentence in facts["advice"]:
+        console.print(f"advice: {one_line(sentence)}", highlight=False, markup=False)
 
 
 def diagnosis(found: "Diagnosis") -> None:

@@ -1,8 +1,9 @@
 """What a data set is once it is open: names and numbers, no files, no torch."""
 
+import mmap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,45 @@ Part = Literal["train", "test", "validation"]
 
 PARTS: tuple[Part, ...] = ("train", "test", "validation")  # in the order in which they are stored and digested
 TRAIN, TEST, VALIDATION = range(3)  # codes of the parts: positions in PARTS
+COPIED_UP_TO = 512 * 2**20  # bytes of a part's images
+
+
+class PickedImages:
+    """Images at these indices of a larger array, copied into memory where they are asked for. It stands in the place of
+    an array (N, H, W, C) where that would fill the memory; numpy makes one of it where it has to."""
+
+    ndim = 4
+
+    def __init__(self, images_NHWC: Pixels, index_M: Indices) -> None:
+        self._images, self._index = images_NHWC, index_M
+        self.shape, self.dtype = (len(index_M), *images_NHWC.shape[1:]), images_NHWC.dtype
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __getitem__(self, key: Any) -> Pixels:
+        first, *others = key if isinstance(key, tuple) else (key,)
+        picked = self._images[self._index[first]]
+        if not others:
+            return picked
+        return picked[tuple(others) if picked.ndim == 3 else (slice(None), *others)]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Pixels:
+        return np.asarray(self._images[self._index], dtype)
+
+    @property
+    def base(self) -> Pixels:
+        return self._images
+
+
+def release(images_NHWC: Pixels) -> None:
+    """Let go of what has been read of memory-mapped images: else they count as this process's memory until the system
+    needs it for others. They are read again where they are asked for."""
+    base: Any = images_NHWC
+    while base is not None and not isinstance(base, mmap.mmap):
+        base = getattr(base, "base", None)
+    if base is not None and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+        base.madvise(mmap.MADV_DONTNEED)
 
 
 @dataclass(frozen=True)
@@ -22,7 +62,8 @@ class Split:
     """One part of a data set.
 
     Attributes:
-        images_NHWC: uint8, read-only, memory-mapped unless it was made by `take`; C is 1 or 3.
+        images_NHWC: uint8, read-only, memory-mapped unless it was made by `take`; C is 1 or 3. Of a very large part
+            that was made by `take` it is no array, but can be read like one (`PickedImages`).
         labels_N: int64, read-only, indices into the classes.
         names: the name of each image inside the data set, never empty ("test/17" where it has no file of its own).
         origin: of what was taken from another split: the first one that was no such part, and which of its images these
@@ -35,12 +76,16 @@ class Split:
     origin: "tuple[Split, Indices] | None" = field(default=None, repr=False, compare=False)
 
     def take(self, index_M: Indices) -> "Split":
-        """The images at these indices, in this order; copied into memory, read-only."""
-        images_MHWC, labels_M = self.images_NHWC[index_M], self.labels_N[index_M]
-        for array in (images_MHWC, labels_M):
-            array.setflags(write=False)
+        """The images at these indices, in this order; copied into memory, read-only, unless they are very large."""
         first, index_N = self.origin or (self, np.arange(len(self.labels_N)))
-        return Split(images_MHWC, labels_M, tuple(self.names[i] for i in index_M), (first, index_N[index_M]))
+        rows_M, labels_M = index_N[index_M], self.labels_N[index_M]
+        labels_M.setflags(write=False)
+        if len(index_M) * int(np.prod(first.images_NHWC.shape[1:])) > COPIED_UP_TO:
+            images_MHWC = cast(Pixels, PickedImages(first.images_NHWC, rows_M))
+        else:
+            images_MHWC = first.images_NHWC[rows_M]
+            images_MHWC.setflags(write=False)
+        return Split(images_MHWC, labels_M, tuple(self.names[i] for i in index_M), (first, rows_M))
 
 
 @dataclass(frozen=True)

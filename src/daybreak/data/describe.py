@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from daybreak.core.errors import DataError, one_line
 from daybreak.core.files import write_picture
+from daybreak.data.advice import advice
 from daybreak.data.dataset import Dataset, Part, Pixels, Split
 from daybreak.data.files import plural
 from daybreak.data.picture import enlarged
@@ -26,7 +27,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         mean and std of each channel over the training images (0..1); `duplicates`, the test images whose exact
         pixels are also in the training part, and `validation_duplicates`, the same of a validation part;
         `conflicts`, the pictures that occur under two labels or more, and up to ten of them by name in
-        `conflict_names`; notes.
+        `conflict_names`; notes; and `advice`, sentences about what to do.
     """
     repeated, conflicts = _repeated(dataset)
     of_validation = {"validation_duplicates": len(repeated["validation"])} if dataset.validation else {}
@@ -46,6 +47,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "conflicts": len(conflicts),
         "conflict_names": conflicts[:10],
         "notes": list(dataset.notes),
+        "advice": advice(dataset, duplicates=len(repeated["test"]), conflicts=len(conflicts)),
     }
 
 

@@ -5,10 +5,10 @@ import numpy as np
 from daybreak.core.config import Recipe, override
 from daybreak.core.errors import UsageError
 from daybreak.core.options import TrainOptions
+from daybreak.data.advice import IMBALANCED
 from daybreak.data.dataset import Dataset, Labels
 
 HOW = {"weights": "all classes weigh alike in the loss", "sampling": "each is shown equally often"}
-IMBALANCED = 3.0  # times as many training images in the largest class as in the smallest
 
 
 def balance_for(recipe: Recipe, dataset: Dataset, options: TrainOptions) -> tuple[Recipe, str | None]:

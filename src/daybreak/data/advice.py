@@ -1,0 +1,60 @@
+"""What to know and to do about a data set before training on it: sentences made of its numbers."""
+
+from collections.abc import Iterator
+from math import sqrt
+
+import numpy as np
+
+from daybreak.data.dataset import Dataset
+from daybreak.data.duplicates import near_duplicates
+from daybreak.data.files import plural
+
+IMBALANCED = 3.0  # times as many training images in the largest class as in the smallest
+UNSURE = 0.01  # half the width of the interval of an accuracy, from which on it is mentioned
+NAMED = 3
+FROM_SIDE = 32  # px: smaller images are nearly alike without being of one thing
+
+
+def advice(dataset: Dataset, *, duplicates: int, conflicts: int) -> list[str]:
+    """Sentences, the most important first; none about what is in order. (Scarce classes stand in the data's notes.)
+
+    Args:
+        duplicates: test images whose exact pixels are in the training part.
+        conflicts: pictures under two labels.
+    """
+    return [*_leaks(dataset, duplicates), *_labels(conflicts), *_classes(dataset), *_test_part(dataset)]
+
+
+def _leaks(dataset: Dataset, duplicates: int) -> Iterator[str]:
+    near = near_duplicates(dataset) if dataset.decode.size >= FROM_SIDE else []
+    if not near and not duplicates:
+        return
+    pairs = [f"{dataset.test.names[d.test]} and {dataset.train.names[d.train]}" for d in near[:NAMED]]
+    named = f", such as {'; '.join(pairs)}" if pairs else ""
+    count, images = max(duplicates, len(near)), len(dataset.test.labels_N)
+    yield (
+        f"exactly or nearly in the training part, too, as photos of a burst are: {count} of {images:,} test images"
+        f"{named}; the accuracy will be too high: keep such photos in one part"
+    )
+
+
+def _labels(conflicts: int) -> Iterator[str]:
+    if conflicts:
+        yield f"{plural(conflicts, 'picture')} under two labels: decide for one, or --strict refuses such data"
+
+
+def _classes(dataset: Dataset) -> Iterator[str]:
+    counts_K = np.bincount(dataset.train.labels_N, minlength=len(dataset.classes))
+    fewest, most = int(counts_K.min()), int(counts_K.max())
+    if most >= IMBALANCED * max(fewest, 1):
+        yield (
+            f"the largest class has {most:,} training images, the smallest {fewest:,}: training evens them out "
+            "(--balance), and balanced accuracy says more than accuracy"
+        )
+
+
+def _test_part(dataset: Dataset) -> Iterator[str]:
+    images = len(dataset.test.labels_N)
+    half = 1.96 * sqrt(0.9 * 0.1 / max(images, 1))
+    if half >= UNSURE:
+        yield f"{plural(images, 'test image')}: an accuracy of 90 % is known to ±{100 * half:.1f} points (95 %)"
