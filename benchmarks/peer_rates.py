@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from peers import (
+    FROM_NOTHING,
     RATES,
     Job,
     Row,
@@ -40,6 +41,8 @@ GRIDS = {
     "resnet18": (0.1, 0.3, 1.0),
     "fastai_resnet18": (0.3, 1.0, 3.0),
     "keras_cnn": (0.1, 0.3, 1.0),
+    "finetune_timm": (0.3, 1.0, 3.0),
+    "finetune_fastai": (0.3, 1.0, 3.0),
 }  # factors of the rates in the scripts
 STEP, MOST = 3.0, 5  # how a grid goes on, and up to how many trials
 
@@ -48,11 +51,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data")
     parser.add_argument("--minutes", type=float, default=1.0, help="of a trial; enough for tens of steps")
-    parser.add_argument("--peers", nargs="+", choices=tuple(GRIDS), default=tuple(GRIDS))
+    usual = [peer for peer in FROM_NOTHING if peer in GRIDS]
+    parser.add_argument("--peers", nargs="+", choices=tuple(GRIDS), default=usual)
+    parser.add_argument("--size", type=int, help="side in px of photos")
     parser.add_argument("--record", type=Path, required=True)
     parser.add_argument("--environments", type=Path, default=user_cache_path("daybreak") / "peers")
     arguments = parser.parse_args()
-    dataset = open_dataset(arguments.data, validate=0)
+    dataset = open_dataset(arguments.data, size=arguments.size, validate=0)
     folder = open_record(arguments.record, setting_of(dataset))
     pythons, _ = environments(arguments.peers, arguments.environments)
     with tempfile.TemporaryDirectory() as scratch:

@@ -1,6 +1,7 @@
 """daybreak and its peers side by side: the same pixels, the same machine, the same clock, one process at a time.
 
     python benchmarks/peers.py cifar10-jpeg --minutes 5 10 --seeds 3
+    python benchmarks/peers.py photos/ --peers photos --size 224 --minutes 2 5 --seeds 3
 
 Every peer is a script in benchmarks/peers/ and runs in a process of its own; benchmarks/peers/common.py has the rules
 of the clock. Peers that need more than daybreak's own environment get one each, with pinned versions and a CPU build
@@ -47,9 +48,11 @@ from daybreak.report.figures import STYLE, svg
 RECORDS = Path(__file__).parent / "records"
 SCRIPTS = Path(__file__).parent / "peers"
 DAYBREAK = "daybreak"
-PEERS = (
+FROM_NOTHING = (
     "airbench94_muon", "seed_page", "resnet18", "lightning_resnet18", "fastai_resnet18", "keras_cnn"
 )  # fmt: skip
+FROM_IMAGENET = ("finetune_timm", "finetune_fastai")  # of photos
+PEERS = (*FROM_NOTHING, *FROM_IMAGENET)
 # glibc's names for what daybreak.core.device.kept_memory sets, for all alike: freed blocks stay in the process.
 KEPT_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**63 - 1)}
 SAME_RATE = {"lightning_resnet18": "resnet18"}  # net, optimizer and batches are the other's
@@ -77,7 +80,7 @@ class Job:
 
 def main() -> None:
     arguments = parse()
-    dataset = open_dataset(arguments.data)
+    dataset = open_dataset(arguments.data, size=arguments.size, validate=0 if arguments.size else None)
     setting = setting_of(dataset)
     folder = open_record(arguments.record, setting)
     pythons, not_installable = environments(arguments.peers, arguments.environments)
@@ -112,7 +115,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data")
     parser.add_argument("--minutes", type=float, nargs="+", default=[5.0, 10.0], help="budgets of training")
-    parser.add_argument("--peers", type=peers_named, default=(DAYBREAK, *PEERS), help="all, or a,b (and daybreak)")
+    parser.add_argument(
+        "--peers", type=peers_named, default=(DAYBREAK, *FROM_NOTHING), help="all (from nothing), photos, or a,b"
+    )
+    parser.add_argument("--size", type=int, help="side in px of photos; daybreak takes its own recipe's")
     parser.add_argument("--seeds", type=int, default=1, help="how many: 0, 1, …")
     parser.add_argument("--tries", type=int, default=TRIES, help="of a run that ends early; its last one counts")
     parser.add_argument("--record", type=Path, default=RECORDS / f"{time.strftime('%Y-%m-%d')}_peers")
@@ -121,7 +127,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def peers_named(text: str) -> tuple[str, ...]:
-    names = (DAYBREAK, *PEERS) if text == "all" else tuple(text.split(","))
+    named = {"all": (DAYBREAK, *FROM_NOTHING), "photos": (DAYBREAK, *FROM_IMAGENET)}
+    names = named.get(text) or tuple(text.split(","))
     unknown = set(names) - {DAYBREAK, *PEERS}
     if unknown:
         raise argparse.ArgumentTypeError(f"no such peer: {', '.join(sorted(unknown))} (there are {', '.join(PEERS)})")
@@ -168,6 +175,7 @@ def append(folder: Path, row: Row, name: str = RAW) -> None:
 def is_done(job: Job, folder: Path, tries: int = TRIES) -> bool:
     """A failed run counts as done: it is part of the result. Delete its line to try again."""
     mine = [row for row in read(folder) if job.is_of(row)]
+    tries = 1 if job.peer == DAYBREAK else tries  # it has a budget of its own, and may need less
     return len(mine) >= tries or (bool(mine) and not mine[-1].get("off_budget", 0) < -TOLERANCE)
 
 
@@ -196,7 +204,11 @@ def command(job: Job, python: Path, data: str, pixels: Path, scratch: Path) -> l
         out = scratch / f"daybreak-{job.minutes:g}-{job.seed}"
         budget = ["--budget", f"{job.minutes:g}m", "--seed", str(job.seed)]
         words = ["train", data, *budget, "--device", "cpu", "--json", "--out", str(out)]
-        return [str(python.with_name("daybreak")), *words]
+        if not Path(data).is_dir():
+            return [str(python.with_name("daybreak")), *words]
+        # Photos: with a cache of its own, as features of an earlier run would be a present; and nobody validates.
+        own_cache = ["env", f"DAYBREAK_CACHE_DIR={out}-cache"]
+        return [*own_cache, str(python.with_name("daybreak")), *words, "--validate", "0"]
     length = ["--steps", str(job.steps)] if job.steps else ["--budget", f"{60 * job.minutes:g}"]
     words = ["--pixels", str(pixels), *length, "--rate", f"{job.rate:g}", "--seed", str(job.seed)]
     return [str(python), str(SCRIPTS / f"{job.peer}.py"), *words]

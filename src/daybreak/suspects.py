@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from daybreak.core.clock import Stopwatch, check_budget
+from daybreak.core.config import override
 from daybreak.core.device import pick_device, synchronizer
 from daybreak.core.events import OnEvent
 from daybreak.evaluation.evaluate import evaluate
 from daybreak.evaluation.label_errors import Suspect, suspects
+from daybreak.recipes.finetune import HEAD_ONLY
 from daybreak.runs.datasets import run_dataset
 from daybreak.runs.directory import RunDirectory
 from daybreak.training import recipe_choice
@@ -41,8 +43,10 @@ def find_suspects(
     found |= {"test": _rows(suspects(evaluation.logits_NK, dataset.test, dataset.classes))}
     if folds:
         where = pick_device("auto")
-        if run.recipe.features:
+        if run.recipe.is_head_only:
             recipe, seconds = run.recipe, None
+        elif run.recipe.features:  # of a net whose upper stages learnt, too: a line on what they began with
+            recipe, seconds = override(run.recipe, HEAD_ONLY | {"features": 1}), None
         else:
             recipe, _ = recipe_choice.for_budget(budget, dataset, seed, where, Stopwatch(synchronizer(where)))
             seconds = budget

@@ -140,9 +140,10 @@ class Recipe(Section):
     says how 3×3 convolutions are computed: `auto` takes the direct form or, on CPUs, minimal filtering, whatever a
     short timing on this machine finds faster (models/winograd); `winograd` is minimal filtering on any device.
     `balance` evens out classes of unequal size: by the weight of their images in the loss, or by showing each class
-    equally often. `features`: of how many views of each training image a frozen net computes features, on which its
-    head alone is trained (training/features.py); 0: the whole net is trained. `size`: side in px at which images of
-    one's own are decoded where nobody says.
+    equally often. `features`: of how many views of each training image the frozen part of a net computes features,
+    on which the rest is trained (training/features.py); 0: the whole net is trained. `tune`: from which stage on it is
+    not frozen; `head`: nothing but the head learns. `size`: side in px at which images of one's own are decoded where
+    nobody says.
     """
 
     name: str = Field(pattern=r"^\w[\w.+-]*$")  # a part of file names
@@ -160,12 +161,18 @@ class Recipe(Section):
     label_smoothing: Fraction = 0.0
     balance: Balance = "none"
     features: int = Field(default=0, ge=0, le=100)
+    tune: str = "head"
     size: int | None = Field(default=None, ge=8)
     ema: Fraction | None = None
     precision: Precision = "auto"
     convolution: Convolution = "auto"
     tta: Tta = "flip"
     expected: Expected | None = None
+
+    @property
+    def is_head_only(self) -> bool:
+        """Whether the head alone learns, on features, which takes seconds."""
+        return bool(self.features) and self.tune == "head"
 
     @model_validator(mode="after")
     def stages_cover_training(self) -> Self:

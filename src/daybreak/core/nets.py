@@ -1,8 +1,8 @@
 """The options of every net: which net, and what can be set about it (`model.…` in a recipe).
 
 A net of daybreak's own has its options here and its layers in `daybreak.models`. A net of another library
-(`timm:resnet18`) has none. Any other name is a net that comes from outside: the entry point of an installed package, or
-`package.module:factory`; its options are handed to the factory as they are.
+(`timm:resnet18`) has only its weights. Any other name is a net that comes from outside: the entry point of an installed
+package, or `package.module:factory`; its options are handed to the factory as they are.
 """
 
 from collections.abc import Mapping
@@ -22,8 +22,10 @@ class NetConfig(Section):
 
 
 class OwnNet(NetConfig):
-    """What all nets of daybreak's own have: `width` multiplies channel counts, `dropout` stands before the head."""
+    """What all nets of daybreak's own have: `width` multiplies channel counts, `dropout` stands before the head.
+    `weights`: what a net starts from, see models/pretrained.py."""
 
+    weights: str = "none"
     width: Positive = 1.0
     activation: Literal["relu", "gelu", "silu"] = "relu"
     dropout: float = Field(default=0.0, ge=0, lt=1)
@@ -56,11 +58,18 @@ class SprintConfig(OwnNet):
 
 
 class LiteConfig(OwnNet):
-    """`weights`: what the net starts from, those of a training on ImageNet or none; the former are of width 1. Its relu
-    is capped at six (models/lite.py)."""
+    """`weights`: by default those of a training on ImageNet, which are of width 1. Its relu is capped at six.
+    `folded`: without batch norms, whose effect is in the weights (models/lite.py); where nobody says, a recipe that
+    keeps a part of the net as it is decides."""
 
     name: Literal["lite0", "lite2"]
-    weights: Literal["imagenet", "none"] = "imagenet"
+    weights: str = "imagenet"
+    folded: bool | None = None
+
+    @property
+    def is_folded(self) -> bool:
+        """Whether the net has no batch norms."""
+        return bool(self.folded)
 
     @model_validator(mode="after")
     def weights_fit(self) -> Self:
@@ -72,7 +81,9 @@ class LiteConfig(OwnNet):
 
 
 class LibraryNetConfig(NetConfig):
-    """A net of timm or torchvision, `timm:NAME`."""
+    """A net of timm or torchvision, `timm:NAME`. `weights`: what it starts from, see models/pretrained.py."""
+
+    weights: str = "none"
 
 
 class OtherNetConfig(NetConfig):

@@ -112,6 +112,10 @@ class TrainOptions:
     net: Annotated[str | None, Cli("NET", resume=True, panel=OWN)] = None
     """Another net than the recipe's: by its name, or your own as package.module:factory (docs/extend.md)."""
 
+    weights: Annotated[Text, Cli("FILE|RUN", panel=OWN)] = None
+    """What the net starts from: a run, whose net is taken too, or a .safetensors of it; `imagenet` for lite0 and lite2;
+    `pretrained` for a net of timm; or none. By default what the recipe says."""
+
     loss: Annotated[str | None, Cli("PATH", resume=True, panel=OWN)] = None
     """A loss of your own instead, package.module:function: (logits_BK, labels_B) to the mean over the batch."""
 

@@ -1,7 +1,7 @@
-"""Nets of other libraries by name, `timm:resnet18` or `torchvision:resnet18`, with fresh weights.
+"""Nets of other libraries by name, `timm:resnet18` or `torchvision:resnet18`.
 
-They are trained and explained like daybreak's own: their stages are what the library itself calls features, as far as
-these are maps.
+They begin with fresh weights or, where timm has them, with trained ones. They are trained and explained like daybreak's
+own: their stages are what the library itself calls features, as far as these are maps.
 """
 
 import importlib
@@ -16,8 +16,10 @@ from daybreak.core.errors import UsageError, nearest, one_line
 from daybreak.core.nets import LibraryNetConfig
 from daybreak.models.anatomy.stages import convolves, maps_among
 from daybreak.models.anatomy.trace import symbolic
+from daybreak.models.cut import Pixels
 
 WITH_TWO_HEADS = ("googlenet", "inception_v3")  # while they train; ours take the one
+IMAGENET: Pixels = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation, of torchvision's weights
 PROBE_SIZE = 64  # px of the blank image that shows which stages are maps
 _KEPT: list[torch.library.Library] = []  # a declaration lasts as long as its library object
 
@@ -31,7 +33,7 @@ class ForeignNet(nn.Module):
 
     def __init__(self, config: LibraryNetConfig, num_classes: int, in_channels: int) -> None:
         super().__init__()
-        self.name = config.name
+        self.name, self._shape = config.name, (num_classes, in_channels)
         library, _, name = config.name.partition(":")
         self.net = LIBRARIES[library](name, num_classes, in_channels)
         linear = [module for module in self.net.modules() if isinstance(module, nn.Linear)]
@@ -48,6 +50,29 @@ class ForeignNet(nn.Module):
     def forward(self, images_NCHW: Tensor) -> Tensor:
         logits: Tensor = self.net(images_NCHW)
         return logits
+
+    def pretrain(self) -> None:
+        """Take the trained weights that timm has, but for the head's, as it fits them to other classes and channels.
+
+        Raises:
+            UsageError: they cannot be had.
+        """
+        library, _, name = self.name.partition(":")
+        if library != "timm":
+            raise UsageError("model.weights pretrained", f"not for {self.name}", "the same net as timm:NAME")
+        num_classes, in_channels = self._shape
+        try:
+            found = _library("timm").create_model(name, pretrained=True, num_classes=num_classes, in_chans=in_channels)
+        except Exception as error:  # of the network, the hub or the net
+            why = f"cannot be had for {self.name} ({type(error).__name__}: {one_line(error)[:100]})"
+            raise UsageError("model.weights pretrained", why, "--weights FILE, or --net lite0") from None
+        self.net.load_state_dict(found.state_dict())
+        self.pixels = self.usual_pixels()
+
+    def usual_pixels(self) -> Pixels:
+        """Mean and deviation with which published weights of this net want images normalised."""
+        facts: Any = getattr(self.net, "pretrained_cfg", None) or {}
+        return tuple(facts.get("mean", IMAGENET[0])), tuple(facts.get("std", IMAGENET[1]))
 
 
 def _timm(name: str, num_classes: int, in_channels: int) -> nn.Module:

@@ -18,17 +18,21 @@ head, 384 million multiply-adds):
 
 A block is 1×1 (six times the channels), depthwise, 1×1 without an activation, and x + f(x) where it keeps the shape
 (Sandler et al. 2018). The weights were trained with TensorFlow's padding.
+
+`folded`: without batch norms. What these do in evaluation mode is in the filters and biases of the convolutions before
+them, and learns with these. Few photos say little about the statistics of maps: fine-tuned from stage6 on, norms that
+learn cost four points of accuracy (benchmarks/LOG.md).
 """
 
 from collections import OrderedDict
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from daybreak.core.nets import LiteConfig
+from daybreak.models.cut import Pixels
 from daybreak.models.layers import GlobalMeanPool, Residual, Standardize, named, scaled
-from daybreak.models.pretrained import imagenet_weights
 
 # kernel, stride, expansion, channels, blocks: of lite0 and lite2
 STAGES = {
@@ -45,14 +49,16 @@ class SameConv(nn.Conv2d):
     """A convolution padded as in TensorFlow: ceil(side / stride) values come out, and of an odd number of px the one
     more is to the right and below. (`padding` is what stands to the left of an even side.)"""
 
-    def __init__(self, c_in: int, c_out: int, kernel: int, stride: int, groups: int = 1) -> None:
+    def __init__(self, c_in: int, c_out: int, kernel: int, stride: int, groups: int = 1, bias: bool = False) -> None:
         padding = (kernel - stride) // 2
-        super().__init__(c_in, c_out, kernel, stride, padding=padding, groups=groups, bias=False)
+        super().__init__(c_in, c_out, kernel, stride, padding=padding, groups=groups, bias=bias)
 
     def reset_parameters(self) -> None:
         """Keeps the size of what goes backward (He et al. 2015, eq. 14), in each group of its own."""
         outgoing = self.kernel_size[0] * self.kernel_size[1] * self.out_channels / self.groups
         nn.init.normal_(self.weight, std=(2 / outgoing) ** 0.5)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         kernel, stride = self.kernel_size[0], self.stride[0]
@@ -73,40 +79,43 @@ class LiteNet(nn.Module):
     """Images (N, C, H, W) to logits (N, K).
 
     Attributes:
-        pixel_mean, pixel_std: with which images are normalised, a channel, on the scale of [0, 1].
+        pixels: mean and deviation with which images are normalised, on the scale of [0, 1], for each channel or all.
     """
 
     stages = ("stem", "stage2", "stage3", "stage5", "stage7", "top")  # one each a resolution, and the last ones
-    pixel_mean, pixel_std = 127 / 255, 128 / 255
+    pixels: Pixels = ((127 / 255,), (128 / 255,))
 
     def __init__(self, config: LiteConfig, num_classes: int, in_channels: int) -> None:
         super().__init__()
         self.config = config
         (c_in,) = scaled(config, STEM)
-        self.stem = named(conv=SameConv(in_channels, c_in, 3, 2), norm=norm(c_in), act=nn.ReLU6())
+        self.stem = named(**conv_norm("conv", "norm", config, in_channels, c_in, 3, 2), act=nn.ReLU6())
         for number, (kernel, stride, expansion, channels, count) in enumerate(STAGES[config.name], 1):
             (c_out,) = scaled(config, channels)
             blocks = {
-                f"block{n}": block(c_in if n == 1 else c_out, c_out, kernel, stride if n == 1 else 1, expansion)
+                f"block{n}": block(config, c_in if n == 1 else c_out, c_out, kernel, stride if n == 1 else 1, expansion)
                 for n in range(1, count + 1)
             }
             setattr(self, f"stage{number}", named(**blocks))
             c_in = c_out
         (c_top,) = scaled(config, TOP)
-        self.top = named(conv=SameConv(c_in, c_top, 1, 1), norm=norm(c_top), act=nn.ReLU6())
+        self.top = named(**conv_norm("conv", "norm", config, c_in, c_top, 1, 1), act=nn.ReLU6())
         self.pool = GlobalMeanPool()
         self.scale = Standardize(c_top)
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(c_top, num_classes)
 
-    def trunk(self) -> nn.Sequential:
-        """All but the head: images to features (N, D). Shares this net's modules."""
-        stages = (self.get_submodule(f"stage{number}") for number in range(1, len(STAGES[self.config.name]) + 1))
-        return nn.Sequential(self.stem, *stages, self.top, self.pool)
+    def parts(self) -> dict[str, nn.Module]:
+        """All but the head, in the order in which an image goes through them: to features (N, D)."""
+        numbers = range(1, len(STAGES[self.config.name]) + 1)
+        stages = {f"stage{number}": self.get_submodule(f"stage{number}") for number in numbers}
+        return {"stem": self.stem} | stages | {"top": self.top, "pool": self.pool}
 
-    def fit_features(self, features_ND: Tensor) -> None:
-        """Take features of the training part, on whose scale the head is to learn."""
+    def fit_features(self, features_ND: Tensor) -> Tensor:
+        """Take features of the training part, on whose scale the head is to learn; returns them on that scale."""
         self.scale.fit(features_ND)
+        scaled: Tensor = self.scale(features_ND)
+        return scaled
 
     def answer(self, features_ND: Tensor) -> Tensor:
         """Features to logits (N, K)."""
@@ -115,38 +124,44 @@ class LiteNet(nn.Module):
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
         x = images_NCHW
-        for layer in self.trunk():
-            x = layer(x)
+        for part in self.parts().values():
+            x = part(x)
         return self.answer(x)
 
-    @torch.no_grad()
-    def pretrain(self) -> None:
-        """Take the weights that the configuration names; the head stays as it is. For grey images the first filters
-        are added over their colours, which is what a grey image in three channels would give.
 
-        Raises:
-            UsageError: the package with the weights is missing.
-            RunError: it does not hold what it should.
-        """
-        if self.config.weights == "none":
-            return
-        found = imagenet_weights(self.config.name)
-        for name, tensor in self.state_dict().items():
-            if name.startswith(("head.", "scale.")) or name.endswith("num_batches_tracked"):
-                continue
-            value = found[name]
-            tensor.copy_(value.sum(1, keepdim=True) if name == "stem.conv.weight" and tensor.shape[1] == 1 else value)
-
-
-def block(c_in: int, c_out: int, kernel: int, stride: int, expansion: int) -> nn.Module:
+def block(config: LiteConfig, c_in: int, c_out: int, kernel: int, stride: int, expansion: int) -> nn.Module:
     """An inverted residual block; without the first convolution where there is no expansion."""
-    inner = expansion * c_in
-    widened = {"expand": SameConv(c_in, inner, 1, 1), "norm1": norm(inner), "act1": nn.ReLU6()}
-    layers: dict[str, nn.Module] = widened if expansion > 1 else {}
-    layers |= {"depthwise": SameConv(inner, inner, kernel, stride, groups=inner), "norm2": norm(inner)}
-    layers |= {"act2": nn.ReLU6(), "project": SameConv(inner, c_out, 1, 1), "norm3": norm(c_out)}
+    inner, layers = expansion * c_in, dict[str, nn.Module]()
+    if expansion > 1:
+        layers |= conv_norm("expand", "norm1", config, c_in, inner, 1, 1) | {"act1": nn.ReLU6()}
+    layers |= conv_norm("depthwise", "norm2", config, inner, inner, kernel, stride, groups=inner)
+    layers |= {"act2": nn.ReLU6(), **conv_norm("project", "norm3", config, inner, c_out, 1, 1)}
     return Residual(OrderedDict(layers)) if (c_in, stride) == (c_out, 1) else named(**layers)
 
 
-def norm(channels: int) -> nn.BatchNorm2d:
-    return nn.BatchNorm2d(channels, eps=EPS, momentum=MOMENTUM)
+def conv_norm(
+    conv: str, norm: str, config: LiteConfig, c_in: int, c_out: int, kernel: int, stride: int, groups: int = 1
+) -> dict[str, nn.Module]:
+    """A convolution and its norm under these names, or the two in one."""
+    layer = SameConv(c_in, c_out, kernel, stride, groups, bias=config.is_folded)
+    if config.is_folded:
+        return {conv: layer}
+    return {conv: layer, norm: nn.BatchNorm2d(c_out, eps=EPS, momentum=MOMENTUM)}
+
+
+NORM_OF = {"conv": "norm", "expand": "norm1", "depthwise": "norm2", "project": "norm3"}
+
+
+def fold(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of the net without norms that does the same in evaluation mode."""
+    found = {name: tensor for name, tensor in tensors.items() if "norm" not in name}
+    for name in [name for name in found if name.endswith(".weight")]:
+        layer, _, conv = name.removesuffix(".weight").rpartition(".")
+        norm = f"{layer}.{NORM_OF.get(conv)}"
+        if f"{norm}.weight" in tensors:
+            mean, var, scale, shift = (
+                tensors[f"{norm}.{k}"] for k in ("running_mean", "running_var", "weight", "bias")
+            )
+            weight, bias = fuse_conv_bn_weights(found[name], None, mean, var, EPS, scale, shift)
+            found |= {name: weight.detach(), f"{layer}.{conv}.bias": bias.detach()}
+    return found

@@ -1,24 +1,133 @@
-"""Weights that other people trained: where they are, that they are what they should be, and under our names.
+"""Weights that were trained before: where they are, that they are what they should be, and under our names.
 
-They come as packages, so that they need no network of their own and have a version: `daybreak[lite]` brings those of
-lite0 and lite2, trained on ImageNet by Google and converted to PyTorch (Apache-2.0).
+A net's `weights` say which: `none`; `imagenet`, of lite0 and lite2; `pretrained`, which timm fetches for a net of its
+own; or a file: a run of daybreak's, or a .safetensors of the same net. Those of lite0 and lite2 come as packages, so
+that they need no network of their own and have a version: `daybreak[lite]` brings them, trained on ImageNet by Google
+and converted to PyTorch (Apache-2.0). Nothing is unpickled that is not plain tensors.
 """
 
 import hashlib
 import importlib.util
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
-from daybreak.core.errors import RunError, UsageError
+from daybreak.core.errors import RunError, UsageError, one_line
+from daybreak.core.nets import NET, LibraryNetConfig, LiteConfig, NetConfig, OwnNet
+from daybreak.models.cut import Pixels
+from daybreak.models.foreign import ForeignNet
+from daybreak.models.lite import fold
 
 SHA256 = {
     "lite0": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
     "lite2": "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
 }
+
+
+NAMED_WEIGHTS = ("none", "imagenet", "pretrained")
+WEIGHTS, CARD = "model.safetensors", "model.json"  # of a run
+
+
+@torch.no_grad()
+def pretrain(net: nn.Module, config: NetConfig) -> None:
+    """Give a net the weights that its configuration names; the head, whose classes are others, stays as it is. For grey
+    images the first filters are added over their colours, which is what a grey image in three channels would give.
+
+    Raises:
+        UsageError: the weights are not there.
+        RunError: they are not what they should be, or of another net.
+    """
+    if not isinstance(config, OwnNet | LibraryNetConfig) or config.weights == "none":
+        return
+    if config.weights == "imagenet" and config.name in SHA256:
+        found = imagenet_weights(config.name)
+        _take(net, fold(found) if isinstance(config, LiteConfig) and config.is_folded else found, config.name)
+    elif config.weights == "pretrained" and isinstance(net, ForeignNet):
+        net.pretrain()
+    elif config.weights in NAMED_WEIGHTS:
+        remedy = "imagenet is of lite0 and lite2, pretrained of timm:NAME; or --weights FILE|RUN"
+        raise UsageError(f"model.weights {config.weights}", f"there are none for {config.name}", remedy)
+    else:
+        path = file_of(config.weights)
+        found = _read(path)
+        if isinstance(net, ForeignNet) and not any(name.startswith("net.") for name in found):
+            found = {f"net.{name}": tensor for name, tensor in found.items()}  # as the library itself saves it
+        _take(net, found, path)
+        pixels = _pixels_beside(path) or (net.usual_pixels() if isinstance(net, ForeignNet) else None)
+        if pixels:
+            net.pixels = pixels  # type: ignore[assignment]
+
+
+def file_of(weights: str) -> Path:
+    """The file with the weights of a run, or the file itself.
+
+    Raises:
+        UsageError: there is none.
+    """
+    path = Path(weights) / WEIGHTS if Path(weights).is_dir() else Path(weights)
+    if not path.is_file():
+        raise UsageError(f"--weights {weights}", "no such file or run", "a .safetensors, or a finished run directory")
+    return path
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        why = f"cannot be read as safetensors ({one_line(error)[:80]})"
+        raise RunError(path, why, "the model.safetensors of a finished run") from None
+
+
+def net_beside(path: Path) -> dict[str, Any]:
+    """The options of the net of the run whose weights these are; none for weights that are no run's."""
+    model = _card_beside(path).get("net")
+    if not isinstance(model, dict) or "name" not in model:
+        return {}
+    config = NET.validate_python(model)
+    folded = {"folded": config.is_folded} if isinstance(config, LiteConfig) else {}  # whatever it starts from
+    return config.model_dump(mode="json", exclude_unset=True) | folded
+
+
+def _pixels_beside(path: Path) -> Pixels | None:
+    """How the images of the run were normalised whose weights these are; None for weights that are no run's."""
+    card = _card_beside(path)
+    try:
+        mean, std = (tuple(float(value) for value in card[key]) for key in ("mean", "std"))
+    except (ValueError, TypeError, KeyError):
+        return None
+    return mean, std
+
+
+def _card_beside(path: Path) -> dict[str, Any]:
+    try:
+        card = json.loads((path.parent / CARD).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return card if isinstance(card, dict) else {}
+
+
+def _take(net: nn.Module, found: dict[str, Tensor], source: Path | str) -> None:
+    """Copy all tensors but the head's, which must be there and of the same shape."""
+    kept = tuple(f"{name}." for name, module in net.named_modules() if name == "scale" or module is net.head)
+    state = net.state_dict()
+    first = next((name for name, tensor in state.items() if tensor.dim() == 4), None)
+    for name, tensor in state.items():
+        if name.startswith(kept) or name.endswith("num_batches_tracked"):
+            continue
+        value = found.get(name)
+        if value is not None and name == first and tensor.shape[1] == 1 and value.shape[1] == 3:
+            value = value.sum(1, keepdim=True)
+        if value is None or value.shape != tensor.shape:
+            why = f"{name} is " + ("missing" if value is None else f"of shape {tuple(value.shape)}")
+            raise RunError(source, f"not the weights of this net: {why}", "the net that they are of, by --net NAME")
+        tensor.copy_(value)
 
 
 def imagenet_weights(net: str) -> dict[str, Tensor]:

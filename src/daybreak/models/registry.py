@@ -5,10 +5,7 @@ A net is any nn.Module that maps images (N, C, H, W) to logits (N, K), with no s
 - `stages`: names of modules that a person can ask to see (`prep`, `layer1` …), in order of depth;
 - `head`: the layer whose input is what the net makes of an image;
 - `param_groups()` and `fit_data(sample, size)`: see `models.groups`;
-- all of these, so that a head can be trained on features (training/features.py): `trunk()`, from images to features (N,
-  D); `answer(features)`, from there to logits; `fit_features(features)`, which is shown those of the training part;
-  `pretrain()`, which puts weights into the net; and the floats `pixel_mean` and `pixel_std`, with which images are
-  normalised, on the scale of [0, 1].
+- `pixels`, `parts()`, `answer(features)` and `fit_features(features)`, for a net that is trained already: `models.cut`.
 """
 
 import copy
@@ -97,13 +94,6 @@ def made_by(factory: Factory, config: OtherNetConfig, num_classes: int, in_chann
 def _takes(factory: Factory, name: str) -> bool:
     parameters = inspect.signature(factory).parameters
     return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-
-
-def has_trunk(net: nn.Module) -> bool:
-    """Whether a head of the net can be trained on features."""
-    methods = ("trunk", "answer", "fit_features", "pretrain")
-    numbers = (getattr(net, name, None) for name in ("pixel_mean", "pixel_std"))
-    return all(callable(getattr(net, name, None)) for name in methods) and all(isinstance(n, float) for n in numbers)
 
 
 def place(net: nn.Module, device: torch.device) -> nn.Module:

@@ -42,7 +42,7 @@ def choose_convolutions(session: Session) -> None:
     if session.device.type != "cpu" or session.convolutions.wanted == DIRECT or not has_a_choice:
         return
     with session.watch.timed("compile"), _evaluating(session.net), autocast(session.device, session.dtype):
-        for progress in phases(session):
+        for progress in phases(session) if session.features is None else ():
             session.net(made_up_images(session, progress))
         size = session.classifier.size  # at which it will be evaluated, in batches of another size
         channels = session.dataset.decode.channels

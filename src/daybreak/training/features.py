@@ -1,19 +1,21 @@
-"""A head trained on features: what a frozen net makes of every image is computed once, and kept.
+"""What a frozen net, or the frozen part of one, makes of every image is computed once, and kept.
 
-With features at hand an epoch takes a fraction of a second; nearly all the time of a run is spent on computing them.
-Each training image goes through the net in several views (`view_of`), and an epoch draws one of them for each image.
-Features are kept in the cache directory in blocks, each whole or not at all and with a sum of its bytes. So another run
-on the same images, or the same one after it was killed, goes on with those that are there:
+With features at hand an epoch of the head takes a fraction of a second; nearly all the time of a run is spent on
+computing them. Each training image goes through the net in several views (`view_of`), and an epoch draws one of them
+for each image. Features are kept in the cache directory in blocks, each whole or not at all and with a sum of its
+bytes. So another run on the same images, or the same one after it was killed, goes on with those that are there:
 
     <cache directory>/features/<key>/<view>-<block>.f16
 
-The key says which images, net, weights and size they are of.
+The key says which images, net, weights and size they are of. Where more than the head learns (`models.cut`), what is
+kept are maps, of which there can be more than memory holds: they are read from their files a batch at a time.
 """
 
 import hashlib
 import json
 import logging
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +30,7 @@ from daybreak.core.errors import StorageError
 from daybreak.core.files import write_bytes
 from daybreak.core.machine import cache_dir
 from daybreak.data.cache import REMEDY
-from daybreak.data.dataset import Dataset, Indices, Split
+from daybreak.data.dataset import Dataset, Indices, Split, release
 from daybreak.models.anatomy.folding import fold_batch_norms
 from daybreak.runs.classifier import autocast
 from daybreak.runs.transforms import Normalizer, resize
@@ -39,16 +41,20 @@ log = logging.getLogger(__name__)
 BLOCK = 256  # images of a file
 BATCH = 16  # images a forward: at 224 px the widest map of lite0, in float32, is then 77 MB
 SMALLEST_CROP = 0.35  # of an image's area, in the views that are crops
+IN_MEMORY = 256 * 2**20  # bytes of a view: more stays in its files
+SUM_BYTES = 32  # before the values of a block
 FORMAT = 1
 
 
 @dataclass(frozen=True)
 class Trunk:
-    """A frozen net without its head, ready to be run.
+    """The frozen part of a net, ready to be run.
 
     Attributes:
-        net: images (N, C, size, size) to features (N, D); its batch norms are folded into its convolutions.
-        digest: of its weights.
+        net: images (N, C, size, size) to features (N, D) or maps (N, C, H, W); its batch norms are folded into its
+            convolutions.
+        digest: of its weights and its layers.
+        shape: of what is kept of an image: (D,), or (H, W, C) of a map.
     """
 
     net: nn.Module
@@ -57,6 +63,7 @@ class Trunk:
     device: torch.device
     dtype: torch.dtype
     digest: str
+    shape: tuple[int, ...]
 
     @classmethod
     def of(
@@ -66,11 +73,14 @@ class Trunk:
         for name, tensor in trunk.state_dict().items():
             digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
         folded = fold_batch_norms(trunk).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return cls(folded, size, normalize, device, dtype, digest.hexdigest())
+        digest.update(f"{folded!r}{getattr(folded, 'code', '')}".encode())  # what is done with them
+        with torch.inference_mode():
+            blank = folded(torch.zeros(1, len(normalize.mean), size, size, device=device))
+        return cls(folded, size, normalize, device, dtype, digest.hexdigest(), tuple(_rows(blank).shape[1:]))
 
     @torch.inference_mode()
     def features(self, images_NHWC: np.ndarray, first: int, view: int) -> np.ndarray:
-        """Features (N, D), float16, of uint8 images of any size.
+        """What is kept of uint8 images of any size: (N, *shape), float16.
 
         Args:
             first: the number of the first image in its part: what a view shows of an image depends on it.
@@ -80,8 +90,13 @@ class Trunk:
             images = torch.from_numpy(np.array(images_NHWC[start : start + BATCH])).to(self.device)
             images_BCHW = view_of(self.normalize(resize(images, self.size)), first + start, view)
             with autocast(self.device, self.dtype):
-                found.append(self.net(images_BCHW.contiguous(memory_format=torch.channels_last)).half().cpu())
+                found.append(_rows(self.net(images_BCHW.contiguous(memory_format=torch.channels_last))).half().cpu())
         return torch.cat(found).numpy()
+
+
+def _rows(features: Tensor) -> Tensor:
+    """Features (N, D) as they are, maps (N, C, H, W) as (N, H, W, C): a row of memory an image."""
+    return features.permute(0, 2, 3, 1).contiguous() if features.dim() == 4 else features
 
 
 def view_of(images_BCHW: Tensor, first: int, view: int) -> Tensor:
@@ -104,6 +119,54 @@ def view_of(images_BCHW: Tensor, first: int, view: int) -> Tensor:
     return F.grid_sample(images_BCHW, grid, padding_mode="reflection", align_corners=False)
 
 
+class View:
+    """What is kept of the images of a part in one view, read from its files where it does not fit in memory.
+
+    Args:
+        paths: of its blocks.
+        shape: of an image's features.
+        images: how many there are in all blocks.
+        rows: which of them are in the part, and in which order; None for all.
+    """
+
+    def __init__(self, paths: Sequence[Path], shape: tuple[int, ...], images: int, rows: Indices | None) -> None:
+        self._paths, self._shape, self._rows = paths, shape, rows
+        self._bytes = 2 * math.prod(shape)
+        self._held: np.ndarray | None = None
+        if images * self._bytes <= IN_MEMORY:
+            self._held = self._read(np.arange(images))
+        self._len = images if rows is None else len(rows)
+
+    def __len__(self) -> int:
+        return self._len
+
+    def take(self, index_M: np.ndarray) -> Tensor:
+        """Features (M, D) or maps (M, C, H, W) of images of the part, float32.
+
+        Raises:
+            StorageError: a file is gone.
+        """
+        index_M = index_M if self._rows is None else np.asarray(self._rows)[index_M]
+        found = torch.from_numpy(self._read(index_M) if self._held is None else self._held[index_M]).float()
+        return found.permute(0, 3, 1, 2) if found.dim() == 4 else found
+
+    def _read(self, index_M: np.ndarray) -> np.ndarray:
+        found = np.empty((len(index_M), *self._shape), np.float16)
+        rows = found.reshape(len(index_M), -1).view(np.uint8)
+        for block in np.unique(index_M // BLOCK):
+            path = self._paths[block]
+            try:
+                with path.open("rb") as file:
+                    for at in np.flatnonzero(index_M // BLOCK == block):
+                        file.seek(SUM_BYTES + int(index_M[at] % BLOCK) * self._bytes)
+                        if file.readinto(rows[at]) != self._bytes:
+                            raise OSError("it is shorter than it was")
+            except OSError as error:
+                why = f"features that were there cannot be read ({error.strerror or error})"
+                raise StorageError(path, why, "daybreak train --resume RUN, which computes them again") from None
+        return found
+
+
 class Store:
     """The features of one part of a data set, in the cache directory. Of a part that was taken from another, they are
     those of the whole: then validation images and the folds of a cross-validation share them.
@@ -123,14 +186,14 @@ class Store:
         self.blocks = -(-len(self.part.labels_N) // BLOCK)
         self._folder = cache_dir() / "features" / _key(trunk, self.part, fingerprint)
 
-    def plain(self) -> Tensor:
-        """Features (N, D), float16, of all images as they are."""
+    def plain(self) -> View:
+        """All images as they are."""
         found = self.view(0, lambda: True)
         assert found is not None
         return found
 
-    def view(self, number: int, has_time: Callable[[], bool]) -> Tensor | None:
-        """Features (N, D), float16, of all images in a view.
+    def view(self, number: int, has_time: Callable[[], bool]) -> View | None:
+        """All images in a view.
 
         Args:
             has_time: asked before each block that is still to be computed; None comes back where it says no.
@@ -138,20 +201,20 @@ class Store:
         Raises:
             StorageError: the cache cannot be written.
         """
-        blocks, count = [], Count(log, "computed the features of", len(self.part.labels_N))
-        for at in range(0, len(self.part.labels_N), BLOCK):
+        images = len(self.part.labels_N)
+        paths, count = [], Count(log, "computed the features of", images)
+        for at in range(0, images, BLOCK):
             path = self._folder / f"{number}-{at // BLOCK}.f16"
-            block = _read(path, min(BLOCK, len(self.part.labels_N) - at))
-            if block is None:
+            if not _is_whole(path, min(BLOCK, images - at) * math.prod(self.trunk.shape)):
                 if not has_time():
                     return None
                 block = self.trunk.features(self.part.images_NHWC[at : at + BLOCK], at, number)
+                release(self.part.images_NHWC)
                 self.computed += 1
                 count.add(len(block))
                 _write(path, block)
-            blocks.append(torch.from_numpy(block))
-        whole_ND = torch.cat(blocks)
-        return whole_ND if self._rows is None else whole_ND[torch.from_numpy(self._rows)]
+            paths.append(path)
+        return View(paths, self.trunk.shape, images, self._rows)
 
 
 def _key(trunk: Trunk, part: Split, fingerprint: str) -> str:
@@ -168,16 +231,14 @@ def _write(path: Path, block: np.ndarray) -> None:
         raise StorageError(error.what, error.why, REMEDY) from None
 
 
-def _read(path: Path, images: int) -> np.ndarray | None:
-    """A block that is what was written; None where there is none."""
+def _is_whole(path: Path, values: int) -> bool:
+    """Whether there is a block of so many values, and it is what was written."""
     try:
         content = path.read_bytes()
     except OSError:
-        return None
-    sum_of_bytes, values = content[:32], content[32:]
-    if hashlib.sha256(values).digest() != sum_of_bytes or len(values) % (2 * images):
-        return None
-    return np.frombuffer(bytearray(values), np.float16).reshape(images, -1)
+        return False
+    sum_of_bytes, rest = content[:SUM_BYTES], memoryview(content)[SUM_BYTES:]
+    return len(rest) == 2 * values and hashlib.sha256(rest).digest() == sum_of_bytes
 
 
 class Features:
@@ -189,27 +250,28 @@ class Features:
         has_time: asked before each block after the first view.
 
     Attributes:
-        train_VND: of the training part, float16.
+        views: of the training part.
+        digest: of the weights they were computed with.
         computed, found: how many blocks of them were computed here, and how many were there.
     """
 
     def __init__(self, trunk: Trunk, dataset: Dataset, views: int, has_time: Callable[[], bool]) -> None:
         self._trunk, self._fingerprint = trunk, dataset.fingerprint
         store = Store(trunk, dataset.train, dataset.fingerprint)
-        found = [store.plain()]
-        while len(found) < views and (view := store.view(len(found), has_time)) is not None:
-            found.append(view)
-        self.train_VND = torch.stack(found)
+        self.views, self.digest = [store.plain()], trunk.digest
         self.computed = store.computed
-        self.found = len(found) * store.blocks - store.computed
-        self._plain = {"train": found[0]}
+        while len(self.views) < views and (view := store.view(len(self.views), has_time)) is not None:
+            self.views.append(view)
+            self.computed = store.computed  # without the blocks of a view for which there was no time
+        self.found = len(self.views) * store.blocks - store.computed
+        self._plain = {"train": self.views[0]}
 
     def as_json(self) -> dict[str, int]:
         """What summary.json says: views, and blocks of the training part's features."""
-        return {"views": len(self.train_VND), "computed": self.computed, "found": self.found}
+        return {"views": len(self.views), "computed": self.computed, "found": self.found}
 
-    def plain(self, name: str, part: Split) -> Tensor:
-        """Features (N, D), float16, of a part's images as they are; computed when they are first asked for."""
+    def plain(self, name: str, part: Split) -> View:
+        """A part's images as they are; their features are computed when they are first asked for."""
         if name not in self._plain:
             self._plain[name] = Store(self._trunk, part, self._fingerprint).plain()
         return self._plain[name]
@@ -218,10 +280,10 @@ class Features:
 class FeatureLoader(Batches):
     """Batches of features in place of images: of each image, in each epoch, one of its views."""
 
-    def __init__(self, recipe: Recipe, features_VND: Tensor, labels_N: Tensor, size: int, seed: int) -> None:
+    def __init__(self, recipe: Recipe, views: Sequence[View], labels_N: Tensor, size: int, seed: int) -> None:
         super().__init__(recipe, labels_N, seed)
-        self.features_VND, self._size = features_VND, size
-        self._viewed: tuple[int, Tensor] | None = None  # of the epoch last asked for
+        self.views, self._size = views, size
+        self._viewed: tuple[int, np.ndarray] | None = None  # of the epoch last asked for
 
     def size_at(self, progress: float) -> int:  # noqa: ARG002 (features were computed at one size)
         return self._size
@@ -230,16 +292,21 @@ class FeatureLoader(Batches):
         return steps / self.steps
 
     def batch(self, step: int, progress: float) -> tuple[Tensor, Tensor]:  # noqa: ARG002
-        """Features (B, D), float32, and labels (B,) of a step counted over the whole run."""
+        """Features (B, D) or maps (B, C, H, W), float32, and labels (B,) of a step counted over the whole run."""
         epoch, at = divmod(step, self.steps_per_epoch)
         index_B = self.indices(step)
         view_B = self._views(epoch)[at * self.batch_size : (at + 1) * self.batch_size]
-        return self.features_VND[view_B, index_B].float(), self.labels_N[index_B]
+        return self._gathered(index_B.cpu().numpy(), view_B).to(self.labels_N.device), self.labels_N[index_B]
 
-    def _views(self, epoch: int) -> Tensor:
+    def _gathered(self, index_B: np.ndarray, view_B: np.ndarray) -> Tensor:
+        by_view = np.argsort(view_B, kind="stable")
+        parts = [self.views[view].take(index_B[view_B == view]) for view in np.unique(view_B)]
+        found = torch.cat(parts)[torch.from_numpy(np.argsort(by_view))]
+        return found.contiguous(memory_format=torch.channels_last) if found.dim() == 4 else found
+
+    def _views(self, epoch: int) -> np.ndarray:
         """Which view is shown at each place of an epoch: int64 (N,)."""
         if self._viewed is None or self._viewed[0] != epoch:
             rng = np.random.default_rng([self.seed, epoch, 4])
-            view_N = rng.integers(len(self.features_VND), size=len(self.labels_N))
-            self._viewed = (epoch, torch.from_numpy(view_N).to(self.labels_N.device))
+            self._viewed = (epoch, rng.integers(len(self.views), size=len(self.labels_N)))
         return self._viewed[1]

@@ -22,6 +22,7 @@ from daybreak.training.step import train_step
 from daybreak.training.step_log import StepLog
 
 TRAIN_SAMPLE = 5000  # training images on which accuracy and loss are measured at the end of an epoch
+OF_FEW = 500  # of them, where an image takes long and there are few epochs: on maps (training/features.py)
 MAX_SKIPPED = 3  # steps that are not finite: at this many the run stops
 
 Row = dict[str, Any]
@@ -186,7 +187,8 @@ def evaluate_epoch(session: Session, size: int) -> dict[str, float]:
     one also the mean accuracy over classes. (A mean over the epoch's batches would average over nets that no longer
     exist.)"""
     train = session.dataset.train
-    sample = spread(len(train.labels_N), TRAIN_SAMPLE)
+    on_maps = session.features is not None and not session.recipe.is_head_only
+    sample = spread(len(train.labels_N), OF_FEW if on_maps else TRAIN_SAMPLE)
     name, part = curve_split(session.dataset)
     parts: dict[str, tuple[Split, np.ndarray | slice]] = {"train": (train, sample), name: (part, slice(None))}
     found: dict[str, float] = {}

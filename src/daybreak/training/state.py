@@ -179,6 +179,8 @@ def deciding(session: Session, options: TrainOptions) -> dict[str, Any]:
     }
     found = {"recipe": recipe, "seed": session.seed, "data": {"fingerprint": session.dataset.fingerprint}}
     found["options"] = {name: value for name, value in fixed.items() if name not in ("recipe", "settings")}
+    if session.features:
+        found["weights"] = session.features.digest
     return flatten(json.loads(to_json(found)))
 
 

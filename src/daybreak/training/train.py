@@ -141,7 +141,7 @@ def resume(
             stop, recipe, f"the run is as it was; --resume {run.path} goes on",
             lambda: prepare(
                 recipe, dataset, options.seed, where, watch=watch, extensions=extensions,
-                budget=None if recipe.features else options.budget,  # as many views as the run has had
+                budget=options.budget, resumes=True,
                 convolutions=Convolutions.of(run.config.get("convolutions")),
             ),
         )  # fmt: skip
@@ -201,10 +201,10 @@ def _undisturbed(device: torch.device) -> Iterator[StopRequest]:
 
 
 def _check_length(run: RunDirectory, epochs: int | None, budget: float | None) -> None:
-    if budget and run.recipe.features:
+    if budget and run.recipe.is_head_only:
         why = "its head is trained for epochs; the budget was for the features"
         raise UsageError(f"--resume {run.path} --budget", why, "--epochs above what it had")
-    over_time = run.options.budget is not None and not run.recipe.features
+    over_time = run.options.budget is not None and not run.recipe.is_head_only
     if (budget and not over_time) or (epochs and over_time):
         kind = "wall-clock time" if over_time else "epochs"
         raise UsageError(f"--resume {run.path}", f"its cycle is over {kind}", "--epochs or --budget, whichever it had")
