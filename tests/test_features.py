@@ -23,7 +23,7 @@ from daybreak.data.dataset import Split
 from daybreak.models.anatomy.trace import trace
 from daybreak.models.cut import Cut, stages_to_tune
 from daybreak.models.lite import LiteNet
-from daybreak.recipes import RECIPES
+from daybreak.recipes import RECIPES, to_toml
 from daybreak.runs.transforms import Normalizer
 from daybreak.training import depth, features, recipe_choice, session
 from daybreak.training import train as train_module
@@ -493,6 +493,9 @@ def test_a_budget_decides_how_deep_unless_the_call_does(tmp_path: Path, monkeypa
     assert run.summary.steps >= 1
     run = daybreak.train("digits", settings=small | {"tune": "head"}, out=tmp_path / "head", **options)
     assert run.directory.recipe.tune == "head"
+    (tmp_path / "own.toml").write_text(to_toml(override(RECIPES["finetune"], small | {"tune": "stage7"})))
+    run = daybreak.train("digits", out=tmp_path / "own", **options | {"recipe": str(tmp_path / "own.toml")})
+    assert run.directory.recipe.tune == "stage7"  # as its file says
     monkeypatch.setattr(depth, "seconds_by_cut", lambda *_: {"stage6": (1.0, 1.0)})
     run = daybreak.train("digits", settings=small, out=tmp_path / "short", **options)
     assert (run.directory.recipe.tune, run.directory.recipe.features) == ("head", 4)

@@ -73,6 +73,15 @@ def test_a_whole_net_is_trained_on_from_there(run: daybreak.Run, digits: Dataset
     }
 
 
+def test_a_file_alone_keeps_its_whitening_too(run: daybreak.Run, digits: Dataset, tmp_path: Path) -> None:
+    """Without the run's card beside it nothing says how images were normalised, but the filters are not made anew."""
+    file = tmp_path / "weights.safetensors"
+    file.write_bytes((run.path / "model.safetensors").read_bytes())
+    made = prepare(override(run.directory.recipe, {"model.weights": str(file)}), digits, 7, CPU)
+    whitening = run.directory.classifier("cpu").net.state_dict()["whiten.weight"]
+    assert torch.equal(made.net.state_dict()["whiten.weight"], whitening)
+
+
 def test_a_file_that_is_none_or_of_another_net_is_refused(run: daybreak.Run, tmp_path: Path) -> None:
     net = build_net(net_config("sprint"), 10, 1)
     with pytest.raises(RunError, match=r"whiten.weight is of shape|layer1.conv.weight is of shape"):

@@ -1,7 +1,7 @@
 """A linear probe: the head that features alone would have, by logistic regression.
 
-Stages that learn together with a head of random weights are first of all spoilt by its gradients. Where the head begins
-as the best linear answer to the features as they are, they are only refined (Kumar et al. 2022, "Fine-tuning can
+Stages that learn together with a head of random weights are first of all distorted by its gradients. Where the head
+begins as the best linear answer to the features as they are, they are only refined (Kumar et al. 2022, "Fine-tuning can
 distort pretrained features and underperform out-of-distribution").
 """
 

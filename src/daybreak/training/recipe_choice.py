@@ -75,8 +75,9 @@ def recipe_for(
         chosen, evened = balance_for(chosen, dataset, options)
         if evened:
             on_event({"event": "choice", "recipe": chosen.name, "why": evened})
-        says_how_deep = {"tune", "features"} & settings.keys() or isinstance(recipe, Recipe)
-        if options.budget and chosen.features and not says_how_deep:
+        by_name = isinstance(recipe, str) and recipe in RECIPES  # a file or an object says itself how deep
+        says_how_deep = not by_name or {"tune", "features", "resolution"} & settings.keys()
+        if options.budget and chosen.features and not chosen.is_head_only and not says_how_deep:
             where = pick_device(options.device)
             chosen, why = for_depth(chosen, dataset, options.budget, options.seed, where, watch, settings)
             on_event({"event": "choice", "recipe": chosen.name, "why": why})

@@ -199,7 +199,7 @@ def _image_loader(
     own = _own_normalizer(net, images_NHWC.shape[3])
     normalize = own or Normalizer.of(images_NHWC)
     fit_data: Callable[[Sample, int], None] | None = getattr(net, "fit_data", None)
-    if fit_data is not None and own is None:
+    if fit_data is not None and getattr(recipe.model, "weights", "none") == "none":  # else the weights have it already
         fit_data(lambda n: normalize(images_NHWC[spread(len(images_NHWC), n)]), size)
     return Loader(recipe, images_NHWC, labels_N, normalize, seed, dtype)
 
