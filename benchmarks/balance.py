@@ -3,7 +3,7 @@
     python benchmarks/balance.py cifar10 --most 500 --ratio 50 --seeds 5 --out benchmarks/records/DATE_balance
 
 Half of the classes keep `most` training images, the other half a `ratio`-th of them; which images these are depends on
-the seed. Judged on a tenth of the training images (with its own classes of equal size), so that the test set is not
+the seed. Evaluated on a tenth of the training images (with its own classes of equal size), so that the test set is not
 used. trials.jsonl has every trial, balance.json the differences, paired by seed, with Student's t interval and p.
 """
 

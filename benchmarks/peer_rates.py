@@ -2,7 +2,7 @@
 
     python benchmarks/peer_rates.py cifar10 --minutes 1 --record benchmarks/records/DATE_peers
 
-Every trial trains on nine tenths of the training images and is judged on the rest, so that the test set chooses
+Every trial trains on nine tenths of the training images and is evaluated on the rest, so that the test set chooses
 nothing. While the best rate of a peer lies at an end of its grid, the grid goes on there. The trials are appended to
 rates.jsonl in the record; peers.py with the same --record takes each peer's best. `seed_page` keeps the rates of the
 write-up, which it is there to show, and daybreak's own were tuned long before (LOG.md).

@@ -190,7 +190,7 @@ def test_crops_are_windows_of_the_padded_image() -> None:
     assert len(set(places(cropped, images[labels], 2, "reflect"))) > 15
 
 
-def test_airbench_judges_by_daybreaks_six_views() -> None:
+def test_airbench_evaluates_by_daybreaks_six_views() -> None:
     found, expected = (f(random_images(3)) for f in (airbench94_muon.views, lambda x: tta_views(x, "full")))
     assert [w for w, _ in found] == [w for w, _ in expected]
     assert all(torch.equal(a, b) for (_, a), (_, b) in zip(found, expected, strict=True))
@@ -354,7 +354,7 @@ def test_a_peer_prints_one_result(
     file = tmp_path / "pixels.npz"
     np.savez(file, **{name: getattr(pixels, name)[:10] for name in pixels.__dataclass_fields__})
     monkeypatch.setattr(sys, "argv", ["peer", "--pixels", str(file), "--epochs", "1", "--of", "3", "--seed", "5"])
-    common.main(peer.__name__, peer.BATCH, peer.train, peer.judge)
+    common.main(peer.__name__, peer.BATCH, peer.train, peer.evaluate)
     result = json.loads(capsys.readouterr().out)
     assert {key: result[key] for key in ("peer", "seed", "budget", "epochs", "steps", "schedule_steps")} == {
         "peer": peer.__name__, "seed": 5, "budget": None, "epochs": 1, "steps": 1, "schedule_steps": 3

@@ -199,7 +199,7 @@ def views(images: Tensor) -> list[tuple[float, Tensor]]:
 
 
 @torch.no_grad()
-def judge(model: nn.Sequential, pixels: Pixels) -> tuple[float, float]:
+def evaluate(model: nn.Sequential, pixels: Pixels) -> tuple[float, float]:
     """Accuracy plain, and of the logits averaged over the views."""
     model.eval()
     device = next(model.parameters()).device
@@ -225,4 +225,4 @@ def predict(net: nn.Module, images: Tensor) -> Tensor:
 
 
 if __name__ == "__main__":
-    main("airbench94_muon", BATCH, train, judge)
+    main("airbench94_muon", BATCH, train, evaluate)

@@ -1,6 +1,6 @@
 """What every peer shares: arguments, pixels, the clock, how many steps fit a budget, the result line.
 
-Nothing in here is about how a net is trained. A peer hands `main` two functions, `train` and `judge`; `main` prints
+Nothing in here is about how a net is trained. A peer hands `main` two functions, `train` and `evaluate`; `main` prints
 one JSON object as the last line of stdout (of several runs, a line each), everything else goes to stderr.
 
 The rules, the same for all:
@@ -100,10 +100,12 @@ class Clock:
 
 
 Train = Callable[[Pixels, Plan, int, Clock], Any]  # pixels, plan, seed, clock -> trained model
-Judge = Callable[[Any, Pixels], tuple[float, float | None]]  # accuracy: plain, with test-time augmentation
+Evaluate = Callable[[Any, Pixels], tuple[float, float | None]]  # accuracy: plain, with test-time augmentation
 
 
-def main(peer: str, batch_size: int, train: Train, judge: Judge, packages: Sequence[str] = ("torch", "numpy")) -> None:
+def main(
+    peer: str, batch_size: int, train: Train, evaluate: Evaluate, packages: Sequence[str] = ("torch", "numpy")
+) -> None:
     """Run one peer as the command line says.
 
     Args:
@@ -113,12 +115,12 @@ def main(peer: str, batch_size: int, train: Train, judge: Judge, packages: Seque
     pixels = Pixels.load(arguments.pixels)
     for seed in range(arguments.seed, arguments.seed + arguments.runs):
         arguments.seed = seed
-        result = run(peer, max(1, len(pixels.y_train) // batch_size), pixels, train, judge, arguments)
+        result = run(peer, max(1, len(pixels.y_train) // batch_size), pixels, train, evaluate, arguments)
         print(json.dumps(result | {"versions": {name: version(name) for name in packages}}), flush=True)
 
 
 def run(
-    peer: str, steps_per_epoch: int, pixels: Pixels, train: Train, judge: Judge, arguments: argparse.Namespace
+    peer: str, steps_per_epoch: int, pixels: Pixels, train: Train, evaluate: Evaluate, arguments: argparse.Namespace
 ) -> dict[str, Any]:
     """One training, and what came of it."""
     with contextlib.redirect_stdout(sys.stderr):  # frameworks print what they like
@@ -129,11 +131,11 @@ def run(
         clock.stop()
         say(f"{peer}: trained in {clock.seconds:.1f} s")
         begun = time.perf_counter()
-        test_acc, test_acc_tta = judge(model, pixels)
-        judged = time.perf_counter() - begun
+        test_acc, test_acc_tta = evaluate(model, pixels)
+        evaluated = time.perf_counter() - begun
     result = {"peer": peer, "seed": arguments.seed, "budget": arguments.budget, "epochs": plan.steps / steps_per_epoch}
     result |= {"steps": plan.steps, "schedule_steps": plan.schedule, "rate": plan.rate, "train_seconds": clock.seconds}
-    result |= {"judge_seconds": judged}
+    result |= {"judge_seconds": evaluated}
     return result | {"test_acc": test_acc, "test_acc_tta": test_acc_tta}
 
 

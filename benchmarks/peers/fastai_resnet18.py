@@ -18,7 +18,7 @@ for operator in ("nms", "qnms"):  # what importing torchvision expects to be the
     torch.library.define(f"torchvision::{operator}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 from fastai.vision.all import Callback, CancelFitException, CrossEntropyLossFlat, DataLoaders, Learner, set_seed  # noqa: E402
-from resnet18 import BATCH, ResNet18, judge, make_net, train_loader  # noqa: E402
+from resnet18 import BATCH, ResNet18, evaluate, make_net, train_loader  # noqa: E402
 
 REQUIREMENTS = ("torch==2.13.0", "numpy==2.4.6", "torchvision==0.28.0", "fastai==2.8.12")
 MAX_LR = 3e-3
@@ -66,4 +66,4 @@ def train(pixels: Pixels, plan: Plan, seed: int, clock: Clock) -> ResNet18:
 
 
 if __name__ == "__main__":
-    main("fastai_resnet18", BATCH, train, judge, packages=("torch", "numpy", "torchvision", "fastai"))
+    main("fastai_resnet18", BATCH, train, evaluate, packages=("torch", "numpy", "torchvision", "fastai"))

@@ -12,7 +12,7 @@ a quarter of the steps where there are fewer than four epochs of them.
 from common import Clock, Pixels, Plan, main
 from fastai_resnet18 import FollowPlan, Repeated  # declares what torchvision, and with it fastai, needs to load
 from fastai.vision.all import DataLoaders, LabelSmoothingCrossEntropyFlat, Learner, params, set_seed
-from finetune_timm import BATCH, judge, make_net, train_loader
+from finetune_timm import BATCH, evaluate, make_net, train_loader
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -59,4 +59,4 @@ def train(pixels: Pixels, plan: Plan, seed: int, clock: Clock) -> nn.Module:
 
 
 if __name__ == "__main__":
-    main("finetune_fastai", BATCH, train, judge, packages=("torch", "numpy", "timm", "fastai"))
+    main("finetune_fastai", BATCH, train, evaluate, packages=("torch", "numpy", "timm", "fastai"))

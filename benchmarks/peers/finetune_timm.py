@@ -107,7 +107,7 @@ def train(pixels: Pixels, plan: Plan, seed: int, clock: Clock) -> nn.Module:
 
 
 @torch.no_grad()
-def judge(net: nn.Module, pixels: Pixels) -> tuple[float, float]:
+def evaluate(net: nn.Module, pixels: Pixels) -> tuple[float, float]:
     net.eval()
     labels = torch.from_numpy(pixels.y_test)
     parts = [normalized(part) for part in torch.from_numpy(pixels.x_test).split(EVALUATION_BATCH)]
@@ -121,4 +121,4 @@ def mirror(images: Tensor) -> Tensor:
 
 
 if __name__ == "__main__":
-    main("finetune_timm", BATCH, train, judge, packages=("torch", "numpy", "timm"))
+    main("finetune_timm", BATCH, train, evaluate, packages=("torch", "numpy", "timm"))

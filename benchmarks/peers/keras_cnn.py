@@ -110,10 +110,10 @@ def train(pixels: Pixels, plan: Plan, seed: int, clock: Clock) -> keras.Model:
     return model
 
 
-def judge(model: keras.Model, pixels: Pixels) -> tuple[float, None]:
+def evaluate(model: keras.Model, pixels: Pixels) -> tuple[float, None]:
     logits = model.predict(first(pixels.x_test), batch_size=EVALUATION_BATCH, verbose=0)
     return float((logits.argmax(1) == pixels.y_test).mean()), None
 
 
 if __name__ == "__main__":
-    main("keras_cnn", BATCH, train, judge, packages=("torch", "numpy", "keras"))
+    main("keras_cnn", BATCH, train, evaluate, packages=("torch", "numpy", "keras"))

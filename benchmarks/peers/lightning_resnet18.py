@@ -10,7 +10,7 @@ from typing import Any
 import torch.nn.functional as F
 from common import Clock, Pixels, Plan, main, say
 from lightning import Callback, LightningModule, Trainer, seed_everything
-from resnet18 import BATCH, Batch, ResNet18, judge, make_net, one_cycle, sgd, train_loader
+from resnet18 import BATCH, Batch, ResNet18, evaluate, make_net, one_cycle, sgd, train_loader
 from torch import Tensor
 
 REQUIREMENTS = ("torch==2.13.0", "numpy==2.4.6", "lightning==2.6.6")
@@ -60,4 +60,4 @@ def train(pixels: Pixels, plan: Plan, seed: int, clock: Clock) -> ResNet18:
 
 
 if __name__ == "__main__":
-    main("lightning_resnet18", BATCH, train, judge, packages=("torch", "numpy", "lightning"))
+    main("lightning_resnet18", BATCH, train, evaluate, packages=("torch", "numpy", "lightning"))

@@ -112,7 +112,7 @@ def train(pixels: Pixels, plan: Plan, seed: int, clock: Clock) -> ResNet18:
 
 
 @torch.no_grad()
-def judge(net: nn.Module, pixels: Pixels) -> tuple[float, None]:
+def evaluate(net: nn.Module, pixels: Pixels) -> tuple[float, None]:
     net.eval()
     normalize, labels = Normalize(torch.from_numpy(pixels.x_train)), torch.from_numpy(pixels.y_test)
     parts = torch.from_numpy(pixels.x_test).split(EVALUATION_BATCH)
@@ -121,4 +121,4 @@ def judge(net: nn.Module, pixels: Pixels) -> tuple[float, None]:
 
 
 if __name__ == "__main__":
-    main("resnet18", BATCH, train, judge)
+    main("resnet18", BATCH, train, evaluate)

@@ -105,7 +105,7 @@ def train(pixels: Pixels, plan: Plan, seed: int, clock: Clock) -> Net:
 
 
 @torch.no_grad()
-def judge(net: Net, pixels: Pixels) -> tuple[float, None]:
+def evaluate(net: Net, pixels: Pixels) -> tuple[float, None]:
     net.eval()
     images = Images(pixels.x_test, pixels.y_test, *statistics(pixels.x_train), augment=False)
     right = sum((net(x).argmax(1) == y).sum().item() for x, y in DataLoader(images, EVALUATION_BATCH))
@@ -113,4 +113,4 @@ def judge(net: Net, pixels: Pixels) -> tuple[float, None]:
 
 
 if __name__ == "__main__":
-    main("seed_page", BATCH, train, judge, packages=("torch", "numpy", "pillow"))
+    main("seed_page", BATCH, train, evaluate, packages=("torch", "numpy", "pillow"))
