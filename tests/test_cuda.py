@@ -15,7 +15,7 @@ from daybreak.core.device import repeatable
 from daybreak.core.options import TrainOptions
 from daybreak.data import Dataset
 from daybreak.recipes import RECIPES
-from daybreak.training import graphs
+from daybreak.training import features, graphs
 from daybreak.training.graphs import make_ready
 from daybreak.training.session import Session, prepare
 from daybreak.training.step import train_step
@@ -29,7 +29,10 @@ SPRINT = {
     "optimizer.whiten_bias_until": 0.5,
     "resolution": [{"until": 0.4, "scale": 0.75}, {"until": 1.0, "scale": 1.0}],
 }
-RECIPE_SETTINGS = {"sprint": SPRINT, "page": {"model.width": 0.25}, "resnet18": {"model.width": 0.1}}
+ON_MAPS = {"model.weights": "none", "model.folded": False, "model.width": 0.25, "size": 64, "model.dropout": 0.0}
+RECIPE_SETTINGS = {
+    "sprint": SPRINT, "page": {"model.width": 0.25}, "resnet18": {"model.width": 0.1}, "finetune": ON_MAPS,
+}  # fmt: skip
 
 
 def recipe(name: str, **settings: object) -> Recipe:
@@ -46,8 +49,9 @@ def losses(session: Session, steps: int = 20) -> list[float]:
 
 
 @pytest.fixture(autouse=True)
-def exact() -> None:
+def exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.backends.cudnn.allow_tf32 = False
+    monkeypatch.setattr(features, "cache_dir", lambda: tmp_path / "cache")
 
 
 @pytest.mark.parametrize("name", RECIPE_SETTINGS)
@@ -72,6 +76,16 @@ def test_every_phase_is_recorded_and_none_runs_eagerly(digits: Dataset, monkeypa
     assert len(session.graphs) == 3
     monkeypatch.setattr("daybreak.training.step.learn", lambda *_: pytest.fail("a step was not recorded"))
     losses(session, steps=10**6)
+
+
+@pytest.mark.parametrize("tune", ["head", "stage6"])
+def test_steps_on_features_are_recorded_too(digits: Dataset, monkeypatch: pytest.MonkeyPatch, tune: str) -> None:
+    session = prepare(recipe("finetune", tune=tune), digits, 0, CUDA)
+    assert make_ready(session, "always") == {}
+    assert len(session.graphs) == 1
+    monkeypatch.setattr("daybreak.training.step.learn", lambda *_: pytest.fail("a step was not recorded"))
+    found = losses(session)
+    assert found[-1] < found[0]
 
 
 def test_a_recorded_step_does_not_wait_for_the_device(digits: Dataset) -> None:
@@ -113,7 +127,7 @@ def test_what_cannot_be_recorded_is_trained_eagerly_and_says_so(
     assert np.isfinite(losses(session)).all()
 
 
-@pytest.mark.parametrize("name", ["sprint", "page"])
+@pytest.mark.parametrize("name", ["sprint", "page", "finetune"])
 def test_a_run_goes_on_where_it_stopped(digits: Dataset, tmp_path: Path, name: str) -> None:
     options = TrainOptions(device="cuda", deterministic=True, compile="never", report=False, checkpoint_every="7steps")
     two = recipe(name, epochs=2)

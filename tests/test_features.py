@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from daybreak.runs.transforms import Normalizer
 from daybreak.training import depth, features, recipe_choice, session
 from daybreak.training import train as train_module
 from daybreak.training.callbacks import Callback, Epoch
+from daybreak.training.compilation import made_up_images
 from daybreak.training.extensions import Given
 from daybreak.training.features import BLOCK, FeatureLoader, Store, Trunk, View, view_of
 from daybreak.training.progress import TimeHorizon
@@ -176,6 +178,16 @@ def test_what_does_not_fit_in_memory_is_read_from_its_files(
 
 
 # -- batches ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tune", ["head", "stage6"])
+def test_a_blank_batch_is_like_every_batch(digits: Dataset, tune: str) -> None:
+    """A GPU's step is recorded with it: one of another layout would be recorded again, or be another program."""
+    ready = prepare(recipe(tune=tune), digits, 0, CPU)
+    batch, _ = ready.loader.batch(0, 0.0)
+    blank = made_up_images(ready, 0.0)
+    assert (blank.shape, blank.dtype, blank.stride()) == (batch.shape, batch.dtype, batch.stride())
+    assert not blank.any()
 
 
 def test_a_batch_has_a_view_of_each_of_its_images() -> None:
@@ -462,8 +474,12 @@ def test_the_price_of_a_cut_follows_from_its_multiply_adds(digits: Dataset, monk
     layers = trace(net, 8, 1)
     whole = sum(layer.macs for layer in layers)
     at_probe = sum(layer.macs for layer in layers if any(layer.is_in(n) for n in ("stage6", "stage7", "top", "head")))
-    monkeypatch.setattr(depth, "_timed", lambda *_: (whole - at_probe, 3 * at_probe))
-    found = depth.seconds_by_cut(made, digits, 0, CPU)
+    asked: list[str] = []
+    monkeypatch.setattr(depth, "_works", lambda *_: (partial(asked.append, "below"), partial(asked.append, "above")))
+    prices = iter([whole - at_probe, 3 * at_probe])
+    monkeypatch.setattr(depth, "_seconds", lambda *_: depth.PHOTOS * next(prices))
+    found = depth.seconds_by_cut(made, digits, 0, CPU, Stopwatch())
+    assert asked == ["below", "above"]  # once each before they are timed
     assert list(found) == list(stages_to_tune(net))[1:]
     for below, above in found.values():
         assert below + above / 3 == pytest.approx(whole)

@@ -17,6 +17,7 @@ from daybreak.models.winograd.choice import DIRECT
 from daybreak.runs.classifier import autocast, images_a_forward
 from daybreak.runs.transforms import scale_pixels
 from daybreak.training.augment import augment_batch, draw_epoch
+from daybreak.training.features import FeatureLoader
 from daybreak.training.loader import Loader
 from daybreak.training.progress import TimeHorizon
 from daybreak.training.session import Session
@@ -112,7 +113,9 @@ def phases(session: Session) -> list[float]:
 def made_up_images(session: Session, progress: float) -> Tensor:
     """A batch that shows nothing and went the way of every batch, so that shape, format and layout are theirs."""
     loader, config, device = session.loader, session.recipe.augment, session.device
-    assert isinstance(loader, Loader)  # a run on features has nothing to be made ready
+    if isinstance(loader, FeatureLoader):
+        return loader.blank(device)
+    assert isinstance(loader, Loader)
     size, images = loader.size_at(progress), loader.batch_size
     padded = size + 2 * scale_pixels(config.crop, size)
     blank_NHWC = torch.zeros((images, padded, padded, loader.images_NHWC.shape[3]), dtype=torch.uint8, device=device)

@@ -29,7 +29,7 @@ from daybreak.training.session import initial_net
 # Where to cut, at which scale of the photos, and the epochs that this takes: the first that fits is the best.
 CHOICES = (("stage4", 1.0, 12.0), ("stage6", 1.0, 4.0), ("stage6", 5 / 7, 3.0))
 PROBE = "stage6"  # the cut that is timed; others follow by their multiply-adds
-TIMED, PHOTOS = 2, 16  # rounds, after one that is not timed, and photos in each
+TIMED, PHOTOS = 2, 16  # rounds, after one that is not timed, and photos in each on a CPU
 
 
 def for_depth(
@@ -47,8 +47,8 @@ def for_depth(
         budget: seconds of training. What is timed here is spent from it.
         settings: keys of the recipe that stay as they are.
     """
-    with watch.timed("train"), kept_memory():
-        seconds = seconds_by_cut(recipe, dataset, seed, device)
+    with kept_memory():
+        seconds = seconds_by_cut(recipe, dataset, seed, device, watch)
     left, photos = budget - watch.seconds("train"), len(dataset.train.labels_N)
     for stage, scale, enough in CHOICES:
         below, above = (scale**2 * each for each in seconds.get(stage, (math.inf, math.inf)))
@@ -61,16 +61,26 @@ def for_depth(
     return override(recipe, head_only), "the head alone learns: more needs a longer --budget"
 
 
-def seconds_by_cut(recipe: Recipe, dataset: Dataset, seed: int, device: torch.device) -> dict[str, tuple[float, float]]:
+def seconds_by_cut(
+    recipe: Recipe, dataset: Dataset, seed: int, device: torch.device, watch: Stopwatch
+) -> dict[str, tuple[float, float]]:
     """For each cut below the head's, from the top down: seconds a photo of the part below, forward, and of the part
     above, forward and backward."""
-    net, size = place(initial_net(recipe, dataset, seed), device), dataset.decode.size
-    above = _macs_above(net, size, dataset.decode.channels)
-    if PROBE not in above:
-        return {}
-    forward, step = _timed(Cut(net, PROBE), size, recipe, dataset, device)
+    with watch.timed("train"):
+        net, size = place(initial_net(recipe, dataset, seed), device), dataset.decode.size
+        above = _macs_above(net, size, dataset.decode.channels)
+        if PROBE not in above:
+            return {}
+        photos = PHOTOS if device.type == "cpu" else recipe.batch_size
+        forward, step = _works(Cut(net, PROBE), size, photos, recipe, dataset, device)
+    # On CUDA libraries compile kernels for every new shape, which can take as long as the whole budget.
+    with watch.timed("train" if device.type == "cpu" else "compile"):
+        forward()
+        step()
+    with watch.timed("train"):
+        a_forward, a_step = (_seconds(work, synchronizer(device)) / photos for work in (forward, step))
     whole = above["all"]
-    a_mac_below, a_mac_above = forward / (whole - above[PROBE]), step / above[PROBE]
+    a_mac_below, a_mac_above = a_forward / (whole - above[PROBE]), a_step / above[PROBE]
     return {
         stage: ((whole - above[stage]) * a_mac_below, above[stage] * a_mac_above) for stage in stages_to_tune(net)[1:]
     }
@@ -85,34 +95,34 @@ def _macs_above(net: nn.Module, size: int, channels: int) -> dict[str, int]:
     return found | {"all": sum(layer.macs for layer in layers)}
 
 
-def _timed(parts: Cut, size: int, recipe: Recipe, dataset: Dataset, device: torch.device) -> tuple[float, float]:
-    """Seconds a photo of the part below, forward, and of the part above, forward and backward."""
+def _works(
+    parts: Cut, size: int, photos: int, recipe: Recipe, dataset: Dataset, device: torch.device
+) -> tuple[Callable[[], None], Callable[[], None]]:
+    """What is timed: the part below, forward, and the part above, forward and backward."""
     below = fold_batch_norms(parts.below).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    photos = torch.zeros(PHOTOS, dataset.decode.channels, size, size, device=device)
-    photos = photos.contiguous(memory_format=torch.channels_last)
-    labels = torch.zeros(PHOTOS, dtype=torch.long, device=device)
+    images = torch.zeros(photos, dataset.decode.channels, size, size, device=device)
+    images = images.contiguous(memory_format=torch.channels_last)
+    labels = torch.zeros(photos, dtype=torch.long, device=device)
     dtype = compute_dtype(recipe.precision, device)
     with autocast(device, dtype), torch.no_grad():
-        maps = below(photos)
+        maps = below(images)
 
     def forward() -> None:
         with autocast(device, dtype), torch.no_grad():
-            below(photos)
+            below(images)
 
     def step() -> None:
         with autocast(device, dtype):
             logits = parts.logits(maps.float())
         F.cross_entropy(logits.float(), labels).backward()
 
-    return _seconds(forward, synchronizer(device)), _seconds(step, synchronizer(device))
+    return forward, step
 
 
 def _seconds(work: Callable[[], None], wait: Callable[[], None]) -> float:
-    """Seconds a photo."""
-    work()
     wait()
     begun = time.perf_counter()
     for _ in range(TIMED):
         work()
     wait()
-    return (time.perf_counter() - begun) / (TIMED * PHOTOS)
+    return (time.perf_counter() - begun) / TIMED

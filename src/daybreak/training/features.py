@@ -39,7 +39,8 @@ from daybreak.training.loader import Batches
 log = logging.getLogger(__name__)
 
 BLOCK = 256  # images of a file
-BATCH = 16  # images a forward: at 224 px the widest map of lite0, in float32, is then 77 MB
+BATCH = 16  # images a forward on a CPU: at 224 px the widest map of lite0, in float32, is then 77 MB
+ABOVE = 64  # images a forward above a cut on a CPU: the widest map above `stage6` of lite0 is then 34 MB
 SMALLEST_CROP = 0.35  # of an image's area, in the views that are crops
 IN_MEMORY = 256 * 2**20  # bytes of a view: more stays in its files
 SUM_BYTES = 32  # before the values of a block
@@ -85,9 +86,9 @@ class Trunk:
         Args:
             first: the number of the first image in its part: what a view shows of an image depends on it.
         """
-        found = []
-        for start in range(0, len(images_NHWC), BATCH):
-            images = torch.from_numpy(np.array(images_NHWC[start : start + BATCH])).to(self.device)
+        found, batch = [], BATCH if self.device.type == "cpu" else BLOCK
+        for start in range(0, len(images_NHWC), batch):
+            images = torch.from_numpy(np.array(images_NHWC[start : start + batch])).to(self.device)
             images_BCHW = view_of(self.normalize(resize(images, self.size)), first + start, view)
             with autocast(self.device, self.dtype):
                 found.append(_rows(self.net(images_BCHW.contiguous(memory_format=torch.channels_last))).half().cpu())
@@ -127,10 +128,13 @@ class View:
         shape: of an image's features.
         images: how many there are in all blocks.
         rows: which of them are in the part, and in which order; None for all.
+
+    Attributes:
+        shape: as given.
     """
 
     def __init__(self, paths: Sequence[Path], shape: tuple[int, ...], images: int, rows: Indices | None) -> None:
-        self._paths, self._shape, self._rows = paths, shape, rows
+        self._paths, self.shape, self._rows = paths, shape, rows
         self._bytes = 2 * math.prod(shape)
         self._held: np.ndarray | None = None
         if images * self._bytes <= IN_MEMORY:
@@ -151,7 +155,7 @@ class View:
         return found.permute(0, 3, 1, 2) if found.dim() == 4 else found
 
     def _read(self, index_M: np.ndarray) -> np.ndarray:
-        found = np.empty((len(index_M), *self._shape), np.float16)
+        found = np.empty((len(index_M), *self.shape), np.float16)
         rows = found.reshape(len(index_M), -1).view(np.uint8)
         for block in np.unique(index_M // BLOCK):
             path = self._paths[block]
@@ -277,6 +281,21 @@ class Features:
         return self._plain[name]
 
 
+def on_features(above: Callable[[Tensor], Tensor], view: View, index_M: np.ndarray, device: torch.device) -> Tensor:
+    """What the part above a cut makes of images: (M, ...), float32, on the device.
+
+    Its place is taken first: results kept one by one between the maps of one batch and the next would leave holes that
+    no map fits in, gigabytes of them.
+    """
+    found, batch = torch.empty(0), ABOVE if device.type == "cpu" else BLOCK
+    for start in range(0, len(index_M), batch):
+        part = above(view.take(index_M[start : start + batch]).to(device)).float()
+        if not start:
+            found = part.new_empty(len(index_M), *part.shape[1:])
+        found[start : start + batch] = part
+    return found
+
+
 class FeatureLoader(Batches):
     """Batches of features in place of images: of each image, in each epoch, one of its views."""
 
@@ -297,6 +316,11 @@ class FeatureLoader(Batches):
         index_B = self.indices(step)
         view_B = self._views(epoch)[at * self.batch_size : (at + 1) * self.batch_size]
         return self._gathered(index_B.cpu().numpy(), view_B).to(self.labels_N.device), self.labels_N[index_B]
+
+    def blank(self, device: torch.device) -> Tensor:
+        """A batch that shows nothing, of the shape, format and layout of every batch."""
+        blank = torch.zeros((self.batch_size, *self.views[0].shape), device=device)
+        return blank.permute(0, 3, 1, 2) if blank.dim() == 4 else blank
 
     def _gathered(self, index_B: np.ndarray, view_B: np.ndarray) -> Tensor:
         by_view = np.argsort(view_B, kind="stable")

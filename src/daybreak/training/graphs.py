@@ -71,18 +71,20 @@ def make_ready(session: Session, compiles: Compile = "auto") -> dict[str, str] |
     Returns:
         What to tell: "why" steps are slower than they could be, or nothing; None where nothing had to be done.
     """
-    if session.device.type != "cuda" or session.features is not None:
+    if session.device.type != "cuda":
         return None
+    compiles = "never" if session.features is not None else compiles  # `forward` is then no module
     told = compile_net(session) if is_worth_compiling(session, compiles) else {}
     if not can_be_recorded(session):
         return told
-    if session.forward is not session.net:
+    if session.forward is not session.net and session.features is None:
         session.optimizer.compile()  # in the steps before the recording
     try:
         record_steps(session)
     except Exception as error:  # a net, a compiler or a library that does what cannot be recorded
         session.graphs.clear()
-        session.forward = session.net
+        if session.features is None:
+            session.forward = session.net
         session.optimizer.compile(None)
         why = f"steps are started kernel by kernel ({type(error).__name__}: {one_line(error)[:120]})"
         told = {"why": f"{told['why']}; {why}" if told else why}

@@ -29,7 +29,7 @@ from daybreak.runs.classifier import Classifier, autocast
 from daybreak.runs.transforms import Normalizer, resize
 from daybreak.training.balance import class_weights
 from daybreak.training.extensions import Extensions, batch_generator
-from daybreak.training.features import BLOCK, FeatureLoader, Features, Trunk
+from daybreak.training.features import FeatureLoader, Features, Trunk, on_features
 from daybreak.training.loader import Batches, Loader, side_at
 from daybreak.training.optim import ScheduledOptimizer, build_optimizer
 from daybreak.training.probe import MOST, fit_linear
@@ -111,13 +111,12 @@ class Session:
             return replace(self.classifier, size=size).logits(part.images_NHWC[index_M])
         net, view = self.classifier.net, self.features.plain(name, part)
         above, index_M = Cut(net, self.recipe.tune).logits, np.arange(len(view))[index_M]
-        training, found = net.training, []
+        training = net.training
         net.eval()
-        for start in range(0, len(index_M), BLOCK):
-            with autocast(self.device, self.dtype):
-                found.append(above(view.take(index_M[start : start + BLOCK]).to(self.device)).float())
+        with autocast(self.device, self.dtype):
+            found = on_features(above, view, index_M, self.device)
         net.train(training)
-        return torch.cat(found).cpu().numpy()
+        return found.cpu().numpy()
 
 
 def prepare(
@@ -248,8 +247,7 @@ def _fit_head(
     index_M = spread(len(labels_N), MOST)
     view, training = features.views[0], net.training
     net.eval()
-    batches = (index_M[start : start + BLOCK] for start in range(0, len(index_M), BLOCK))
-    features_MD = torch.cat([parts.features(view.take(batch).to(labels_N.device)).float() for batch in batches])
+    features_MD = on_features(parts.features, view, index_M, labels_N.device)
     net.train(training)
     if hasattr(net, "fit_features"):
         features_MD = net.fit_features(features_MD)  # type: ignore[operator]
