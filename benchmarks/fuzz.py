@@ -104,10 +104,10 @@ def data_readers(folder: Path) -> dict[str, Reader]:
     from daybreak.data import cifar
     from daybreak.data.archives import open_archive
     from daybreak.data.arrays import read_npz
-    from daybreak.data.dataset import DecodeSpec, Pictures
-    from daybreak.data.decode import BadImage, decode
+    from daybreak.data.dataset import Pictures
     from daybreak.data.files import read_pictures
     from daybreak.data.idx import reader_of_idx
+    from daybreak.data.image import BadImage, DecodeSpec, decode
 
     spec = DecodeSpec(8, 3)
 

@@ -70,7 +70,7 @@ def test_no_more_than_a_batch_is_in_memory(
         batches.append(weakref.ref(images_NHWC))
         return forward(self, images_NHWC, *args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(module, "decode_image", decode)
+    monkeypatch.setattr("daybreak.evaluation.files.decode_image", decode)
     monkeypatch.setattr(Classifier, "logits", logits)
     rows = module.predict(run, files, device="cpu")
     assert next(rows)["file"] == str(files[0])

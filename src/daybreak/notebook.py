@@ -12,7 +12,7 @@ from daybreak.core.config import Recipe
 from daybreak.core.errors import one_line
 from daybreak.data.dataset import Dataset
 from daybreak.data.picture import enlarged
-from daybreak.evaluation.evaluate import Mistake
+from daybreak.evaluation.evaluation import Mistake
 from daybreak.explain.gallery import note_on
 from daybreak.explain.maps import ClassMap
 from daybreak.explain.overlay import overlay

@@ -12,11 +12,13 @@ from daybreak import notebook
 from daybreak.core.config import Tta
 from daybreak.core.errors import UsageError
 from daybreak.core.events import OnEvent
-from daybreak.evaluation.evaluate import Evaluation, Mistake, evaluate, image_index
+from daybreak.evaluation.evaluate import evaluate, image_index
+from daybreak.evaluation.evaluation import Evaluation, Mistake
 from daybreak.evaluation.predict import predict
 from daybreak.explain.cam import Method
 from daybreak.explain.gallery import draw_files, draw_mistakes, maps_for
 from daybreak.explain.maps import ClassMap, MapOptions
+from daybreak.export.write import Form, export
 from daybreak.notebook import Gallery
 from daybreak.report import figures, run_charts, write_report
 from daybreak.runs.datasets import run_dataset
@@ -140,6 +142,30 @@ class Run:
             DataError: a file is missing or not an image.
         """
         return list(predict(self.directory, images, top=top, reject=reject, tta=tta))
+
+    def export(
+        self,
+        format: Form = "onnx",
+        *,
+        int8: bool = False,
+        out: str | Path | None = None,
+        data: str | Path | None = None,
+        license: str = "unknown",
+    ) -> Path:
+        """Write a bundle: the model with its preprocessing, a model card, and proof that it answers as this run does.
+
+        Args:
+            format: onnx, pt2 (`torch.export`) or safetensors (weights alone).
+            int8: eight-bit convolutions, for ONNX.
+            out: the folder to make; `bundle-FORMAT` in the run by default.
+            data: where the run's data is now, if it has moved.
+            license: of the weights, for the model card.
+
+        Raises:
+            UsageError: the folder exists, a package is missing, or the net cannot be written as a graph.
+            RunError: the exported model answers otherwise than the run; nothing is left.
+        """
+        return export(self.directory, format, int8=int8, out=out, data=data, license=license)
 
     def report(self, data: str | Path | None = None) -> Path:
         """Write the report; returns its path. `data`: where the run's data is now, if it has moved."""

@@ -3,7 +3,7 @@
 import logging
 import shlex
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from daybreak.core.lr_curve import LrFindResult
     from daybreak.doctor import Diagnosis
     from daybreak.evaluation.compare import Comparison
-    from daybreak.evaluation.evaluate import Evaluation
+    from daybreak.evaluation.evaluation import Evaluation
     from daybreak.explain.inspection import Inspection
 
 # Elsewhere than on a terminal nothing is folded: a line of a table stays one line.
@@ -113,6 +113,16 @@ def rates(found: "LrFindResult", picture: Path) -> None:
     else:
         print(f"one cycle: from {found.lr_min:.3g} to {found.lr_max:.3g} ({found.rule}, and a tenth of it)")
     print(picture)
+
+
+def exported(folder: Path, parity: Mapping[str, Any]) -> None:
+    lines = [
+        f"{parity['accuracy']:.2%} on {parity['images']} test images (the run: {parity['run_accuracy']:.2%}); "
+        f"{parity['changed']} answers changed, probabilities differ by up to {parity['largest_difference']:.1e}"
+    ]
+    if "milliseconds" in parity:
+        lines.append(", ".join(f"{ms:.2f} ms for {n} at a time" for n, ms in parity["milliseconds"].items()))
+    print(*lines, folder, sep="\n")
 
 
 def suspects(found: dict[str, Any], shown: int = 20) -> None:

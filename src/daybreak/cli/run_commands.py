@@ -1,9 +1,13 @@
-"""Commands that work on a finished run: evaluate, explain, report, suspects, compare, predict, serve."""
+"""Commands that work on a finished run: evaluate, explain, report, suspects, compare, predict, export, serve.
+
+Some take a bundle as well, which needs no torch: then none is imported.
+"""
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -21,7 +25,7 @@ from daybreak.cli.options import (
     print_result,
     stderr,
 )
-from daybreak.core.errors import one_line
+from daybreak.core.errors import UsageError, one_line
 
 
 @app.command(epilog="Example: daybreak evaluate runs/20261122-101502-cifar10-sprint-s0 --tta full")
@@ -34,7 +38,14 @@ def evaluate(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Evaluate a run: accuracy, metrics per class, calibration error and confusion matrix."""
+    """Evaluate a run or a bundle: accuracy, metrics per class, calibration error and confusion matrix."""
+    from daybreak.export.bundle import Bundle, is_bundle
+
+    if is_bundle(run):
+        _only_for_runs(run, {"--net": net, "--tta": tta})
+        found = Bundle.open(run).evaluate(data)
+        print_result({"bundle": str(run)} | found.as_json(), as_json, lambda: output.evaluation(found))
+        return
     from daybreak import api
 
     loaded = api.load(run, net)
@@ -149,14 +160,66 @@ def predict(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Class probabilities of image files, as they come. With --json, one object per line."""
-    from daybreak import api
-    from daybreak.evaluation.predict import predict as predict_each
-
-    for row in predict_each(api.load(run, net).directory, images, top=top, reject=reject):
+    """Class probabilities of image files, by a run or a bundle, as they come. With --json, one object per line."""
+    for row in _predicted(run, net, images, top, reject):
         unknown = "unknown: " if row.get("unknown") else ""
         text = "  ".join(f"{t['class']} {t['probability']:.1%}" for t in row["top"])
         print(json.dumps(row) if as_json else one_line(f"{row['file']}  {unknown}{text}"), flush=True)
+
+
+def _predicted(
+    run: Path, net: str | None, images: list[str], top: int, reject: float | None
+) -> Iterator[dict[str, Any]]:
+    from daybreak.export.bundle import Bundle, is_bundle
+
+    if is_bundle(run):
+        _only_for_runs(run, {"--net": net})
+        return Bundle.open(run).predict(images, top=top, reject=reject)
+    from daybreak import api
+    from daybreak.evaluation.predict import predict as predict_each
+
+    return predict_each(api.load(run, net).directory, images, top=top, reject=reject)
+
+
+def _only_for_runs(bundle: Path, options: dict[str, str | None]) -> None:
+    """
+    Raises:
+        UsageError: an option was given that a bundle does not have.
+    """
+    for name, value in options.items():
+        if value is not None:
+            raise UsageError(
+                f"{name} {value}", f"{bundle} is a bundle, whose net is as it was exported", "leave it out"
+            )
+
+
+@app.command(epilog="Example: daybreak export runs/RUN --format onnx --int8 --out cats")
+def export(
+    run: RunDir,
+    form: Annotated[
+        str, typer.Option("--format", metavar="NAME", help="onnx, pt2 (torch.export) or safetensors (weights alone).")
+    ] = "onnx",
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Eight-bit convolutions, calibrated on training images.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder to make; by default bundle-FORMAT in the run.")
+    ] = None,
+    license: Annotated[str, typer.Option(metavar="ID", help="Licence of the weights, for the model card.")] = "unknown",
+    data: MovedData = None,
+    net: NetOption = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Write a bundle: the model with its preprocessing, a model card, and proof that it answers as the run does."""
+    from daybreak import api
+    from daybreak.export.write import FORMS
+
+    chosen = choice("--format", form, FORMS)
+    folder = api.load(run, net).export(chosen, int8=int8, out=out, data=data, license=license)
+    parity = json.loads((folder / "parity.json").read_text(encoding="utf-8"))
+    print_result({"bundle": str(folder)} | parity, as_json, lambda: output.exported(folder, parity))
 
 
 @app.command(epilog="Example: daybreak serve runs/20261122-101502-cifar10-sprint-s0 --port 8000")

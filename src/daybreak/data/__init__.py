@@ -3,9 +3,10 @@
 Stands on core and knows no torch. From outside: the names below, and `dataset`, `split`, `duplicates`.
 """
 
-from daybreak.data.dataset import Dataset, DecodeSpec, Split
+from daybreak.data.dataset import Dataset, Split
 from daybreak.data.decode import decode_image
 from daybreak.data.describe import check_strictly, contact_sheet, describe
+from daybreak.data.image import DecodeSpec
 from daybreak.data.open import open_dataset
 
 __all__ = [

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, BinaryIO, Protocol, cast
 
 from daybreak.core.errors import DataError, StorageError
-from daybreak.data.decode import MAX_BYTES
+from daybreak.data.image import MAX_BYTES
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2")
 MAX_MEMBERS = 5_000_000

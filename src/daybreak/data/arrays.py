@@ -12,9 +12,9 @@ from PIL import Image
 
 from daybreak.core.errors import DataError, one_line
 from daybreak.data.archives import BROKEN, refuse_swelling, unpacked_limit
-from daybreak.data.dataset import PARTS, DecodeSpec, Indices, Labels, Part, Pictures, Pixels
-from daybreak.data.decode import fit
+from daybreak.data.dataset import PARTS, Indices, Labels, Part, Pictures
 from daybreak.data.files import DEFAULT_SIZE, plural
+from daybreak.data.image import DecodeSpec, Pixels, fit
 from daybreak.data.layout import PART_NAMES, PartNames, check_class_names, first_there
 
 KEYS = (*(f"{axis}_{name}" for name in PART_NAMES.all() for axis in "xy"), "classes")

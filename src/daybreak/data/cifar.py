@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from daybreak.data.arrays import from_arrays
-from daybreak.data.dataset import Labels, Pictures, Pixels
+from daybreak.data.dataset import Labels, Pictures
 from daybreak.data.idx import check_labels, malformed
+from daybreak.data.image import Pixels
 
 Part = tuple[Pixels, Labels, tuple[str, ...]]
 

@@ -8,7 +8,8 @@ from typing import Any, Literal, cast
 import numpy as np
 import numpy.typing as npt
 
-Pixels = npt.NDArray[np.uint8]
+from daybreak.data.image import DecodeSpec, Pixels
+
 Labels = npt.NDArray[np.int64]
 Indices = npt.NDArray[np.int64]
 PartCodes = npt.NDArray[np.int8]
@@ -86,19 +87,6 @@ class Split:
             images_MHWC = first.images_NHWC[rows_M]
             images_MHWC.setflags(write=False)
         return Split(images_MHWC, labels_M, tuple(self.names[i] for i in index_M), (first, rows_M))
-
-
-@dataclass(frozen=True)
-class DecodeSpec:
-    """How an image file becomes an array; a model keeps it, so that predicting decodes as training did.
-
-    Attributes:
-        size: side of the square image in pixels.
-        channels: 1 (grey) or 3 (RGB).
-    """
-
-    size: int
-    channels: int
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from PIL import Image, ImageDraw, ImageFont
 from daybreak.core.errors import DataError, one_line
 from daybreak.core.files import write_picture
 from daybreak.data.advice import advice
-from daybreak.data.dataset import Dataset, Part, Pixels, Split
+from daybreak.data.dataset import Dataset, Part, Split
 from daybreak.data.files import plural
+from daybreak.data.image import Pixels
 from daybreak.data.picture import enlarged
 from daybreak.data.statistics import mean_and_std
 

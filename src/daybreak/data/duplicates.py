@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.fft import dctn
 
-from daybreak.data.dataset import Dataset, Pixels, images_a_block
+from daybreak.data.dataset import Dataset, images_a_block
 from daybreak.data.hamming import Hashes, near_pairs
+from daybreak.data.image import Pixels
 
 SIDE, LOW = 32, 8  # px of the grey image, lowest frequencies kept in each direction
 MIN_CORRELATION = 0.95

@@ -20,7 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from daybreak.core.errors import StorageError, one_line
 from daybreak.core.files import write_text
 from daybreak.core.sections import Text
-from daybreak.data.dataset import DecodeSpec, Indices, Labels, Part, Pictures, Pixels, Split
+from daybreak.data.dataset import Indices, Labels, Part, Pictures, Split
+from daybreak.data.image import DecodeSpec, Pixels
 
 META, VERIFIED = "meta.json", "verified.json"
 # The arrays of a smaller entry are summed up at every start, which takes a fraction of a second; those of a larger one

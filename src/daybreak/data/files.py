@@ -10,8 +10,8 @@ from pathlib import PurePosixPath
 from daybreak.core.count import Count
 from daybreak.core.errors import BadImagesError
 from daybreak.data.archives import BROKEN, Container
-from daybreak.data.dataset import DecodeSpec, Indices, Pictures, Pixels
-from daybreak.data.decode import BadImage, Header, decode, read_header, read_stream
+from daybreak.data.dataset import Indices, Pictures
+from daybreak.data.image import BadImage, DecodeSpec, Header, Pixels, decode, read_header, read_stream
 from daybreak.data.layout import IMAGE_SUFFIXES, PART_NAMES, Layout, PartNames, read_layout
 
 log = logging.getLogger(__name__)

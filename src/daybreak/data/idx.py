@@ -11,7 +11,8 @@ import numpy as np
 from daybreak.core.errors import DataError
 from daybreak.data.archives import BROKEN
 from daybreak.data.arrays import from_arrays
-from daybreak.data.dataset import Labels, Pictures, Pixels
+from daybreak.data.dataset import Labels, Pictures
+from daybreak.data.image import Pixels
 
 MAX_BYTES = 2**30  # twenty times the largest file here; a header may claim anything
 

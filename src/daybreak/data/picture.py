@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from daybreak.data.dataset import Pixels
+from daybreak.data.image import Pixels
 
 
 def to_picture(image_HWC: Pixels) -> Image.Image:

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from daybreak.data.dataset import Pixels, images_a_block
+from daybreak.data.dataset import images_a_block
+from daybreak.data.image import Pixels
 
 if TYPE_CHECKING:
     from torch import Tensor  # for its type alone: opening data needs no torch

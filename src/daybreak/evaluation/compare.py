@@ -11,7 +11,8 @@ from scipy.stats import binomtest
 from daybreak.core import metrics
 from daybreak.core.errors import UsageError, one_line
 from daybreak.core.sections import flatten
-from daybreak.evaluation.evaluate import Evaluation, evaluate
+from daybreak.evaluation.evaluate import evaluate
+from daybreak.evaluation.evaluation import Evaluation
 from daybreak.runs.directory import RunDirectory
 
 MISSING = "–"

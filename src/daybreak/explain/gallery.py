@@ -9,8 +9,9 @@ import numpy as np
 
 from daybreak.core.config import Device
 from daybreak.core.files import write_picture
-from daybreak.evaluation.evaluate import Mistake, evaluate
-from daybreak.evaluation.predict import find_images, read_images
+from daybreak.evaluation.evaluate import evaluate
+from daybreak.evaluation.evaluation import Mistake
+from daybreak.evaluation.files import find_images, read_images
 from daybreak.explain.maps import ClassMap, MapOptions, class_numbers, explain
 from daybreak.explain.overlay import overlay
 from daybreak.runs.classifier import Classifier

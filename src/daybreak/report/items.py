@@ -15,7 +15,7 @@ from PIL import Image
 from daybreak.core import metrics
 from daybreak.core.errors import one_line
 from daybreak.data.picture import to_picture
-from daybreak.evaluation.evaluate import Evaluation
+from daybreak.evaluation.evaluation import Evaluation
 from daybreak.explain.maps import ClassMap, explain
 from daybreak.runs.classifier import Classifier
 

@@ -11,7 +11,8 @@ from daybreak.core import metrics
 from daybreak.core.config import Device
 from daybreak.core.errors import one_line
 from daybreak.core.files import write_picture, write_text
-from daybreak.evaluation.evaluate import Evaluation, evaluate
+from daybreak.evaluation.evaluate import evaluate
+from daybreak.evaluation.evaluation import Evaluation
 from daybreak.explain.cam import check_layers
 from daybreak.explain.features import Observed, observe, principal_plane
 from daybreak.explain.overlay import HEAT

@@ -12,7 +12,7 @@ from daybreak.data.dataset import Split
 from daybreak.data.duplicates import MIN_CORRELATION, near_duplicates
 from daybreak.data.picture import enlarged
 from daybreak.data.statistics import mean_and_std
-from daybreak.evaluation.evaluate import Evaluation
+from daybreak.evaluation.evaluation import Evaluation
 from daybreak.evaluation.label_errors import suspects as find_suspects
 from daybreak.explain.features import Observed, activation_sheets, filter_sheet, grid, top_images
 from daybreak.explain.gallery import mistake_maps

@@ -9,10 +9,12 @@ from torch import Tensor, nn
 
 from daybreak.core.config import Tta
 from daybreak.core.errors import UsageError
-from daybreak.data.dataset import images_a_block
+from daybreak.data.dataset import Split, images_a_block, release
+from daybreak.runs.predictions import Predictions
 from daybreak.runs.transforms import Normalizer, pad_reflect, resize, scale_pixels
 
 BATCH = 250  # images of 32 px a forward: what fits the caches of a small CPU best
+RELEASED = 100  # forwards after which images that were read of a memory-mapped part are let go of
 ON_AN_ACCELERATOR = 8  # times as many, see `images_a_forward`
 
 
@@ -41,15 +43,18 @@ class Classifier:
     def logits(self, images_NHWC: np.ndarray, tta: Tta = "none") -> np.ndarray:
         """Logits (N, K), float32, of uint8 images (N, H, W, C)."""
         training, batch = self.net.training, images_a_forward(self.size, self.device)
+        # Taken first: results kept one by one between large maps would leave holes in memory that no map fits in.
+        found_NK = torch.empty(len(images_NHWC), len(self.classes), device=self.device)
         self.net.eval()
         try:
-            parts = [
-                self._weighted_views(self.prepare(images_NHWC[start : start + batch]), tta)
-                for start in range(0, len(images_NHWC), batch)
-            ]
+            for n, start in enumerate(range(0, len(images_NHWC), batch)):
+                images = self.prepare(images_NHWC[start : start + batch])
+                found_NK[start : start + batch] = self._weighted_views(images, tta)
+                if n % RELEASED == RELEASED - 1:
+                    release(images_NHWC)
         finally:
             self.net.train(training)
-        return torch.cat(parts).cpu().numpy() if parts else np.zeros((0, len(self.classes)), np.float32)
+        return found_NK.cpu().numpy()
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
         """Logits (N, K), float32, of prepared images."""
@@ -59,6 +64,13 @@ class Classifier:
 
     def _weighted_views(self, images_NCHW: Tensor, tta: Tta) -> Tensor:
         return torch.stack([w * self.forward(view) for w, view in tta_views(images_NCHW, tta)]).sum(0)
+
+
+def predict_test(classifier: Classifier, test: Split, tta: Tta) -> Predictions:
+    """What a classifier says about test images, with and without test-time augmentation."""
+    plain = classifier.logits(test.images_NHWC)
+    averaged = plain if tta == "none" else classifier.logits(test.images_NHWC, tta)
+    return Predictions(plain, averaged, np.asarray(test.labels_N), np.asarray(test.names, dtype=np.str_))
 
 
 def images_a_forward(side: int, device: torch.device, at_32_px: int = BATCH) -> int:

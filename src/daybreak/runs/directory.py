@@ -31,7 +31,7 @@ from daybreak.core.locks import LOCK, locked
 from daybreak.core.nets import NetConfig, is_from_library
 from daybreak.core.options import TrainOptions
 from daybreak.core.plugins import Factory, is_path
-from daybreak.data.dataset import DecodeSpec
+from daybreak.data.image import DecodeSpec
 from daybreak.models.layers import use_convolutions
 from daybreak.models.registry import build_net, place
 from daybreak.models.winograd.choice import Convolutions
@@ -189,12 +189,26 @@ class RunDirectory:
             RunError: the weights are missing, damaged, or of another net.
         """
         card, where = self.card, pick_device(device)
-        net = self._build(card)
-        self._load_weights(net)
+        net = self.net_from(self.path / "model.safetensors")
         place(net, where).eval()
         use_convolutions(net, Convolutions.of(self.config.get("convolutions")))
         dtype = compute_dtype(card.precision, where)
         return Classifier(net, card.classes, card.size, Normalizer(card.mean, card.std), where, dtype)
+
+    def net_from(self, weights: Path) -> nn.Module:
+        """The net of model.json with the weights of a file.
+
+        Raises:
+            RunError: they are missing, damaged, or of another net.
+        """
+        net = self._build(self.card)
+        try:
+            net.load_state_dict(load_file(weights))
+        except FileNotFoundError:
+            raise RunError(weights, "missing", "a run that daybreak train finished") from None
+        except (SafetensorError, RuntimeError, OSError) as error:
+            raise RunError(weights, f"does not fit model.json ({str(error)[:200]})", COPY) from None
+        return net
 
     def predictions(self) -> Predictions | None:
         """The test predictions, or None where the run ended before it made any."""
@@ -276,15 +290,6 @@ class RunDirectory:
             why = f"its net {name} is not part of daybreak, and a run directory imports nothing"
             raise RunError(self.path / "model.json", why, f"--net {name}, or daybreak.load(RUN, net=…)")
         return build_net(card.net, len(card.classes), card.decode.channels, self.net_factory)
-
-    def _load_weights(self, net: nn.Module) -> None:
-        path = self.path / "model.safetensors"
-        try:
-            net.load_state_dict(load_file(path))
-        except FileNotFoundError:
-            raise RunError(path, "missing", "a run that daybreak train finished") from None
-        except (SafetensorError, RuntimeError, OSError) as error:
-            raise RunError(path, f"does not fit model.json ({str(error)[:200]})", COPY) from None
 
 
 def default_paths(dataset: str, recipe: str, seed: int) -> Iterator[Path]:

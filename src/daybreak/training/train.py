@@ -24,8 +24,9 @@ from daybreak.core.process_state import left_as_found, plain_torch
 from daybreak.core.signals import StopRequest
 from daybreak.data.dataset import Dataset
 from daybreak.models.winograd.choice import Convolutions
+from daybreak.runs.classifier import predict_test
 from daybreak.runs.directory import RunDirectory
-from daybreak.runs.predictions import Predictions, predict_test
+from daybreak.runs.predictions import Predictions
 from daybreak.training import checkpoint, state
 from daybreak.training.compilation import choose_convolutions
 from daybreak.training.extensions import Extensions

@@ -28,7 +28,7 @@ from daybreak.models.winograd.minimal import KNOWN, Minimal, min_products
 from daybreak.models.winograd.whole import can_be_whole
 
 Wanted = Literal["auto", "direct", "winograd"]
-DIRECT = "direct"
+DIRECT: Wanted = "direct"
 # F(6×6) loses too many of bfloat16's eight bits: 5 % of a value, where F(4×4) loses 1.4.
 SIDES = {torch.float32: (4, 6, 2), torch.bfloat16: (4, 2)}
 MIN_TILES = 128  # of a batch; below, transforming the filters costs more than it saves

@@ -1,0 +1,116 @@
+"""Test predictions with the metrics that are computed from them."""
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from daybreak.core import metrics
+from daybreak.core.config import Tta
+from daybreak.runs.predictions import Predictions
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A wrongly classified test image."""
+
+    index: int
+    file: str  # its name inside the data set
+    true: str
+    predicted: str
+    confidence: float  # probability given to the predicted class
+    true_probability: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Test predictions with their metrics.
+
+    Attributes:
+        tta: the test-time augmentation of `logits_NK`.
+        dataset: title of the evaluated data.
+    """
+
+    predictions: Predictions
+    classes: tuple[str, ...]
+    tta: Tta
+    dataset: str
+    notes: tuple[str, ...]
+
+    @property
+    def logits_NK(self) -> np.ndarray:  # noqa: N802 - shape suffix
+        return self.predictions.logits if self.tta == "none" else self.predictions.logits_tta
+
+    @property
+    def labels_N(self) -> np.ndarray:  # noqa: N802
+        return self.predictions.labels
+
+    @property
+    def accuracy(self) -> float:
+        return metrics.accuracy(self.logits_NK, self.labels_N)
+
+    @property
+    def loss(self) -> float:
+        return metrics.cross_entropy(self.logits_NK, self.labels_N)
+
+    @property
+    def ece(self) -> float:
+        return metrics.expected_calibration_error(self.logits_NK, self.labels_N)
+
+    @property
+    def confusion(self) -> np.ndarray:
+        return metrics.confusion_matrix(self.logits_NK, self.labels_N)
+
+    @property
+    def balanced_accuracy(self) -> float:
+        return metrics.balanced_accuracy(self.confusion)
+
+    @property
+    def is_even(self) -> bool:
+        return metrics.is_even(self.accuracy, self.balanced_accuracy)
+
+    @property
+    def macro_f1(self) -> float:
+        return metrics.macro_f1(self.confusion)
+
+    @property
+    def per_class(self) -> list[metrics.ClassScore]:
+        return metrics.per_class(self.confusion, self.classes)
+
+    def most_confused(self, n: int = 10) -> list[tuple[str, str, int]]:
+        """The most frequent mistakes as (true, predicted, count)."""
+        return metrics.most_confused(self.confusion, self.classes, n)
+
+    def mistakes(self, n: int = 25) -> list[Mistake]:
+        """The wrongly classified test images, the most confident first."""
+        probability_NK = metrics.softmax(self.logits_NK)
+        return [self._mistake(int(i), probability_NK[i]) for i in metrics.mistakes(self.logits_NK, self.labels_N, n)]
+
+    def as_json(self) -> dict[str, Any]:
+        """What `evaluate --json` adds to the run's summary; `test_acc_tta` is the accuracy with `tta`."""
+        plain = replace(self, tta="none")
+        return {
+            "dataset": self.dataset,
+            "notes": list(self.notes),
+            "tta": self.tta,
+            "test_acc": plain.accuracy,
+            "test_acc_tta": self.accuracy,
+            "test_loss": plain.loss,
+            "ece": self.ece,
+            "balanced_acc": self.balanced_accuracy,
+            "macro_f1": self.macro_f1,
+            "classes": list(self.classes),
+            "per_class": [asdict(score) for score in self.per_class],
+            "confusion": self.confusion.tolist(),
+        }
+
+    def _mistake(self, index: int, probability_K: np.ndarray) -> Mistake:
+        true, predicted = int(self.labels_N[index]), int(probability_K.argmax())
+        return Mistake(
+            index=index,
+            file=str(self.predictions.names[index]),
+            true=self.classes[true],
+            predicted=self.classes[predicted],
+            confidence=float(probability_K[predicted]),
+            true_probability=float(probability_K[true]),
+        )

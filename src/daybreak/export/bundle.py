@@ -1,0 +1,176 @@
+"""A bundle, read and asked: no torch in here, so that it starts in a fraction of a second and needs little memory.
+
+Nothing in a bundle is run but its ONNX graph: `predict.py` is for those who have no daybreak.
+"""
+
+import hashlib
+import logging
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from daybreak.core.config import Tta
+from daybreak.core.count import Count
+from daybreak.core.errors import RunError, UsageError
+from daybreak.data.dataset import images_a_block
+from daybreak.data.image import DecodeSpec
+from daybreak.data.match import open_like
+from daybreak.evaluation.evaluation import Evaluation
+from daybreak.evaluation.files import answer_rows, check_reject, find_images, read_images
+from daybreak.runs.predictions import Predictions
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+log = logging.getLogger(__name__)
+
+FACTS = "bundle.json"
+MODEL = "model.onnx"
+INPUT = "images"
+FORMAT = 1
+A_FORWARD = 64  # images of 32 px; fewer of larger ones
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class _Decode(_Strict):
+    size: int = Field(ge=1, le=4096)
+    channels: int = Field(ge=1, le=3)
+
+
+class Data(_Strict):
+    """What the net was trained on.
+
+    Attributes:
+        name: where it is a data set that daybreak knows by name; no path of a machine is in here.
+        how: arguments of `open_dataset`.
+    """
+
+    title: str
+    name: str | None
+    fingerprint: str
+    how: dict[str, Any]
+
+
+class Facts(_Strict):
+    """bundle.json.
+
+    Attributes:
+        form: onnx, pt2 or safetensors.
+        decode: how image files become arrays.
+        results: what was measured on the run's test part.
+        files: SHA-256 (hex) of each other file.
+    """
+
+    format: int
+    name: str
+    form: str
+    int8: bool
+    classes: tuple[str, ...] = Field(min_length=1)
+    decode: _Decode
+    data: Data
+    results: dict[str, Any]
+    files: dict[str, str]
+
+
+def is_bundle(path: Path | str) -> bool:
+    return (Path(path) / FACTS).is_file()
+
+
+class Bundle:
+    """An exported net in its folder."""
+
+    def __init__(self, path: Path, facts: Facts) -> None:
+        self.path, self.facts = path, facts
+        self.classes, self.decode = facts.classes, DecodeSpec(facts.decode.size, facts.decode.channels)
+
+    @classmethod
+    def open(cls, path: Path | str) -> "Bundle":
+        """
+        Raises:
+            RunError: it is none, its files are not those that were written, or it holds no ONNX graph.
+        """
+        folder = Path(path)
+        remedy = "a whole copy of the folder, or daybreak export again"
+        try:
+            facts = Facts.model_validate_json((folder / FACTS).read_bytes())
+        except (OSError, ValidationError) as error:
+            raise RunError(folder / FACTS, f"cannot be read ({str(error).splitlines()[0]})", remedy) from None
+        if facts.format != FORMAT:
+            raise RunError(folder / FACTS, "written by another version of daybreak", "upgrade daybreak")
+        if MODEL not in facts.files:
+            raise RunError(folder, f"holds no {MODEL}", "daybreak export RUN --format onnx")
+        for name, expected in facts.files.items():
+            if Path(name).name != name or _sum_of(folder / name) != expected:
+                raise RunError(folder / name, "not what was exported", remedy)
+        return cls(folder, facts)
+
+    def probabilities(self, images_NHWC: np.ndarray) -> np.ndarray:
+        """(N, K), float32, of uint8 images (N, H, W, C) of any size."""
+        return self._answers(images_NHWC)[0]
+
+    def predict(
+        self, images: Sequence[str | Path], *, top: int = 3, reject: float | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """As `daybreak.evaluation.predict.predict` has it for a run."""
+        check_reject(reject)
+        files, batch = find_images(images), images_a_block(self.decode.size, A_FORWARD)
+        count = Count(log, "predicted", len(files))
+        for start in range(0, len(files), batch):
+            part = files[start : start + batch]
+            probability_NK, energy_N = self._answers(read_images(part, self.decode))
+            yield from answer_rows(part, probability_NK, energy_N, self.classes, top, reject)
+            count.add(len(part))
+
+    def evaluate(self, data: str | Path | None = None) -> Evaluation:
+        """What it says about the test part of its own data, or of other data with the same classes.
+
+        Raises:
+            DataError: see `daybreak.data.match.open_like`.
+        """
+        own = self.facts.data
+        if data is None and own.name is None:
+            raise UsageError(self.path, f"{own.title} is no data set that daybreak knows by name", "--data DATA")
+        whose = f"the bundle {self.path}"
+        dataset = open_like(data or own.name or "", self.classes, self.decode, own.how, own.fingerprint, whose)
+        images, labels_N = dataset.test.images_NHWC, np.asarray(dataset.test.labels_N)
+        logits_NK = np.log(np.maximum(self.probabilities(images), 1e-30))
+        predictions = Predictions(logits_NK, logits_NK, labels_N, np.asarray(dataset.test.names, dtype=np.str_))
+        tta: Tta = "none"
+        return Evaluation(predictions, self.classes, tta, dataset.title, dataset.notes)
+
+    def _answers(self, images_NHWC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities and energies, of a block of images at a time."""
+        batch, found = images_a_block(self.decode.size, A_FORWARD), []
+        for start in range(0, len(images_NHWC), batch):
+            images = np.ascontiguousarray(images_NHWC[start : start + batch])
+            found.append(self._session.run(["probabilities", "energy"], {INPUT: images}))
+        probabilities, energies = zip(*found, strict=True)
+        return np.concatenate(probabilities), np.concatenate(energies)
+
+    @cached_property
+    def _session(self) -> "InferenceSession":
+        try:
+            import onnxruntime
+        except ModuleNotFoundError as error:
+            raise UsageError(self.path, f"{error.name} is not installed", "pip install 'daybreak[export]'") from None
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        try:
+            return onnxruntime.InferenceSession(self.path / MODEL, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # whatever the library says of a graph
+            raise RunError(self.path / MODEL, f"cannot be loaded ({str(error)[:200]})", "another bundle") from None
+
+
+def _sum_of(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return "missing"

@@ -1,0 +1,170 @@
+"""A run becomes a bundle: exported, compared with the run over its test part, described, and only then there."""
+
+import hashlib
+import time
+from dataclasses import replace
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from daybreak.core.errors import UsageError
+from daybreak.core.files import to_json, whole_folder
+from daybreak.core.metrics import softmax
+from daybreak.data import Dataset
+from daybreak.data.sources import NAMES
+from daybreak.evaluation.evaluate import stored_predictions
+from daybreak.evaluation.evaluation import Evaluation
+from daybreak.export.answering import AnsweringNet, answering
+from daybreak.export.bundle import FACTS, FORMAT, MODEL, Bundle, Data, Facts
+from daybreak.export.card import card_of
+from daybreak.export.formats import read_pt2, write_onnx, write_pt2
+from daybreak.export.parity import Answer, Parity
+from daybreak.export.quantize import CALIBRATION, quantize
+from daybreak.runs.datasets import opened_how, run_dataset
+from daybreak.runs.directory import RunDirectory
+
+Form = Literal["onnx", "pt2", "safetensors"]
+FORMS: tuple[Form, ...] = ("onnx", "pt2", "safetensors")
+FILES: dict[Form, str] = {"onnx": MODEL, "pt2": "model.pt2", "safetensors": "model.safetensors"}
+BLOCK = 250  # images
+
+
+def export(
+    run: RunDirectory,
+    form: Form = "onnx",
+    *,
+    int8: bool = False,
+    out: Path | str | None = None,
+    data: str | Path | None = None,
+    license: str = "unknown",
+) -> Path:
+    """Write a bundle: the model with its preprocessing inside, a model card, `predict.py` and `parity.json`.
+
+    Args:
+        int8: eight-bit convolutions (ONNX only), with ranges from training images.
+        out: its folder, which must not exist; by default `bundle-FORM` in the run.
+        data: where the run's data is now, if it has moved.
+        license: of the weights, for the model card: an identifier such as `apache-2.0`.
+
+    Raises:
+        UsageError: the form is unknown, `out` exists, a package is missing, or the net cannot be written as a graph.
+        RunError: what was exported answers otherwise than the run; nothing is left.
+        DataError: the run's data is gone or has changed: then nothing can be compared.
+    """
+    if form not in FORMS:
+        raise UsageError(f"--format {form}", "not a format", f"one of {', '.join(FORMS)}")
+    if int8 and form != "onnx":
+        raise UsageError("--int8", f"only ONNX has it, not {form}", "--format onnx")
+    folder = Path(out) if out else run.path / f"bundle-{form}{'-int8' if int8 else ''}"
+    if folder.exists():
+        raise UsageError(f"--out {folder}", "exists", "another folder, or remove it first")
+    dataset = run_dataset(run, data)
+    with whole_folder(folder) as temporary:
+        _write(run, dataset, form, int8, license, temporary)
+    return folder
+
+
+def _write(run: RunDirectory, dataset: Dataset, form: Form, int8: bool, license: str, folder: Path) -> None:
+    classifier = run.classifier("cpu")
+    expected_NK = softmax(replace(classifier, dtype=torch.float32).logits(dataset.test.images_NHWC))
+    evaluation = Evaluation(stored_predictions(run), classifier.classes, "none", dataset.title, dataset.notes)
+    facts = Facts(
+        format=FORMAT, name=f"{run.summary['recipe']} on {dataset.title}", form=form, int8=int8,
+        classes=classifier.classes, decode={"size": run.card.decode.size, "channels": run.card.decode.channels},
+        data=_data_of(run, dataset), results=_results(run, evaluation), files={},
+    )  # fmt: skip
+    answer = _write_model(run, classifier.net, dataset, facts, folder)
+    labels_N = np.asarray(dataset.test.labels_N)
+    parity = Parity.of(expected_NK, _in_blocks(answer, dataset.test.images_NHWC), labels_N)
+    parity.check(run.path, int8)
+    speed = _latencies(answer, dataset.test.images_NHWC) if form == "onnx" else {}
+    _write_text(folder / "parity.json", to_json(parity.as_json() | speed))
+    _write_text(folder / "README.md", card_of(facts, evaluation, parity, license))
+    if form == "onnx":
+        _write_text(folder / "predict.py", _packaged("export/templates/predict.py"))
+        _write_text(folder / "image.py", _packaged("data/image.py"))
+    sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+    _write_text(folder / FACTS, to_json(facts.model_copy(update={"files": sums}).model_dump()))
+
+
+def _write_model(run: RunDirectory, net: nn.Module, dataset: Dataset, facts: Facts, folder: Path) -> Answer:
+    """The model in its file, and that file's way to probabilities."""
+    path, channels = folder / FILES[facts.form], run.card.decode.channels  # type: ignore[index]
+    if facts.form == "safetensors":
+        save_file({name: tensor.contiguous() for name, tensor in net.state_dict().items()}, path)
+        (folder / "model.json").write_bytes((run.path / "model.json").read_bytes())
+        return partial(_by_torch, AnsweringNet(_as_saved(run, path), run.card).eval())
+    graph = answering(net, run.card)
+    if facts.form == "pt2":
+        write_pt2(graph, channels, path)
+        return partial(_by_torch, read_pt2(path))
+    said = facts.model_dump(include={"name", "classes", "decode", "int8", "format"})
+    if facts.int8:
+        whole = folder / "float.onnx"
+        write_onnx(graph, channels, said, whole)
+        quantize(whole, path, _calibration(dataset))
+        whole.unlink()
+    else:
+        write_onnx(graph, channels, said, path)
+    return Bundle(folder, facts).probabilities
+
+
+def _as_saved(run: RunDirectory, path: Path) -> nn.Module:
+    """The run's net with the weights of the file."""
+    return RunDirectory(path.parent, run.net_factory).net_from(path)
+
+
+def _by_torch(net: nn.Module, images_NHWC: np.ndarray) -> np.ndarray:
+    with torch.no_grad():
+        found: np.ndarray = net(torch.from_numpy(np.array(images_NHWC)))[0].numpy()
+    return found
+
+
+def _in_blocks(answer: Answer, images_NHWC: np.ndarray) -> np.ndarray:
+    return np.concatenate([answer(images_NHWC[at : at + BLOCK]) for at in range(0, len(images_NHWC), BLOCK)])
+
+
+def _calibration(dataset: Dataset) -> np.ndarray:
+    """Training images, evenly spread."""
+    count = len(dataset.train.labels_N)
+    return np.asarray(dataset.train.images_NHWC[np.linspace(0, count - 1, min(count, CALIBRATION)).astype(np.int64)])
+
+
+def _latencies(answer: Answer, images_NHWC: np.ndarray) -> dict[str, Any]:
+    """Milliseconds of a call with one image and with 64: the median of at least five."""
+    found = {}
+    for batch in (1, 64):
+        images, seconds = np.asarray(images_NHWC[:batch]), list[float]()
+        answer(images)
+        while len(seconds) < 5 or (sum(seconds) < 1 and len(seconds) < 100):
+            begun = time.perf_counter()
+            answer(images)
+            seconds.append(time.perf_counter() - begun)
+        found[str(len(images))] = 1e3 * float(np.median(seconds))
+    return {"milliseconds": found}
+
+
+def _data_of(run: RunDirectory, dataset: Dataset) -> Data:
+    name = dataset.request.data if dataset.request.data in NAMES else None
+    return Data(title=dataset.title, name=name, fingerprint=dataset.fingerprint, how=opened_how(run))
+
+
+def _results(run: RunDirectory, evaluation: Evaluation) -> dict[str, Any]:
+    """Of the run as it was, with its precision; `test_acc_tta` takes several views, which a bundle does not."""
+    keys = ("test_acc", "test_acc_tta", "epochs", "steps", "train_seconds", "recipe", "seed")
+    kept = {key: run.summary.get(key) for key in keys}
+    return kept | {"ece": evaluation.ece, "macro_f1": evaluation.macro_f1, "balanced_acc": evaluation.balanced_accuracy}
+
+
+def _packaged(name: str) -> str:
+    return files("daybreak").joinpath(name).read_text(encoding="utf-8")
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
