@@ -13,6 +13,7 @@ import uvicorn
 
 from daybreak.runs.directory import RunDirectory
 from daybreak.serve import app as serve
+from daybreak.serve.of_run import ServedRun
 
 
 @dataclass
@@ -46,7 +47,7 @@ class Served:
 
 @contextmanager
 def serving(run: RunDirectory) -> Iterator[Served]:
-    server = serve.server_of(serve.application_of(run, "cpu"))
+    server = serve.server_of(serve.application_of(ServedRun(run, "cpu")))
     with serve._listen(0) as listening:
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()

@@ -17,7 +17,7 @@ from daybreak.explain.maps import explain
 from daybreak.models.anatomy import trace
 from daybreak.models.anatomy.trace import Field, stage_fields
 from daybreak.models.registry import stages_of
-from daybreak.report import write_report
+from daybreak.report.report import write_report
 from daybreak.runs.classifier import Classifier
 from daybreak.runs.transforms import Normalizer
 

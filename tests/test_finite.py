@@ -16,7 +16,7 @@ from daybreak.core.errors import BadStepError, UsageError
 from daybreak.core.options import TrainOptions
 from daybreak.data import open_dataset
 from daybreak.evaluation.evaluate import evaluate
-from daybreak.report import write_report
+from daybreak.report.report import write_report
 from daybreak.runs.directory import RunDirectory
 from daybreak.training import checkpoint, loop
 from daybreak.training.session import Session, prepare

@@ -21,8 +21,8 @@ from daybreak.data import open_dataset
 from daybreak.evaluation.evaluate import evaluate
 from daybreak.explain.maps import explain
 from daybreak.recipes import RECIPES
-from daybreak.report import figures, items, write_report
-from daybreak.report.report import SECTIONS
+from daybreak.report import figures, items
+from daybreak.report.report import SECTIONS, write_report
 from daybreak.runs.directory import RunDirectory
 from daybreak.training.train import train
 

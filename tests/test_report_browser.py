@@ -19,8 +19,7 @@ from daybreak.core.options import TrainOptions
 from daybreak.data import Dataset, open_dataset
 from daybreak.evaluation.evaluate import evaluate
 from daybreak.recipes import RECIPES
-from daybreak.report import write_report
-from daybreak.report.report import SECTIONS
+from daybreak.report.report import SECTIONS, write_report
 from daybreak.runs.directory import RunDirectory
 from daybreak.training.train import train
 

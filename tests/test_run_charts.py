@@ -15,8 +15,9 @@ import daybreak as db
 from daybreak.cli import output
 from daybreak.cli.progress_bar import TrainingProgress
 from daybreak.core.files import to_json
-from daybreak.report import figures, run_charts, write_report
+from daybreak.report import figures, run_charts
 from daybreak.report.chart import Chart, svg
+from daybreak.report.report import write_report
 from daybreak.runs.curves import curve_part
 from daybreak.runs.directory import RunDirectory
 

@@ -33,12 +33,14 @@ from daybreak.evaluation.predict import predict
 from daybreak.explain.gallery import maps_for
 from daybreak.explain.maps import MapOptions, explain
 from daybreak.explain.overlay import overlay
+from daybreak.export.write import export
 from daybreak.models.registry import stages_of
-from daybreak.report import write_report
+from daybreak.report.report import write_report
 from daybreak.runs.directory import RunDirectory
 from daybreak.serve import app as serve
-from daybreak.serve import guard
+from daybreak.serve import guard, of_run
 from daybreak.serve.guard import POLICY
+from daybreak.serve.of_run import ServedRun
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +81,7 @@ def test_it_answers_as_predict_and_explain_do(served: Served, image: bytes, tmp_
     for row, m in zip(found["maps"], maps, strict=True):
         assert row["class"] == expected["top"][0]["class"]
         if not m.is_single_cell:
-            np.testing.assert_array_equal(picture_of(row["picture"]), overlay(seen_HWC, m.values_HW, serve.MAP_SIZE))
+            np.testing.assert_array_equal(picture_of(row["picture"]), overlay(seen_HWC, m.values_HW, of_run.MAP_SIZE))
 
 
 def test_the_class_that_is_asked_for_is_explained(served: Served, image: bytes) -> None:
@@ -89,7 +91,7 @@ def test_the_class_that_is_asked_for_is_explained(served: Served, image: bytes) 
     maps = explain(classifier, seen_HWC[None], np.array([[7]]), MapOptions(), np.array([2]))
     assert {row["class"] for row in found["maps"]} == {"7"}
     np.testing.assert_array_equal(
-        picture_of(found["maps"][0]["picture"]), overlay(seen_HWC, maps[0].values_HW, serve.MAP_SIZE)
+        picture_of(found["maps"][0]["picture"]), overlay(seen_HWC, maps[0].values_HW, of_run.MAP_SIZE)
     )
     for query, what in (("class=cat", "class cat"), ("against=true", "class true")):
         status, found = served.json(f"/predict?{query}", image)
@@ -165,12 +167,12 @@ def test_what_nobody_waits_for_is_not_done(served: Served, image: bytes, monkeyp
     """While the net is busy eight may wait; those who leave are passed over, and the ninth is told."""
     may_go_on, answered = threading.Event(), []
 
-    def answer(_self: Any, _data: bytes, options: MapOptions) -> dict[str, Any]:
-        answered.append(options.target)
+    def answer(_self: Any, _data: bytes, target: str | None, _against: str | None) -> dict[str, Any]:
+        answered.append(target)
         may_go_on.wait(60)
         return {}
 
-    monkeypatch.setattr(serve._Page, "answer", answer)
+    monkeypatch.setattr(ServedRun, "answer", answer)
     waiting = []
     for number in range(1 + serve.MAX_WAITING):
         waiting.append(begin_question(served, f"class={number}", image))
@@ -267,10 +269,10 @@ def test_classes_whose_names_are_no_text(run: RunDirectory, image: bytes, tmp_pa
     facts = json.loads(card.read_text())
     odd = ["caf\udce9", "a\nb", *facts["classes"][2:]]
     card.write_text(json.dumps(facts | {"classes": odd}))
-    page = serve._Page(RunDirectory.open(tmp_path / "run"), "cpu")
+    page = serve._Page(ServedRun(RunDirectory.open(tmp_path / "run"), "cpu"))
     assert page.names[:2] == ["caf\\xe9", "a\\nb"]
     assert "caf\\xe9" in page.show(cast(Any, None)).body.decode()
-    assert {m["class"] for m in page.answer(image, MapOptions(target=page._class("a\\nb")))["maps"]} == {"a\\nb"}
+    assert {m["class"] for m in page.answer(image, page._class("a\\nb"), None)["maps"]} == {"a\\nb"}
 
 
 def test_another_site_may_not_ask(served: Served, image: bytes) -> None:
@@ -366,7 +368,7 @@ def test_more_requests_than_can_be_worked_on_are_told(
 
 def test_a_notebook_is_told_to_use_a_terminal(run: RunDirectory) -> None:
     async def in_a_loop() -> None:
-        serve.serve(run, 0)
+        serve.serve(ServedRun(run, "cpu"), 0)
 
     with pytest.raises(UsageError, match="in a terminal"):
         asyncio.run(in_a_loop())
@@ -443,3 +445,67 @@ def test_a_person_drops_an_image(served: Served, browser: Browser, image: bytes,
     page.click("text=report.html")
     page.wait_for_selector("#gallery li")
     context.close()
+
+
+# -- those who watch over it, and bundles -----------------------------------------------------------------------------
+
+
+def test_figures_for_prometheus_count_what_was_asked(run: RunDirectory, image: bytes) -> None:
+    with serving(run) as served:
+        assert served.json("/healthz") == (200, {"status": "ok", "name": "small on digits"})
+        for _ in range(3):
+            assert served.ask("/predict", image)[0] == 200
+        assert served.ask("/predict", b"no image")[0] == 400
+        for number in range(5):
+            served.ask(f"/nowhere/{number}")
+        status, text = served.ask("/metrics")
+    lines = text.decode().splitlines()
+    assert status == 200
+    assert 'daybreak_requests_total{path="/predict",status="200"} 3.0' in lines
+    assert 'daybreak_requests_total{path="/predict",status="400"} 1.0' in lines
+    assert 'daybreak_requests_total{path="other",status="404"} 5.0' in lines  # one label, whatever somebody tries
+    assert 'daybreak_request_seconds_count{path="/predict"} 4.0' in lines
+    assert "daybreak_requests_under_way 1.0" in lines  # this one
+
+
+@pytest.fixture(scope="module")
+def bundle(run: RunDirectory, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export(run, out=tmp_path_factory.mktemp("bundles") / "bundle")
+
+
+def test_a_bundle_is_served_without_torch(
+    bundle: Path, run: RunDirectory, image: bytes, browser: Browser, tmp_path: Path
+) -> None:
+    code = (
+        "import sys\n"
+        "sys.modules.update(torch=None, matplotlib=None)\n"  # whoever imports them gets an error
+        "from daybreak.cli import main\n"
+        "main(['serve', sys.argv[1], '--port', '0'])\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, bundle], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout
+        address = process.stdout.readline().strip()
+        served = Served(run, int(address.rstrip("/").rsplit(":", 1)[1]))
+        (tmp_path / "image.png").write_bytes(image)
+        status, found = served.json("/predict", image)
+        (wanted,) = predict(run, [tmp_path / "image.png"], top=5, device="cpu")
+        assert status == 200
+        assert [row["class"] for row in found["top"]] == [row["class"] for row in wanted["top"]]
+        assert found["top"][0]["probability"] == pytest.approx(wanted["top"][0]["probability"], abs=1e-5)
+        assert served.json("/predict?class=3", image)[0] == 400  # it draws no maps
+        page = browser.new_page(viewport={"width": 390, "height": 844})
+        problems: list[str] = []
+        page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+        page.goto(address)
+        page.set_input_files("#file", tmp_path / "image.png")
+        page.wait_for_selector("#result:not([hidden])")
+        assert page.locator("#top tr").first.inner_text().startswith(wanted["top"][0]["class"])
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        assert page.locator("#maps, #class").count() == 0
+        assert Axe().run(page).violations_count == 0
+        assert problems == []
+        page.close()
+    finally:
+        process.terminate()
+        assert process.wait(20) == 128 + signal.SIGTERM

@@ -24,7 +24,7 @@ from daybreak.data import Dataset
 from daybreak.evaluation.evaluate import evaluate
 from daybreak.models.sprint import SprintNet
 from daybreak.recipes import RECIPES
-from daybreak.report import write_report
+from daybreak.report.report import write_report
 from daybreak.runs.directory import RunDirectory, default_paths
 from daybreak.training.loop import evaluate_epoch, fit
 from daybreak.training.session import initial_net, prepare, spread

@@ -26,7 +26,9 @@ from daybreak.explain.inspection import Inspection, inspect_net
 from daybreak.models.registry import build_net
 from daybreak.notebook import Gallery
 from daybreak.recipes import get_recipe
-from daybreak.report import anatomy, figures, write_comparison, write_report
+from daybreak.report import anatomy, figures
+from daybreak.report.comparison_page import write_comparison
+from daybreak.report.report import write_report
 from daybreak.run import Run
 from daybreak.runs.datasets import run_dataset
 from daybreak.runs.directory import RunDirectory, default_paths

@@ -17,7 +17,8 @@ from daybreak.explain.gallery import note_on
 from daybreak.explain.maps import ClassMap
 from daybreak.explain.overlay import overlay
 from daybreak.models.registry import SMALLEST_SIZE
-from daybreak.report.items import data_uri, drawn_uri, thumbnail
+from daybreak.report.html import data_uri
+from daybreak.report.items import drawn_uri, thumbnail
 from daybreak.runs.transforms import Normalizer, resize
 from daybreak.training.loader import Loader
 from daybreak.training.session import spread

@@ -20,7 +20,8 @@ from daybreak.explain.gallery import draw_files, draw_mistakes, maps_for
 from daybreak.explain.maps import ClassMap, MapOptions
 from daybreak.export.write import Form, export
 from daybreak.notebook import Gallery
-from daybreak.report import figures, run_charts, write_report
+from daybreak.report import figures, run_charts
+from daybreak.report.report import write_report
 from daybreak.runs.datasets import run_dataset
 from daybreak.runs.directory import RunDirectory
 from daybreak.suspects import find_suspects
@@ -183,9 +184,10 @@ class Run:
         """
         try:
             from daybreak.serve.app import serve
+            from daybreak.serve.of_run import ServedRun
         except ModuleNotFoundError as error:
             raise UsageError("serve", f"{error.name} is not installed", "pip install 'daybreak[serve]'") from None
-        serve(self.directory, port, on_ready=on_ready)
+        serve(ServedRun(self.directory), port, on_ready)
 
     def _maps(self, index: int, options: MapOptions) -> tuple[np.ndarray, list[ClassMap]]:
         """A test image and its maps."""

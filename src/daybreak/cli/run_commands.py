@@ -5,7 +5,7 @@ Some take a bundle as well, which needs no torch: then none is imported.
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -231,11 +231,28 @@ def serve(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Start a local web page: drop an image, see its classes and maps. Ctrl-C stops it."""
-    from daybreak import api
+    """Start a local web page over a run or a bundle: drop an image, see its classes and maps. Ctrl-C stops it."""
+    from daybreak.export.bundle import is_bundle
 
     def show_address(address: str) -> None:
         print_result({"url": address, "run": str(run)}, as_json, lambda: print(address))
         sys.stdout.flush()
 
+    if is_bundle(run):
+        _only_for_runs(run, {"--net": net})
+        _serve_bundle(run, port, show_address)
+        return
+    from daybreak import api
+
     api.load(run, net).serve(port, show_address)
+
+
+def _serve_bundle(path: Path, port: int, on_ready: Callable[[str], None]) -> None:
+    from daybreak.export.bundle import Bundle
+
+    try:
+        from daybreak.serve.app import serve
+        from daybreak.serve.of_bundle import ServedBundle
+    except ModuleNotFoundError as error:
+        raise UsageError("serve", f"{error.name} is not installed", "pip install 'daybreak[serve]'") from None
+    serve(ServedBundle(Bundle.open(path)), port, on_ready)

@@ -1,9 +1,5 @@
 """Figures and self-contained HTML pages: the report of a run, and runs compared.
 
-Stands on explain. From outside: the names below, `figures`, and for other pages `html` and `items`.
+Stands on explain. From outside: `report.write_report`, `comparison_page.write_comparison`, `figures`, and for other
+pages `html` and `items`. Nothing is imported here: `html` is for pages that do without torch, too.
 """
-
-from daybreak.report.comparison_page import write_comparison
-from daybreak.report.report import write_report
-
-__all__ = ["write_comparison", "write_report"]

@@ -10,8 +10,8 @@ from daybreak.core.files import write_text
 from daybreak.data import Dataset
 from daybreak.evaluation.compare import Comparison, Pair
 from daybreak.report import run_charts
-from daybreak.report.html import render
-from daybreak.report.items import data_uri, thumbnail
+from daybreak.report.html import data_uri, render
+from daybreak.report.items import thumbnail
 from daybreak.runs.curves import curve_part
 from daybreak.runs.datasets import run_dataset
 

@@ -2,10 +2,12 @@
 
 import base64
 import hashlib
+import io
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from PIL import Image
 
 from daybreak.core.errors import one_line
 from daybreak.report.chart import svg
@@ -25,6 +27,13 @@ def render(template: str, script: str = "page.js", **values: Any) -> str:
     code = Markup(_source(environment, "common.js") + _source(environment, script))
     policy = {"style_hash": _hash(style), "script_hash": _hash(code)}
     return environment.get_template(template).render(**values, style=style, script=code, **policy)
+
+
+def data_uri(picture: Image.Image) -> str:
+    """The picture as PNG in a data URI; lossless."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def _source(environment: Environment, name: str) -> str:

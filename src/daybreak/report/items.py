@@ -17,6 +17,7 @@ from daybreak.core.errors import one_line
 from daybreak.data.picture import to_picture
 from daybreak.evaluation.evaluation import Evaluation
 from daybreak.explain.maps import ClassMap, explain
+from daybreak.report.html import data_uri
 from daybreak.runs.classifier import Classifier
 
 MAX_PIXELS = 900_000  # of all images on the page: less than 3 MB as text
@@ -140,10 +141,3 @@ def drawn_uri(picture: Image.Image) -> str:
     buffer = io.BytesIO()
     picture.save(buffer, "WEBP", quality=88)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-
-
-def data_uri(picture: Image.Image) -> str:
-    """The picture as PNG in a data URI; lossless."""
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

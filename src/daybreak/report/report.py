@@ -19,8 +19,8 @@ from daybreak.explain.overlay import HEAT
 from daybreak.models.registry import stages_of
 from daybreak.report import figures, run_charts, sections
 from daybreak.report.chart import Chart
-from daybreak.report.html import render
-from daybreak.report.items import data_uri, page_data, pick_items
+from daybreak.report.html import data_uri, render
+from daybreak.report.items import page_data, pick_items
 from daybreak.runs.classifier import Classifier
 from daybreak.runs.curves import PART_NAMES, curve_part
 from daybreak.runs.datasets import run_dataset

@@ -18,7 +18,8 @@ from daybreak.explain.features import Observed, activation_sheets, filter_sheet,
 from daybreak.explain.gallery import mistake_maps
 from daybreak.explain.maps import ClassMap
 from daybreak.explain.overlay import draw_box, field_box, overlay
-from daybreak.report.items import data_uri, drawn_uri, thumbnail
+from daybreak.report.html import data_uri
+from daybreak.report.items import drawn_uri, thumbnail
 from daybreak.runs.classifier import Classifier
 from daybreak.runs.directory import RunDirectory
 

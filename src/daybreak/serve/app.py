@@ -1,4 +1,4 @@
-"""A local web page over a run: drop an image, see its classes and the maps that explain them; browse the run's files.
+"""A local web page: drop an image, see its classes and the maps that explain them; browse the files of the run.
 
 Only this machine reaches it, under its own name, and no other site may ask it. An image is decoded as the training
 images were, and forgotten. Bodies are bounded in bytes and seconds; the net works on one image at a time, beside the
@@ -10,9 +10,8 @@ import logging
 import socket
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Protocol
 
-import numpy as np
 import uvicorn
 from anyio import CapacityLimiter, to_thread
 from starlette.applications import Starlette
@@ -22,27 +21,17 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from daybreak.core.config import Device
 from daybreak.core.errors import DataError, DaybreakError, UsageError, one_line
 from daybreak.core.files import is_leftover
-from daybreak.core.metrics import softmax
-from daybreak.data import decode_image
-from daybreak.data.picture import to_picture
-from daybreak.evaluation.files import likeliest
-from daybreak.explain.gallery import maps_for, note_on
-from daybreak.explain.maps import ClassMap, MapOptions
-from daybreak.explain.overlay import overlay
 from daybreak.report.html import render
-from daybreak.report.items import data_uri
-from daybreak.runs.directory import RunDirectory
+from daybreak.serve.figures import Figures, Measured
 from daybreak.serve.guard import POLICY, Guard, PromptProtocol, RefusedError
 
 HOST = "127.0.0.1"
 MAX_BYTES = 16 * 2**20  # of an image
 MAX_SECONDS = 20.0  # in which it must have come
-MAX_WAITING = 8  # for the net; the next ones get 503
 TOP = 5  # classes
-MAP_SIZE = 192  # px
+MAX_WAITING = 8  # for the net; the next ones get 503
 APART = POLICY | {
     "Content-Security-Policy": "sandbox allow-scripts"
 }  # what a run brings along runs apart from the page
@@ -50,7 +39,32 @@ APART = POLICY | {
 logger = logging.getLogger(__name__)
 
 
-def serve(run: RunDirectory, port: int, device: Device = "auto", on_ready: Callable[[str], None] = print) -> None:
+class Subject(Protocol):
+    """What a page is about: a run (`of_run`) or a bundle (`of_bundle`).
+
+    Attributes:
+        folder: whose files the page lists.
+        names: of the classes, as they are.
+        explains: whether an answer can have maps.
+    """
+
+    title: str
+    folder: Path
+    names: tuple[str, ...]
+    explains: bool
+
+    def answer(self, data: bytes, target: str | None, against: str | None) -> dict[str, Any]:
+        """What it says about an image file: "image", "top" and, where it explains, "maps"; ready for JSON.
+
+        Args:
+            target, against: classes by name, for maps.
+
+        Raises:
+            DaybreakError: the image or a class cannot be used.
+        """
+
+
+def serve(subject: Subject, port: int, on_ready: Callable[[str], None] = print) -> None:
     """Answer at http://127.0.0.1:PORT/ until a signal comes, which then goes its way.
 
     Args:
@@ -59,10 +73,9 @@ def serve(run: RunDirectory, port: int, device: Device = "auto", on_ready: Calla
 
     Raises:
         UsageError: the port cannot be had, or this thread has an event loop already, as in a notebook.
-        RunError: the run cannot be used.
     """
-    _check_no_loop(run)
-    application = application_of(run, device)
+    _check_no_loop(subject.folder)
+    application = application_of(subject)
     with _listen(port) as listening:
         on_ready(f"http://{HOST}:{listening.getsockname()[1]}/")
         server_of(application).run(sockets=[listening])
@@ -73,17 +86,24 @@ def server_of(application: Starlette) -> uvicorn.Server:
     return uvicorn.Server(uvicorn.Config(application, http=PromptProtocol, timeout_graceful_shutdown=2, **quiet))
 
 
-def application_of(run: RunDirectory, device: Device = "auto") -> Starlette:
-    """The page's three addresses: `/`, `/predict` for the bytes of an image, and `/run/NAME` for the run's files."""
-    page = _Page(run, device)
+def application_of(subject: Subject) -> Starlette:
+    """The page's addresses: `/`, `/predict` for the bytes of an image, `/run/NAME` for the subject's files, and for
+    those who watch over it `/healthz` and `/metrics` (Prometheus)."""
+    page, figures = _Page(subject), Figures()
     return Starlette(
         routes=[
             Route("/", page.show),
             Route("/predict", page.predict, methods=["POST"]),
             Route("/run/{name:path}", page.file),
+            Route("/healthz", page.health),
+            Route("/metrics", figures.show),
         ],
         # A page elsewhere could point a name of its own at this machine; it would still say that name.
-        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"]), Middleware(Guard)],
+        middleware=[
+            Middleware(Measured, figures=figures),
+            Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"]),
+            Middleware(Guard),
+        ],
         exception_handlers={DaybreakError: _refusal, ClientDisconnect: _nobody, Exception: _unexpected},
     )
 
@@ -91,54 +111,43 @@ def application_of(run: RunDirectory, device: Device = "auto") -> Starlette:
 class _Page:
     """What the addresses answer. Names of classes go out as one line of text, and come back as such."""
 
-    def __init__(self, run: RunDirectory, device: Device) -> None:
-        self.run, self.classifier = run, run.classifier(device)
-        self.names = [one_line(name) for name in self.classifier.classes]
-        self.title = f"{run.summary['recipe']} on {run.summary['dataset']}"
+    def __init__(self, subject: Subject) -> None:
+        self.subject, self.names = subject, [one_line(name) for name in subject.names]
         self.net = CapacityLimiter(1)
 
     def show(self, _request: Request) -> Response:
+        folder = self.subject.folder
         page = render(
-            "serve.html", "serve.js", title=self.title, subtitle=one_line(self.run.path.resolve().name),
-            classes=self.names, files=files_of_run(self.run.path), max_bytes=MAX_BYTES,
+            "serve.html", "serve.js", title=self.subject.title, subtitle=one_line(folder.resolve().name),
+            classes=self.names, files=files_of_run(folder), max_bytes=MAX_BYTES, explains=self.subject.explains,
         )  # fmt: skip
         return HTMLResponse(page, headers=POLICY)
 
+    def health(self, _request: Request) -> Response:
+        return JSONResponse({"status": "ok", "name": self.subject.title}, headers=POLICY)
+
     async def predict(self, request: Request) -> Response:
         asked, data = request.query_params, await _body(request)
-        options = MapOptions(
-            target=self._class(asked.get("class") or "predicted"), against=self._class(asked.get("against"))
-        )
+        target, against = self._class(asked.get("class")), self._class(asked.get("against"))
         if self.net.statistics().tasks_waiting >= MAX_WAITING:
             raise RefusedError(503, "image", f"{MAX_WAITING} others are waiting", "again in a moment")
         async with self.net:
             if await request.is_disconnected():
                 raise ClientDisconnect
-            return JSONResponse(await to_thread.run_sync(self.answer, data, options), headers=POLICY)
+            return JSONResponse(await to_thread.run_sync(self.answer, data, target, against), headers=POLICY)
+
+    def answer(self, data: bytes, target: str | None, against: str | None) -> dict[str, Any]:
+        """The subject's, each class as one line."""
+        found = self.subject.answer(data, target, against)
+        for row in (*found.get("top", ()), *found.get("maps", ())):
+            row["class"] = one_line(row["class"])
+        return found
 
     def _class(self, name: str | None) -> str | None:
-        return self.classifier.classes[self.names.index(name)] if name in self.names else name or None
-
-    def answer(self, data: bytes, options: MapOptions) -> dict[str, Any]:
-        """The input of the net, its most likely classes, and one map per stage."""
-        image_HWC = decode_image(data, self.run.card.decode)
-        probability_NK = softmax(self.classifier.logits(image_HWC[None]))
-        maps = maps_for(
-            self.classifier, image_HWC[None], options, [options.target or "predicted"],
-            predicted_N=probability_NK.argmax(1),
-        )  # fmt: skip
-        return {
-            "image": data_uri(to_picture(image_HWC)),
-            "top": likeliest(probability_NK[0], self.names, TOP),
-            "maps": [self._drawn(m, image_HWC) for m in maps],
-        }
-
-    def _drawn(self, m: ClassMap, image_HWC: np.ndarray) -> dict[str, Any]:
-        picture = data_uri(overlay(image_HWC, m.values_HW, MAP_SIZE)) if not m.is_single_cell else None
-        return {"layer": m.layer, "class": self.names[m.target], "picture": picture, "note": note_on(m)}
+        return self.subject.names[self.names.index(name)] if name in self.names else name or None
 
     def file(self, request: Request) -> Response:
-        return FileResponse(file_of_run(self.run.path, request.path_params["name"]), headers=APART)
+        return FileResponse(file_of_run(self.subject.folder, request.path_params["name"]), headers=APART)
 
 
 async def _body(request: Request) -> bytes:
@@ -210,12 +219,12 @@ def _unexpected(request: Request, error: Exception) -> Response:
     return _refusal(request, DaybreakError(type(error).__name__, str(error) or "unexpected", "another image"))
 
 
-def _check_no_loop(run: RunDirectory) -> None:
+def _check_no_loop(folder: Path) -> None:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         return
-    raise UsageError("serve", "a notebook's event loop is running here", f"daybreak serve {run.path}, in a terminal")
+    raise UsageError("serve", "a notebook's event loop is running here", f"daybreak serve {folder}, in a terminal")
 
 
 def _listen(port: int) -> socket.socket:

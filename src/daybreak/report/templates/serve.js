@@ -11,7 +11,7 @@
       make("td", {}, row.class),
       make("td", {}, make("meter", { max: 1, value: row.probability, "aria-label": row.class })),
       make("td", { class: "n" }, percent(row.probability)))));
-    at("maps").replaceChildren(...found.maps.map((map) => make("li", {}, make("figure", {},
+    at("maps")?.replaceChildren(...found.maps.map((map) => make("li", {}, make("figure", {},
       ...(map.picture ? [make("img", { src: map.picture, alt: `Map at ${map.layer} for ${map.class}` })] : []),
       make("figcaption", {}, `${map.layer}, for ${map.class}${map.note ? `: ${map.note}` : ""}`)))));
   };
@@ -25,7 +25,7 @@
     let found, ok = false;
     try {
       if (image.size > maxBytes) throw new Error(`more than ${maxBytes / 2 ** 20} MiB; try: a smaller copy of it`);
-      const query = new URLSearchParams({ class: target.value, against: against.value });
+      const query = new URLSearchParams({ class: target?.value ?? "", against: against?.value ?? "" });
       const response = await fetch(`predict?${query}`, { method: "POST", body: image, signal });
       if (response.headers.get("content-type") !== "application/json") throw new Error(await response.text());
       [found, ok] = [await response.json(), response.ok];
@@ -45,7 +45,7 @@
     ask();
   };
   file.addEventListener("change", () => take(file.files));
-  for (const select of [target, against]) select.addEventListener("change", ask);
+  for (const select of [target, against]) select?.addEventListener("change", ask);
   drop.addEventListener("submit", (event) => event.preventDefault());
   addEventListener("paste", (event) => take(event.clipboardData.files));
   addEventListener("dragover", (event) => { event.preventDefault(); drop.classList.add("over"); });
