@@ -1,6 +1,7 @@
 """Bundles: what was exported answers as the run does, without daybreak, without torch, and for images of any size."""
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -228,6 +229,16 @@ def test_names_of_classes_mean_nothing_to_markdown_or_yaml() -> None:
     assert quoted('a"b\\c') == r'"a\"b\\c"'
 
 
+def test_classes_whose_names_are_no_text_go_out_as_a_line(digits_run: RunDirectory, tmp_path: Path) -> None:
+    run = shutil.copytree(digits_run.path, tmp_path / "run")
+    card = json.loads((run / "model.json").read_text())
+    card["classes"][:2] = ["caf\udce9", "a\nb|c"]
+    (run / "model.json").write_text(json.dumps(card))
+    bundle = Bundle.open(export(RunDirectory.open(run), out=tmp_path / "bundle"))
+    assert bundle.classes[:3] == ("caf\\xe9", "a\\nb|c", "2")
+    assert "a\\\\nb\\|c" in (tmp_path / "bundle" / "README.md").read_text()
+
+
 @pytest.fixture(scope="module")
 def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Python with numpy, Pillow and onnxruntime, and nothing else."""
@@ -288,8 +299,8 @@ def test_the_commands_import_no_torch_for_a_bundle(verb: list[str], bundle: Path
 def test_a_model_that_answers_otherwise_leaves_nothing(
     form: str, digits_run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def wrong(answer: Callable[[np.ndarray], np.ndarray], images: np.ndarray) -> np.ndarray:
-        found = real(answer, images)
+    def wrong(answer: Callable[[np.ndarray], np.ndarray], images: np.ndarray, block: int) -> np.ndarray:
+        found = real(answer, images, block)
         found[5] = np.roll(found[5], 1)
         return found
 
@@ -377,6 +388,59 @@ def test_hostile_facts_are_refused_in_a_line(bundle: Path, data: st.DataObject) 
     (folder / "bundle.json").write_text(json.dumps(facts))
     with contextlib.suppress(RunError, DataError):
         list(Bundle.open(folder).predict([], top=1))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data": {"how": {"x": 1}}}, "cannot be read"),
+        ({"files": {"model.onnx": "", "a\0b": ""}}, "not what was exported"),
+        ({"format": 2}, "another version"),
+    ],
+)
+def test_a_strangers_facts_are_checked(change: dict[str, Any], message: str, bundle: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(bundle, tmp_path / "copy")
+    facts = json.loads((copy / "bundle.json").read_text())
+    for key, value in change.items():
+        facts[key] = facts[key] | value if isinstance(value, dict) else value
+    (copy / "bundle.json").write_text(json.dumps(facts))
+    with pytest.raises(RunError, match=message):
+        Bundle.open(copy)
+
+
+def test_a_strangers_bundle_opens_no_place_on_this_machine(bundle: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(bundle, tmp_path / "copy")
+    facts = json.loads((copy / "bundle.json").read_text())
+    facts["data"]["name"] = str(tmp_path)
+    (copy / "bundle.json").write_text(json.dumps(facts))
+    with pytest.raises(UsageError, match="--data DATA"):
+        Bundle.open(copy).evaluate()
+
+
+def test_a_graph_that_is_not_ours_is_refused(bundle: Path, tmp_path: Path) -> None:
+    """One with another number of classes than the facts say, and what is no graph."""
+    copy = shutil.copytree(bundle, tmp_path / "copy")
+    facts = json.loads((copy / "bundle.json").read_text())
+    (copy / "bundle.json").write_text(json.dumps(facts | {"classes": facts["classes"][:9]}))
+    with pytest.raises(RunError, match="does not answer with its classes"):
+        Bundle.open(copy).probabilities(np.zeros((1, 8, 8, 1), np.uint8))
+    (copy / "model.onnx").write_bytes(b"no graph")
+    facts["files"]["model.onnx"] = hashlib.sha256(b"no graph").hexdigest()
+    (copy / "bundle.json").write_text(json.dumps(facts))
+    with pytest.raises(RunError, match="cannot be loaded"):
+        Bundle.open(copy).load()
+
+
+def test_what_onnx_cannot_say_is_a_line(
+    digits_run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("no such operation")
+
+    monkeypatch.setattr(torch.onnx, "export", fails)
+    with pytest.raises(UsageError, match="cannot be written as a graph"):
+        export(digits_run, out=tmp_path / "bundle")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_files_outside_the_bundle_are_not_read(bundle: Path, tmp_path: Path) -> None:

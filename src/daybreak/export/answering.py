@@ -52,7 +52,7 @@ class AnsweringNet(nn.Module):
         images_NCHW = resample(images_NHWC.permute(0, 3, 1, 2).float(), rows, columns)
         if self.smaller is not None:
             images_NCHW = resample(images_NCHW, self.smaller, self.smaller)
-        logits_NK = self.net(torch.addcmul(self.shift, images_NCHW, self.scale))
+        logits_NK = self.net(torch.addcmul(self.shift, images_NCHW, self.scale)).float()
         return logits_NK.softmax(1), logits_NK.argmax(1), -logits_NK.logsumexp(1)
 
 

@@ -15,10 +15,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from daybreak.core.config import Tta
 from daybreak.core.count import Count
-from daybreak.core.errors import RunError, UsageError
-from daybreak.data.dataset import images_a_block
+from daybreak.core.errors import RunError, UsageError, one_line
+from daybreak.data.dataset import images_a_block, release
 from daybreak.data.image import DecodeSpec
 from daybreak.data.match import open_like
+from daybreak.data.sources import NAMES
 from daybreak.evaluation.evaluation import Evaluation
 from daybreak.evaluation.files import answer_rows, check_reject, find_images, read_images
 from daybreak.runs.predictions import Predictions
@@ -44,6 +45,19 @@ class _Decode(_Strict):
     channels: int = Field(ge=1, le=3)
 
 
+class How(_Strict):
+    """Arguments of `open_dataset`."""
+
+    size: int | None
+    split_seed: int = Field(ge=0)
+    skip_bad: bool
+    validate_: float | None = Field(alias="validate")
+    parts_of_0_1_0: bool
+
+    def as_arguments(self) -> dict[str, Any]:
+        return self.model_dump(by_alias=True)
+
+
 class Data(_Strict):
     """What the net was trained on.
 
@@ -55,7 +69,7 @@ class Data(_Strict):
     title: str
     name: str | None
     fingerprint: str
-    how: dict[str, Any]
+    how: How
 
 
 class Facts(_Strict):
@@ -64,6 +78,7 @@ class Facts(_Strict):
     Attributes:
         form: onnx, pt2 or safetensors.
         decode: how image files become arrays.
+        side: px of the largest images in the graph: how many fit in memory follows from it.
         results: what was measured on the run's test part.
         files: SHA-256 (hex) of each other file.
     """
@@ -74,6 +89,7 @@ class Facts(_Strict):
     int8: bool
     classes: tuple[str, ...] = Field(min_length=1)
     decode: _Decode
+    side: int = Field(ge=1, le=4096)
     data: Data
     results: dict[str, Any]
     files: dict[str, str]
@@ -115,12 +131,36 @@ class Bundle:
         """(N, K), float32, of uint8 images (N, H, W, C) of any size."""
         return self._answers(images_NHWC)[0]
 
+    def at_once(self, images_NHWC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities (N, K) and energies (N,) of images in one call of the graph.
+
+        Raises:
+            RunError: the graph is not one of ours.
+        """
+        try:
+            probability_NK, energy_N = self._session.run(["probabilities", "energy"], {INPUT: images_NHWC})
+        except Exception as error:  # whatever the library says of a graph
+            raise RunError(self.path / MODEL, f"cannot be run ({one_line(error)[:200]})", "another bundle") from None
+        if probability_NK.shape != (len(images_NHWC), len(self.classes)) or energy_N.shape != (len(images_NHWC),):
+            raise RunError(self.path / MODEL, "does not answer with its classes", "another bundle")
+        return probability_NK, energy_N
+
+    def load(self) -> "Bundle":
+        """Load the graph now, where it would be at the first image.
+
+        Raises:
+            UsageError: a package is missing.
+            RunError: it cannot be loaded.
+        """
+        _ = self._session
+        return self
+
     def predict(
         self, images: Sequence[str | Path], *, top: int = 3, reject: float | None = None
     ) -> Iterator[dict[str, Any]]:
         """As `daybreak.evaluation.predict.predict` has it for a run."""
         check_reject(reject)
-        files, batch = find_images(images), images_a_block(self.decode.size, A_FORWARD)
+        files, batch = find_images(images), images_a_block(self.facts.side, A_FORWARD)
         count = Count(log, "predicted", len(files))
         for start in range(0, len(files), batch):
             part = files[start : start + batch]
@@ -135,10 +175,12 @@ class Bundle:
             DataError: see `daybreak.data.match.open_like`.
         """
         own = self.facts.data
-        if data is None and own.name is None:
+        if data is None and own.name not in NAMES:  # a stranger's bundle names no place on this machine
             raise UsageError(self.path, f"{own.title} is no data set that daybreak knows by name", "--data DATA")
         whose = f"the bundle {self.path}"
-        dataset = open_like(data or own.name or "", self.classes, self.decode, own.how, own.fingerprint, whose)
+        dataset = open_like(
+            data or own.name or "", self.classes, self.decode, own.how.as_arguments(), own.fingerprint, whose
+        )
         images, labels_N = dataset.test.images_NHWC, np.asarray(dataset.test.labels_N)
         logits_NK = np.log(np.maximum(self.probabilities(images), 1e-30))
         predictions = Predictions(logits_NK, logits_NK, labels_N, np.asarray(dataset.test.names, dtype=np.str_))
@@ -147,10 +189,10 @@ class Bundle:
 
     def _answers(self, images_NHWC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Probabilities and energies, of a block of images at a time."""
-        batch, found = images_a_block(self.decode.size, A_FORWARD), []
+        batch, found = images_a_block(self.facts.side, A_FORWARD), []
         for start in range(0, len(images_NHWC), batch):
-            images = np.ascontiguousarray(images_NHWC[start : start + batch])
-            found.append(self._session.run(["probabilities", "energy"], {INPUT: images}))
+            found.append(self.at_once(np.ascontiguousarray(images_NHWC[start : start + batch])))
+            release(images_NHWC)
         probabilities, energies = zip(*found, strict=True)
         return np.concatenate(probabilities), np.concatenate(energies)
 
@@ -172,5 +214,5 @@ def _sum_of(path: Path) -> str:
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a NUL in the name
         return "missing"

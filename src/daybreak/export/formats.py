@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from daybreak.core.errors import UsageError, one_line
 from daybreak.export.answering import OUTPUTS, AnsweringNet
@@ -32,10 +31,13 @@ def write_onnx(net: AnsweringNet, channels: int, facts: Mapping[str, object], pa
     except ModuleNotFoundError as error:
         raise UsageError("export", f"{error.name} is not installed", "pip install 'daybreak[export]'") from None
     with _quiet():
-        program = torch.onnx.export(
-            exported(net, channels), dynamo=True, opset_version=OPSET, input_names=[INPUT],
-            output_names=list(OUTPUTS), verbose=False,
-        )  # fmt: skip
+        graph = exported(net, channels)
+        try:
+            program = torch.onnx.export(
+                graph, dynamo=True, opset_version=OPSET, input_names=[INPUT], output_names=list(OUTPUTS), verbose=False
+            )
+        except Exception as error:  # an operation that ONNX does not have
+            raise _no_graph(net, error, "--format pt2") from None
         assert program is not None
         program.model.metadata_props[METADATA] = json.dumps(facts)
         program.save(path, external_data=False)
@@ -65,13 +67,12 @@ def exported(net: AnsweringNet, channels: int) -> torch.export.ExportedProgram:
             net, (images,), dynamic_shapes={"images_NHWC": {0: any_size, 1: any_size, 2: any_size}}
         )
     except Exception as error:  # whatever a net of somebody's own brings about
-        why = f"cannot be written as a graph ({type(error).__name__}: {one_line(error)[:160]})"
-        raise UsageError(type(net.net).__name__, why, "--format safetensors, which keeps the weights alone") from None
+        raise _no_graph(net, error, "--format safetensors, which keeps the weights alone") from None
 
 
-def answers(net: torch.nn.Module, images_NHWC: Tensor) -> list[Tensor]:
-    with torch.no_grad():
-        return list(net(images_NHWC))
+def _no_graph(net: AnsweringNet, error: Exception, remedy: str) -> UsageError:
+    why = f"cannot be written as a graph ({type(error).__name__}: {one_line(error)[:160]})"
+    return UsageError(type(net.net).__name__, why, remedy)
 
 
 @contextmanager

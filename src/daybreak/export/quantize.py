@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from daybreak.core.errors import UsageError
+from daybreak.core.errors import UsageError, one_line
 from daybreak.export.formats import INPUT
 
 CALIBRATION = 512  # training images from which the ranges of activations are taken
@@ -49,6 +49,9 @@ def quantize(source: Path, target: Path, images_NHWC: np.ndarray) -> None:
             op_types_to_quantize=["Conv"], nodes_to_exclude=[first] if first else [],
             calibrate_method=CalibrationMethod.MinMax,
         )  # fmt: skip
+    except Exception as error:  # whatever the library does not like about a graph
+        why = f"this net cannot be quantised ({type(error).__name__}: {one_line(error)[:160]})"
+        raise UsageError("--int8", why, "leave it out") from None
     finally:
         logging.root.setLevel(level)
         prepared.unlink(missing_ok=True)

@@ -13,10 +13,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from daybreak.core.errors import UsageError
+from daybreak.core.errors import UsageError, one_line
 from daybreak.core.files import to_json, whole_folder
 from daybreak.core.metrics import softmax
 from daybreak.data import Dataset
+from daybreak.data.dataset import release
 from daybreak.data.sources import NAMES
 from daybreak.evaluation.evaluate import stored_predictions
 from daybreak.evaluation.evaluation import Evaluation
@@ -26,13 +27,13 @@ from daybreak.export.card import card_of
 from daybreak.export.formats import read_pt2, write_onnx, write_pt2
 from daybreak.export.parity import Answer, Parity
 from daybreak.export.quantize import CALIBRATION, quantize
+from daybreak.runs.classifier import images_a_forward
 from daybreak.runs.datasets import opened_how, run_dataset
 from daybreak.runs.directory import RunDirectory
 
 Form = Literal["onnx", "pt2", "safetensors"]
 FORMS: tuple[Form, ...] = ("onnx", "pt2", "safetensors")
 FILES: dict[Form, str] = {"onnx": MODEL, "pt2": "model.pt2", "safetensors": "model.safetensors"}
-BLOCK = 250  # images
 
 
 def export(
@@ -65,32 +66,38 @@ def export(
     if folder.exists():
         raise UsageError(f"--out {folder}", "exists", "another folder, or remove it first")
     dataset = run_dataset(run, data)
+    predictions = stored_predictions(run, data=data)
+    evaluation = Evaluation(predictions, run.card.classes, "none", dataset.title, dataset.notes)
     with whole_folder(folder) as temporary:
-        _write(run, dataset, form, int8, license, temporary)
+        _write(run, dataset, evaluation, form, int8, license, temporary)
     return folder
 
 
-def _write(run: RunDirectory, dataset: Dataset, form: Form, int8: bool, license: str, folder: Path) -> None:
+def _write(
+    run: RunDirectory, dataset: Dataset, evaluation: Evaluation, form: Form, int8: bool, license: str, folder: Path
+) -> None:
     classifier = run.classifier("cpu")
     expected_NK = softmax(replace(classifier, dtype=torch.float32).logits(dataset.test.images_NHWC))
-    evaluation = Evaluation(stored_predictions(run), classifier.classes, "none", dataset.title, dataset.notes)
     facts = Facts(
-        format=FORMAT, name=f"{run.summary['recipe']} on {dataset.title}", form=form, int8=int8,
-        classes=classifier.classes, decode={"size": run.card.decode.size, "channels": run.card.decode.channels},
-        data=_data_of(run, dataset), results=_results(run, evaluation), files={},
+        format=FORMAT, name=one_line(f"{run.recipe.name} on {dataset.title}"), form=form, int8=int8,
+        classes=tuple(one_line(name) for name in classifier.classes),  # folders may be called what is no text
+        decode={"size": run.card.decode.size, "channels": run.card.decode.channels},
+        side=max(run.card.size, run.card.decode.size), data=_data_of(run, dataset),
+        results=_results(run, evaluation), files={},
     )  # fmt: skip
     answer = _write_model(run, classifier.net, dataset, facts, folder)
     labels_N = np.asarray(dataset.test.labels_N)
-    parity = Parity.of(expected_NK, _in_blocks(answer, dataset.test.images_NHWC), labels_N)
+    found_NK = _in_blocks(answer, dataset.test.images_NHWC, images_a_forward(facts.side, classifier.device))
+    parity = Parity.of(expected_NK, found_NK, labels_N)
     parity.check(run.path, int8)
-    speed = _latencies(answer, dataset.test.images_NHWC) if form == "onnx" else {}
+    speed = _latencies(Bundle(folder, facts), dataset.test.images_NHWC) if form == "onnx" else {}
     _write_text(folder / "parity.json", to_json(parity.as_json() | speed))
     _write_text(folder / "README.md", card_of(facts, evaluation, parity, license))
     if form == "onnx":
         _write_text(folder / "predict.py", _packaged("export/templates/predict.py"))
         _write_text(folder / "image.py", _packaged("data/image.py"))
     sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
-    _write_text(folder / FACTS, to_json(facts.model_copy(update={"files": sums}).model_dump()))
+    _write_text(folder / FACTS, to_json(facts.model_copy(update={"files": sums}).model_dump(by_alias=True)))
 
 
 def _write_model(run: RunDirectory, net: nn.Module, dataset: Dataset, facts: Facts, folder: Path) -> Answer:
@@ -126,8 +133,12 @@ def _by_torch(net: nn.Module, images_NHWC: np.ndarray) -> np.ndarray:
     return found
 
 
-def _in_blocks(answer: Answer, images_NHWC: np.ndarray) -> np.ndarray:
-    return np.concatenate([answer(images_NHWC[at : at + BLOCK]) for at in range(0, len(images_NHWC), BLOCK)])
+def _in_blocks(answer: Answer, images_NHWC: np.ndarray, block: int) -> np.ndarray:
+    found = []
+    for start in range(0, len(images_NHWC), block):
+        found.append(answer(images_NHWC[start : start + block]))
+        release(images_NHWC)
+    return np.concatenate(found)
 
 
 def _calibration(dataset: Dataset) -> np.ndarray:
@@ -136,15 +147,15 @@ def _calibration(dataset: Dataset) -> np.ndarray:
     return np.asarray(dataset.train.images_NHWC[np.linspace(0, count - 1, min(count, CALIBRATION)).astype(np.int64)])
 
 
-def _latencies(answer: Answer, images_NHWC: np.ndarray) -> dict[str, Any]:
+def _latencies(bundle: Bundle, images_NHWC: np.ndarray) -> dict[str, Any]:
     """Milliseconds of a call with one image and with 64: the median of at least five."""
     found = {}
     for batch in (1, 64):
         images, seconds = np.asarray(images_NHWC[:batch]), list[float]()
-        answer(images)
+        bundle.at_once(images)
         while len(seconds) < 5 or (sum(seconds) < 1 and len(seconds) < 100):
             begun = time.perf_counter()
-            answer(images)
+            bundle.at_once(images)
             seconds.append(time.perf_counter() - begun)
         found[str(len(images))] = 1e3 * float(np.median(seconds))
     return {"milliseconds": found}
@@ -157,8 +168,8 @@ def _data_of(run: RunDirectory, dataset: Dataset) -> Data:
 
 def _results(run: RunDirectory, evaluation: Evaluation) -> dict[str, Any]:
     """Of the run as it was, with its precision; `test_acc_tta` takes several views, which a bundle does not."""
-    keys = ("test_acc", "test_acc_tta", "epochs", "steps", "train_seconds", "recipe", "seed")
-    kept = {key: run.summary.get(key) for key in keys}
+    keys = ("test_acc", "test_acc_tta", "epochs", "steps", "train_seconds", "seed")
+    kept = {"recipe": run.recipe.name} | {key: run.summary.get(key) for key in keys}
     return kept | {"ece": evaluation.ece, "macro_f1": evaluation.macro_f1, "balanced_acc": evaluation.balanced_accuracy}
 
 

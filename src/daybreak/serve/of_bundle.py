@@ -12,12 +12,17 @@ from daybreak.serve.app import TOP
 
 
 class ServedBundle:
-    """See `daybreak.serve.app.Subject`."""
+    """See `daybreak.serve.app.Subject`.
+
+    Raises:
+        UsageError, RunError: see `Bundle.load`.
+    """
 
     explains = False
 
     def __init__(self, bundle: Bundle) -> None:
-        self._bundle, self.folder, self.names, self.title = bundle, bundle.path, bundle.classes, bundle.facts.name
+        self._bundle, self.folder = bundle.load(), bundle.path
+        self.names, self.title = bundle.classes, bundle.facts.name
 
     def answer(self, data: bytes, target: str | None, against: str | None) -> dict[str, Any]:
         """The input of the net and its most likely classes.

@@ -66,15 +66,15 @@ def seconds_by_cut(
 ) -> dict[str, tuple[float, float]]:
     """For each cut below the head's, from the top down: seconds a photo of the part below, forward, and of the part
     above, forward and backward."""
-    with watch.timed("train"):
+    # On CUDA libraries load kernels at the first use of each, which can take as long as the whole budget.
+    getting_ready = "train" if device.type == "cpu" else "compile"
+    with watch.timed(getting_ready):
         net, size = place(initial_net(recipe, dataset, seed), device), dataset.decode.size
         above = _macs_above(net, size, dataset.decode.channels)
         if PROBE not in above:
             return {}
         photos = PHOTOS if device.type == "cpu" else recipe.batch_size
         forward, step = _works(Cut(net, PROBE), size, photos, recipe, dataset, device)
-    # On CUDA libraries compile kernels for every new shape, which can take as long as the whole budget.
-    with watch.timed("train" if device.type == "cpu" else "compile"):
         forward()
         step()
     with watch.timed("train"):

@@ -162,8 +162,8 @@ def prepare(
         loader: Batches
         if recipe.features:
             parts = Cut(net, recipe.tune)
-            trunk = _trunk(recipe, net, parts, dataset, extensions, size, device, dtype)
             with clock.timed("features"):
+                trunk = _trunk(recipe, net, parts, dataset, extensions, size, device, dtype)
                 has_time = _has_time(recipe, None if resumes else budget, clock)
                 features = Features(trunk, dataset, recipe.features, has_time)
             recipe = recipe.model_copy(update={"features": len(features.views)})

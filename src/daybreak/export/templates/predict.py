@@ -15,6 +15,7 @@ HERE = Path(__file__).parent
 
 def main(files: list[str]) -> int:
     """The exit code: 2 without files, 3 where one of them is no image."""
+    sys.stdout.reconfigure(errors="backslashreplace")  # a name may hold what the terminal has no letters for
     if not files:
         print(__doc__, file=sys.stderr)
         return 2
