@@ -322,9 +322,9 @@ def test_parity_counts_what_changed_and_forgives_ties() -> None:
     assert (found.run_accuracy, found.accuracy) == (0.75, 1.0)
     assert found.largest_difference == pytest.approx(4e-5)
     found.check("x", is_int8=False)
-    for spoilt in (run + np.array([[2e-4, 0], [0, 0], [0, 0], [0, 0]]), np.full((4, 2), np.nan)):
+    for broken in (run + np.array([[2e-4, 0], [0, 0], [0, 0], [0, 0]]), np.full((4, 2), np.nan)):
         with pytest.raises(RunError, match="differ by up to"):
-            Parity.of(run, spoilt, labels).check("x", is_int8=False)
+            Parity.of(run, broken, labels).check("x", is_int8=False)
 
 
 def test_eight_bits_may_cost_half_a_point() -> None:

@@ -36,16 +36,16 @@ FORMAT = 1
 A_FORWARD = 64  # images of 32 px; fewer of larger ones
 
 
-class _Strict(BaseModel):
+class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class _Decode(_Strict):
+class _Decode(_Part):
     size: int = Field(ge=1, le=4096)
     channels: int = Field(ge=1, le=3)
 
 
-class How(_Strict):
+class How(_Part):
     """Arguments of `open_dataset`."""
 
     size: int | None
@@ -58,7 +58,7 @@ class How(_Strict):
         return self.model_dump(by_alias=True)
 
 
-class Data(_Strict):
+class Data(_Part):
     """What the net was trained on.
 
     Attributes:
@@ -72,7 +72,7 @@ class Data(_Strict):
     how: How
 
 
-class Facts(_Strict):
+class Facts(_Part):
     """bundle.json.
 
     Attributes:

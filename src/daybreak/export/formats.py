@@ -11,9 +11,9 @@ import torch
 
 from daybreak.core.errors import UsageError, one_line
 from daybreak.export.answering import OUTPUTS, AnsweringNet
+from daybreak.export.bundle import INPUT
 
 OPSET = 20
-INPUT = "images"
 METADATA = "daybreak"  # the key of ONNX's metadata under which our facts are
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from daybreak.core.errors import UsageError, one_line
-from daybreak.export.formats import INPUT
+from daybreak.export.bundle import INPUT
 
 CALIBRATION = 512  # training images from which the ranges of activations are taken
 BATCH = 32

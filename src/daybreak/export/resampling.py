@@ -5,7 +5,6 @@ edges of a centre square as Pillow does. Here a line of pixels is a product with
 filter, stretched where the image shrinks (Pillow's `precompute_coeffs`).
 """
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -54,8 +53,8 @@ def weights(kernel: Kernel, length: int, start: int, extent: int, side: int) -> 
 def in_sixteen_bits(weights_SL: Tensor) -> Tensor:
     """Weights as PyTorch rounds them for images of bytes: to the last of as many binary places as sixteen bits have
     room for (`compute_index_ranges_int16_weights`)."""
-    places = 14 - math.floor(math.log2(weights_SL.max().item() + 2**-17))
-    places = next(p for p in range(places + 1, 0, -1) if int(0.5 + weights_SL.max().item() * 2**p) < 2**15)
+    largest = weights_SL.max().item()
+    places = next(p for p in range(22, 0, -1) if int(0.5 + largest * 2**p) < 2**15)
     return (weights_SL * 2**places).round() / 2**places
 
 

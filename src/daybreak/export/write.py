@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from daybreak.core.errors import UsageError, one_line
@@ -104,7 +104,7 @@ def _write_model(run: RunDirectory, net: nn.Module, dataset: Dataset, facts: Fac
     """The model in its file, and that file's way to probabilities."""
     path, channels = folder / FILES[facts.form], run.card.decode.channels  # type: ignore[index]
     if facts.form == "safetensors":
-        save_file({name: tensor.contiguous() for name, tensor in net.state_dict().items()}, path)
+        path.write_bytes(save({name: tensor.contiguous() for name, tensor in net.state_dict().items()}))
         (folder / "model.json").write_bytes((run.path / "model.json").read_bytes())
         return partial(_by_torch, AnsweringNet(_as_saved(run, path), run.card).eval())
     graph = answering(net, run.card)
