@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from daybreak.core.errors import StorageError, one_line
 from daybreak.core.files import write_text
 from daybreak.core.sections import Text
-from daybreak.data.dataset import Indices, Labels, Part, Pictures, Split
+from daybreak.data.dataset import Indices, Labels, Part, Pictures, Split, release
 from daybreak.data.image import DecodeSpec, Pixels
 
 META, VERIFIED = "meta.json", "verified.json"
@@ -176,6 +176,7 @@ def _verify(folder: Path, entry: Entry, splits: Mapping[Part, Split], in_any_cas
         at_a_time = max(1, BYTES_AT_A_TIME // max(1, split.images_NHWC[:1].nbytes))
         for start in range(0, len(split.names), at_a_time):
             digest.update(split.images_NHWC[start : start + at_a_time].data)
+            release(split.images_NHWC)
     if digest.hexdigest() != entry.fingerprint:
         raise DamagedEntryError("images or labels are not what was written")
     if not in_any_case:
