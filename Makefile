@@ -8,7 +8,7 @@ READY_TO_WORK := $(VENV)/.ready-to-work
 PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-all soak docs lint format clean
+.PHONY: help demo test test-slow test-all soak container docs lint format clean
 
 help:  ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -27,6 +27,9 @@ test-all: $(READY_TO_WORK)  ## Every test, quick and slow.
 
 soak: $(READY_TO_WORK)  ## The tests of reliability in their long form: half an hour; writes docs/reliability.md.
 	$(BIN)/python benchmarks/soak.py
+
+container: $(READY_TO_WORK)  ## Do what the Dockerfile says in a bare root; needs root, debootstrap, BUNDLE= and IMAGE=.
+	$(BIN)/python docker/check.py $(BUNDLE) $(IMAGE)
 
 docs: $(READY_TO_WORK)  ## Build the documentation as a site, in site/.
 	$(BIN)/python -m mkdocs build --strict

@@ -160,6 +160,7 @@ def browser() -> Iterator[Browser]:
     chromium = next((path for name in names if (path := shutil.which(name))), None)
     assert chromium, "needs a Chromium (on Debian: apt-get install chromium)"
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        camera = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]  # a moving test picture
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", *camera])
         yield browser
         browser.close()

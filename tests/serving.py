@@ -12,8 +12,10 @@ from typing import Any
 import uvicorn
 
 from daybreak.runs.directory import RunDirectory
-from daybreak.serve import app as serve
+from daybreak.serve.app import application_of
 from daybreak.serve.of_run import ServedRun
+from daybreak.serve.options import HOST, ServeOptions
+from daybreak.serve.server import listen, server_of
 
 
 @dataclass
@@ -37,6 +39,10 @@ class Served:
         status, text = self.ask(path, body)
         return status, json.loads(text)
 
+    def explained(self, body: bytes, query: str = "") -> tuple[int, Any]:
+        """What `/predict` answers with maps."""
+        return self.json(f"/predict?explain=true&{query}", body)
+
     def begin(self, *headers: str, body: bytes = b"") -> socket.socket:
         """A connection on which a POST has begun."""
         connection = socket.create_connection(("127.0.0.1", self.port), timeout=30)
@@ -46,9 +52,9 @@ class Served:
 
 
 @contextmanager
-def serving(run: RunDirectory) -> Iterator[Served]:
-    server = serve.server_of(serve.application_of(ServedRun(run, "cpu")))
-    with serve._listen(0) as listening:
+def serving(run: RunDirectory, token: str | None = None, **options: Any) -> Iterator[Served]:
+    server = server_of(application_of(ServedRun(run, "cpu"), ServeOptions(**options), token))
+    with listen(HOST, 0) as listening:
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()
         yield Served(run, listening.getsockname()[1], server)

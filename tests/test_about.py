@@ -21,6 +21,7 @@ import daybreak
 from daybreak import cli, doctor
 from daybreak.core import machine, speed
 from daybreak.core.device import compute_dtype
+from daybreak.core.extras import install_command
 from daybreak.core.machine import Folder
 from daybreak.data.canonical import PUBLISHED
 from daybreak.models.native import build
@@ -236,8 +237,8 @@ def test_extras_come_from_the_packages_own_requirements() -> None:
         'rich; extra == "pretty"',
     ]
     assert doctor.find_extras(listed) == {
-        "serve": doctor.Extra(("no-such-package",), "pip install 'daybreak[serve]'"),
-        "pretty": doctor.Extra((), "pip install 'daybreak[pretty]'"),
+        "serve": doctor.Extra(("no-such-package",), install_command("serve")),
+        "pretty": doctor.Extra((), install_command("pretty")),
     }
 
 

@@ -2,21 +2,26 @@
 
 import asyncio
 import base64
+import errno
 import http.client
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -37,10 +42,12 @@ from daybreak.export.write import export
 from daybreak.models.registry import stages_of
 from daybreak.report.report import write_report
 from daybreak.runs.directory import RunDirectory
-from daybreak.serve import app as serve
-from daybreak.serve import guard, of_run
+from daybreak.serve import app, guard, of_run, server, uploads, watch
+from daybreak.serve.batching import Batches
+from daybreak.serve.files import files_of_run
 from daybreak.serve.guard import POLICY
 from daybreak.serve.of_run import ServedRun
+from daybreak.serve.options import HOST, ServeOptions, new_token
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +76,9 @@ def picture_of(uri: str) -> np.ndarray:
 
 def test_it_answers_as_predict_and_explain_do(served: Served, image: bytes, tmp_path: Path) -> None:
     (tmp_path / "image.png").write_bytes(image)
-    status, found = served.json("/predict", image)
+    status, found = served.explained(image)
     assert status == 200
+    assert served.json("/predict", image) == (200, {key: found[key] for key in ("top", "energy")})  # maps only if asked
     (expected,) = predict(served.run, [tmp_path / "image.png"], top=5, device="cpu")
     assert [row["class"] for row in found["top"]] == [row["class"] for row in expected["top"]]
     assert [row["probability"] for row in found["top"]] == [row["probability"] for row in expected["top"]]
@@ -85,7 +93,7 @@ def test_it_answers_as_predict_and_explain_do(served: Served, image: bytes, tmp_
 
 
 def test_the_class_that_is_asked_for_is_explained(served: Served, image: bytes) -> None:
-    _, found = served.json("/predict?class=7&against=2", image)
+    _, found = served.explained(image, "class=7&against=2")
     classifier = served.run.classifier("cpu")
     seen_HWC = picture_of(found["image"])[..., None]
     maps = explain(classifier, seen_HWC[None], np.array([[7]]), MapOptions(), np.array([2]))
@@ -113,12 +121,12 @@ def status_of(connection: socket.socket) -> int:
 
 def too_long(served: Served) -> int:
     """It says so, and sends nothing."""
-    return status_of(served.begin(f"Content-Length: {serve.MAX_BYTES + 1}"))
+    return status_of(served.begin(f"Content-Length: {uploads.MAX_BYTES + 1}"))
 
 
 def too_long_without_saying_so(served: Served) -> int:
     connection = served.begin("Transfer-Encoding: chunked")
-    size = serve.MAX_BYTES // 8
+    size = uploads.MAX_BYTES // 8
     try:
         for _ in range(9):
             connection.sendall(f"{size:x}\r\n".encode() + bytes(size) + b"\r\n")
@@ -145,8 +153,8 @@ def test_bad_uploads_keep_nobody_waiting(
 ) -> None:
     """Twenty at once: it answers while they come, afterwards as before, and keeps none of them. (The limits are smaller
     here.)"""
-    monkeypatch.setattr(serve, "MAX_BYTES", 2**20)
-    monkeypatch.setattr(serve, "MAX_SECONDS", 5.0)
+    monkeypatch.setattr(uploads, "MAX_BYTES", 2**20)
+    monkeypatch.setattr(uploads, "MAX_SECONDS", 5.0)
     before = served.json("/predict", image)
     asked = [(too_slow, 408), (too_long, 413), (too_long_without_saying_so, 413), (gone, None)] * 5
     with ThreadPoolExecutor(len(asked)) as pool:
@@ -163,28 +171,151 @@ def test_bad_uploads_keep_nobody_waiting(
     record_property("trials", len(asked))
 
 
-def test_what_nobody_waits_for_is_not_done(served: Served, image: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While the net is busy eight may wait; those who leave are passed over, and the ninth is told."""
-    may_go_on, answered = threading.Event(), []
+class Busy:
+    """A net that works only when it is told to, and what it was asked."""
 
-    def answer(_self: Any, _data: bytes, target: str | None, _against: str | None) -> dict[str, Any]:
-        answered.append(target)
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.may_go_on, self.batches = threading.Event(), list[int]()
+        classify = ServedRun.classify
+
+        def slow(subject: ServedRun, images_NHWC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            self.batches.append(len(images_NHWC))
+            self.may_go_on.wait(60)
+            return classify(subject, images_NHWC)
+
+        monkeypatch.setattr(ServedRun, "classify", slow)
+
+
+def pictures(count: int) -> list[bytes]:
+    found = []
+    for image_HWC in open_dataset("digits").test.images_NHWC[:count]:
+        buffer = io.BytesIO()
+        to_picture(np.asarray(image_HWC)).save(buffer, "PNG")
+        found.append(buffer.getvalue())
+    return found
+
+
+def answer_of(connection: socket.socket) -> tuple[int, Any]:
+    answer = http.client.HTTPResponse(connection)
+    answer.begin()
+    with connection:
+        return answer.status, json.loads(answer.read())
+
+
+def test_those_who_ask_at_the_same_time_share_a_forward(
+    served: Served, image: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each gets the answer to its own image."""
+    asked = pictures(40)
+    alone = [served.json("/predict", one)[1] for one in asked]
+    busy = Busy(monkeypatch)
+    first = begin_question(served, "", image)
+    wait_for(lambda: busy.batches)
+    waiting = [begin_question(served, "", one) for one in asked]
+    time.sleep(1)
+    busy.may_go_on.set()
+    assert answer_of(first)[0] == 200
+    for connection, expected in zip(waiting, alone, strict=True):
+        status, found = answer_of(connection)
+        assert status == 200
+        assert found["energy"] == pytest.approx(expected["energy"], abs=1e-4)
+        assert found["top"][0]["class"] == expected["top"][0]["class"]
+        assert found["top"][0]["probability"] == pytest.approx(expected["top"][0]["probability"], abs=1e-5)
+    assert busy.batches == [1, 40]
+    assert 'daybreak_batch_images_bucket{le="64.0"}' in served.ask("/metrics")[1].decode()
+
+
+def test_what_nobody_waits_for_is_not_done(served: Served, image: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the net is busy, those who leave are passed over."""
+    busy = Busy(monkeypatch)
+    waiting = []
+    for _ in range(9):
+        waiting.append(begin_question(served, "", image))
+        wait_for(lambda: busy.batches)  # the first has the net
+    time.sleep(0.5)
+    for connection in waiting[1:-1]:
+        connection.close()
+    time.sleep(0.5)
+    busy.may_go_on.set()
+    assert [status_of(connection) for connection in (waiting[0], waiting[-1])] == [200, 200]
+    assert busy.batches == [1, 1]
+
+
+def test_so_many_may_wait_for_maps(served: Served, image: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those who leave are passed over, and the ninth of eight is told."""
+    monkeypatch.setattr(app, "MAX_EXPLAINING", 8)
+    may_go_on, drawn = threading.Event(), []
+
+    def explain(_self: Any, _image: Any, _predicted: int, target: str | None, _against: str | None) -> dict[str, Any]:
+        drawn.append(target)
         may_go_on.wait(60)
         return {}
 
-    monkeypatch.setattr(ServedRun, "answer", answer)
+    monkeypatch.setattr(ServedRun, "explain", explain)
     waiting = []
-    for number in range(1 + serve.MAX_WAITING):
+    for number in range(app.MAX_EXPLAINING):
         waiting.append(begin_question(served, f"class={number}", image))
-        wait_for(lambda: answered)  # the first has the net
-        time.sleep(0.1)
-    assert served.json("/predict", image)[0] == 503
+        wait_for(lambda: drawn)
+        time.sleep(0.2)
+    assert status_of(begin_question(served, "class=8", image)) == 503
     for connection in waiting[1:-1]:
         connection.close()
-    time.sleep(0.3)
+    time.sleep(0.5)
     may_go_on.set()
     assert [status_of(connection) for connection in (waiting[0], waiting[-1])] == [200, 200]
-    assert answered == ["0", str(serve.MAX_WAITING)]
+    assert drawn == ["0", str(app.MAX_EXPLAINING - 1)]
+
+
+def test_images_of_other_sizes_and_failures_are_kept_apart() -> None:
+    """A batch holds images of one size; what fails is told to those who were in it, and the next ones are answered."""
+    seen: list[tuple[int, ...]] = []
+
+    def classify(images_NHWC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        seen.append(images_NHWC.shape)
+        if images_NHWC.shape[1] == 3:
+            raise ValueError("three")
+        return images_NHWC.reshape(len(images_NHWC), -1)[:, :1], images_NHWC.sum((1, 2, 3))
+
+    async def here() -> bool:
+        return False
+
+    async def ask_all() -> list[Any]:
+        with ThreadPoolExecutor(1) as net:
+            batches = Batches(classify, 2, net)
+            images = [np.full((side, side, 1), n) for n, side in enumerate((2, 2, 2, 3, 3, 4))]
+            return await asyncio.gather(*(batches.ask(image, here) for image in images), return_exceptions=True)
+
+    found = asyncio.run(ask_all())
+    assert [one[1] if isinstance(one, tuple) else str(one) for one in found] == [0, 4, 8, "three", "three", 80]
+    assert seen == [(2, 2, 2, 1), (1, 2, 2, 1), (2, 3, 3, 1), (1, 4, 4, 1)]
+
+
+def test_of_uploads_that_fill_the_room_the_slowest_goes(
+    served: Served, image: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "ALL_BYTES", 300_000)
+    slow = [served.begin("Content-Length: 1000000", body=bytes(100_000)) for _ in range(2)]
+    time.sleep(0.5)
+    padded = image + bytes(150_000)
+    assert served.json("/predict", padded)[0] == 200
+    assert status_of(slow[0]) == 503
+    slow[1].settimeout(0.3)
+    with pytest.raises(TimeoutError):
+        slow[1].recv(1)
+    slow[1].close()
+
+
+def test_an_upload_that_finds_no_room_on_the_disk_is_told(
+    served: Served, image: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(tempfile.SpooledTemporaryFile[bytes]):
+        def rollover(self) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(uploads.tempfile, "SpooledTemporaryFile", Full)
+    status, found = served.json("/predict", image + bytes(2 * uploads.IN_MEMORY))
+    assert (status, "No space left" in found["message"]) == (503, True)
+    assert served.json("/predict", image)[0] == 200
 
 
 def begin_question(served: Served, query: str, body: bytes) -> socket.socket:
@@ -248,7 +379,7 @@ def test_only_what_can_be_had_is_listed(tmp_path: Path) -> None:
     (tmp_path / os.fsdecode(b"caf\xe9.txt")).write_text("")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     (tmp_path / "out").symlink_to("/etc/hostname")
-    assert serve.files_of_run(tmp_path) == ["report.html", "a.txt", "figures/b.svg"]
+    assert files_of_run(tmp_path) == ["report.html", "a.txt", "figures/b.svg"]
 
 
 def test_nothing_is_kept_by_the_browser_and_what_a_run_brings_runs_apart(served: Served) -> None:
@@ -269,10 +400,11 @@ def test_classes_whose_names_are_no_text(run: RunDirectory, image: bytes, tmp_pa
     facts = json.loads(card.read_text())
     odd = ["caf\udce9", "a\nb", *facts["classes"][2:]]
     card.write_text(json.dumps(facts | {"classes": odd}))
-    page = serve._Page(ServedRun(RunDirectory.open(tmp_path / "run"), "cpu"))
-    assert page.names[:2] == ["caf\\xe9", "a\\nb"]
-    assert "caf\\xe9" in page.show(cast(Any, None)).body.decode()
-    assert {m["class"] for m in page.answer(image, page._class("a\\nb"), None)["maps"]} == {"a\\nb"}
+    with serving(RunDirectory.open(tmp_path / "run")) as served:
+        assert "caf\\xe9" in served.ask("/")[1].decode()
+        status, found = served.explained(image, "class=a%5Cnb")
+        assert (status, {m["class"] for m in found["maps"]}) == (200, {"a\\nb"})
+        assert "caf\\xe9" in {row["class"] for _, row in enumerate(served.json("/examples")[1]["examples"])}
 
 
 def test_another_site_may_not_ask(served: Served, image: bytes) -> None:
@@ -368,7 +500,7 @@ def test_more_requests_than_can_be_worked_on_are_told(
 
 def test_a_notebook_is_told_to_use_a_terminal(run: RunDirectory) -> None:
     async def in_a_loop() -> None:
-        serve.serve(ServedRun(run, "cpu"), 0)
+        server.serve(ServedRun(run, "cpu"), ServeOptions(0))
 
     with pytest.raises(UsageError, match="in a terminal"):
         asyncio.run(in_a_loop())
@@ -400,7 +532,7 @@ def test_the_command_says_where_and_a_signal_ends_it(run: RunDirectory, number: 
 
 
 def test_a_port_in_use_is_named(run: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
-    with serve._listen(0) as taken:
+    with server.listen(HOST, 0) as taken:
         port = taken.getsockname()[1]
         assert cli._run(["serve", str(run.path), "--port", str(port)]) == 2
     assert capsys.readouterr().err.startswith(f"error: --port {port}: ")
@@ -427,6 +559,7 @@ def test_a_person_drops_an_image(served: Served, browser: Browser, image: bytes,
     page.wait_for_selector("#maps li")
     _, expected = served.json("/predict", image)
     assert page.locator("#status").inner_text().startswith(f"seven.png: {expected['top'][0]['class']}, ")
+    assert page.locator("#said").inner_text() == expected["top"][0]["class"]
     assert page.locator("#top tbody tr").count() == len(expected["top"])
     assert page.locator("#maps figcaption").all_inner_texts()[0].startswith(f"prep, for {expected['top'][0]['class']}")
     page.select_option("#class", "8")
@@ -442,9 +575,201 @@ def test_a_person_drops_an_image(served: Served, browser: Browser, image: bytes,
         page.evaluate(HAND_OVER, [list(image), event, f"{event}.png"])
         page.locator("#status", has_text=f"{event}.png: ").wait_for()
         assert page.locator("#result").is_visible()
-    page.click("text=report.html")
+    page.click("text=Read the report")
     page.wait_for_selector("#gallery li")
     context.close()
+
+
+@pytest.fixture(scope="module")
+def picky(run: RunDirectory) -> Iterator[Served]:
+    """Served so that no image is known."""
+    with serving(run, reject=1.0) as served:
+        yield served
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_for_several_images(picky: Served, browser: Browser, theme: Any, width: int) -> None:
+    """Chosen together, from the examples and from the camera; the answers so far can be looked at again."""
+    complaints: list[str] = []
+    page = browser.new_page(viewport={"width": width, "height": 844}, color_scheme=theme)
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(f"http://127.0.0.1:{picky.port}/")
+    _, examples = picky.json("/examples")
+    page.locator("#examples button").first.wait_for()
+    assert page.locator("#examples img").first.get_attribute("alt") == f"Example: {examples['examples'][0]['class']}"
+    asked = pictures(3)
+    name = "a-very-long-name-of-a-file-that-a-telephone-may-give-it-20261126.png"
+    files = [
+        {"name": n, "mimeType": "image/png", "buffer": b} for n, b in zip((name, "2.png", "3.png"), asked, strict=True)
+    ]
+    page.set_input_files("#file", [*files, {"name": "no.png", "mimeType": "image/png", "buffer": b"none"}])  # type: ignore[list-item]
+    page.locator("#status", has_text="4 images classified.").wait_for()
+    found = [picky.json("/predict", one)[1] for one in asked]
+    words = page.locator("#asked b").all_inner_texts()
+    assert words[0] == "no answer"
+    assert [text.split(",")[0] for text in words[:0:-1]] == [f"unknown (closest: {f['top'][0]['class']}" for f in found]
+    assert page.locator("#said").inner_text() == "unknown"
+    assert page.locator("#how").inner_text().startswith(f"closest: {found[0]['top'][0]['class']}, ")
+    assert page.locator("#asked .soft").last.inner_text() == "a-very-long-name-o…20261126.png"
+    page.locator("#asked button").nth(1).press("Enter")  # the third image; by keyboard
+    assert page.locator("#how").inner_text().startswith(f"closest: {found[2]['top'][0]['class']}, ")
+    assert page.locator("#asked [aria-current]").get_attribute("title") == "3.png"
+    page.locator("#examples button").nth(4).click()
+    page.locator("#status", has_text=f"{examples['examples'][4]['class']}.png: unknown").wait_for()
+    page.click("#camera")
+    page.locator("#shoot").focus()
+    page.wait_for_timeout(1000)  # until the camera gives pictures
+    page.click("#shoot")
+    page.locator("#status", has_text="camera.png: unknown").wait_for()
+    assert not Axe().run(page).response["violations"]
+    page.click("#close")
+    assert page.locator("#viewfinder").is_hidden()
+    assert page.evaluate("document.getElementById('video').srcObject") is None
+    assert page.locator("#asked li").count() == 6
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert complaints == ["Failed to load resource: the server responded with a status of 400 (Bad Request)"]
+    page.close()
+
+
+# -- from a network --------------------------------------------------------------------------------------------------
+
+TOKEN = "a-token-of-24-characters"
+
+
+def test_without_the_token_nothing_is_answered_but_that_it_lives(run: RunDirectory, image: bytes) -> None:
+    with serving(run, TOKEN) as served:
+        assert served.json("/healthz") == (200, {"status": "ok"})
+        for path in ("/", "/predict", "/run/report.html", "/metrics", "/examples", "/openapi.json", "/nothing"):
+            for headers in ({}, {"Authorization": f"Bearer {TOKEN}x"}, {"Cookie": f"daybreak={TOKEN}"}):
+                status, found = served.ask(path, image if path == "/predict" else None, **headers)
+                assert (status, json.loads(found)["error"]["what"]) == (401, "token")
+        assert served.ask("/?token=wrong")[0] == 401
+        assert served.ask("/predict?token=" + TOKEN, image)[0] == 401  # an address is no place for it, but once
+        known = {"Authorization": f"Bearer {TOKEN}"}
+        assert served.ask("/predict", image, **known)[0] == 200
+        assert served.ask("/run/report.html", **known)[0] == 200
+        assert served.ask("/", Host="any.example", **known)[0] == 200  # its pages lack the cookie
+
+
+def test_a_browser_brings_the_token_once(run: RunDirectory, browser: Browser, image: bytes) -> None:
+    with serving(run, TOKEN) as served:
+        page = browser.new_page()
+        assert page.goto(f"http://127.0.0.1:{served.port}/").status == 401  # type: ignore[union-attr]
+        page.goto(f"http://127.0.0.1:{served.port}/?token={TOKEN}")
+        assert page.url == f"http://127.0.0.1:{served.port}/"
+        page.set_input_files("#file", {"name": "seven.png", "mimeType": "image/png", "buffer": image})
+        page.wait_for_selector("#maps li")
+        (cookie,) = page.context.cookies()
+        assert (cookie["httpOnly"], cookie["sameSite"], TOKEN in cookie["value"]) == (True, "Strict", False)
+        page.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "is_local"),
+    [({}, True), ({"host": "::1"}, True), ({"host": "localhost"}, True), ({"host": "0.0.0.0"}, False),
+     ({"host": "::"}, False), ({"host": "192.0.2.1"}, False), ({"host": "elsewhere"}, False)],
+)  # fmt: skip
+def test_what_only_this_machine_reaches(options: dict[str, str], is_local: bool) -> None:
+    assert ServeOptions(**options).is_local == is_local  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("content", [b"short", b"", b"with a space in it somewhere", "é".encode() * 20, b"\xff" * 20])
+def test_a_token_that_keeps_nobody_out_is_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "token").write_bytes(content)
+    with pytest.raises(UsageError, match="token"):
+        ServeOptions(token_file=tmp_path / "token").given_token()
+
+
+def test_where_the_token_comes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ServeOptions().given_token() is None
+    monkeypatch.setenv("DAYBREAK_TOKEN", TOKEN)
+    assert ServeOptions().given_token() == TOKEN
+    (tmp_path / "token").write_text(TOKEN[::-1] + "\n")
+    assert ServeOptions(token_file=tmp_path / "token").given_token() == TOKEN[::-1]
+    with pytest.raises(UsageError, match="No such file"):
+        ServeOptions(token_file=tmp_path / "none").given_token()
+    assert len({new_token() for _ in range(9)}) == 9
+
+
+def test_a_network_gets_a_token_and_a_line_for_each_request(run: RunDirectory, image: bytes) -> None:
+    """As a command: the address has a new token in it; the log has neither token nor query; SIGTERM ends it."""
+    command = [sys.executable, "-m", "daybreak", "serve", run.path, "--port", "0", "--host", "0.0.0.0"]
+    command += ["--log", "json", "--reject", "1", "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout
+        address = urlsplit(json.loads(process.stdout.readline())["url"])
+        served, token = Served(run, address.port or 0), address.query.removeprefix("token=")
+        assert served.ask("/predict?explain=1", image)[0] == 401
+        status, found = served.ask("/predict?against=3", image, Authorization=f"Bearer {token}")
+        assert (status, json.loads(found)["unknown"]) == (200, True)
+        process.send_signal(signal.SIGTERM)
+        _, log = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    *lines, last = log.splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert last == "interrupted"
+    kept = [(row["event"], row["client"], row["method"], row["path"], row["status"]) for row in rows]
+    assert kept == [("request", "127.0.0.1", "POST", "/predict", status) for status in (401, 200)]
+    assert all(0 < row["seconds"] < 60 for row in rows)
+    assert (token in log, "against" in log) == (False, False)
+    assert len(token) >= 16
+
+
+def test_a_signal_lets_those_finish_who_have_asked(run: RunDirectory, image: bytes) -> None:
+    command = [sys.executable, "-m", "daybreak", "serve", run.path, "--port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout
+        port = int(process.stdout.readline().strip().rstrip("/").rsplit(":", 1)[1])
+        served = Served(run, port)
+        assert served.ask("/predict", image)[0] == 200
+        asked = [begin_question(served, "", image) for _ in range(200)]
+        time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        assert [answer_of(connection)[0] for connection in asked] == [200] * 200
+        assert process.wait(60) == 128 + signal.SIGTERM
+        with pytest.raises(OSError, match="refused"):
+            begin_question(served, "", image)
+    finally:
+        process.kill()
+
+
+def test_the_address_that_is_printed_can_be_visited() -> None:
+    assert server.address_of("127.0.0.1", 80) == "http://127.0.0.1:80/"
+    assert server.address_of("::1", 8000) == "http://[::1]:8000/"
+    assert server.address_of("0.0.0.0", 8000) == f"http://{socket.gethostname()}:8000/"
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])
+def test_an_address_that_is_not_ours_is_named(host: str) -> None:
+    with pytest.raises(UsageError, match=r"^--(host|port) "):
+        server.listen(host, 0)
+
+
+def test_a_log_for_people() -> None:
+    facts = {"time": "t", "client": "c", "method": "GET", "path": "/", "status": 200, "seconds": 0.0123}
+    assert watch._as_text(facts) == "t c GET / 200 12.3 ms"
+
+
+# -- its description -------------------------------------------------------------------------------------------------
+
+
+def described(run: RunDirectory, examples: int) -> subprocess.CompletedProcess[str]:
+    """Ask all that the description allows, and what it does not allow."""
+    program = Path(sys.executable).with_name("schemathesis")
+    with serving(run, TOKEN) as served:
+        line = [program, "run", f"http://127.0.0.1:{served.port}/openapi.json", "-H", f"Authorization: Bearer {TOKEN}"]
+        line += ["--max-examples", str(examples), "--seed", "1", "--no-color", "--checks", "all"]
+        return subprocess.run(line, capture_output=True, text=True, timeout=500, cwd=run.path.parent)
+
+
+def test_it_answers_as_its_description_says(run: RunDirectory) -> None:
+    found = described(run, 10)
+    assert found.returncode == 0, found.stdout[-3000:]
 
 
 # -- those who watch over it, and bundles -----------------------------------------------------------------------------
@@ -452,7 +777,7 @@ def test_a_person_drops_an_image(served: Served, browser: Browser, image: bytes,
 
 def test_figures_for_prometheus_count_what_was_asked(run: RunDirectory, image: bytes) -> None:
     with serving(run) as served:
-        assert served.json("/healthz") == (200, {"status": "ok", "name": "small on digits"})
+        assert served.json("/healthz") == (200, {"status": "ok"})
         for _ in range(3):
             assert served.ask("/predict", image)[0] == 200
         assert served.ask("/predict", b"no image")[0] == 400
@@ -473,12 +798,32 @@ def bundle(run: RunDirectory, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export(run, out=tmp_path_factory.mktemp("bundles") / "bundle")
 
 
+ROOT = Path(__file__).parent.parent
+IMPORTED = {"scikit-learn": "sklearn", "pillow": "PIL"}
+
+
+def not_in_the_image() -> list[str]:
+    """What daybreak needs and the Dockerfile does not install."""
+    needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    installed = (ROOT / "docker" / "serve.txt").read_text().splitlines()
+    names = {re.split("[>=]", requirement)[0] for requirement in needed} - set(installed)
+    assert {"torch", "matplotlib", "scikit-learn"} <= names
+    return sorted(IMPORTED.get(name, name).replace("-", "_") for name in names)
+
+
+def test_the_dockerfile_is_sound() -> None:
+    program = Path(sys.executable).with_name("hadolint")
+    found = subprocess.run([program, ROOT / "Dockerfile"], capture_output=True, text=True)
+    assert (found.returncode, found.stdout) == (0, "")
+
+
 def test_a_bundle_is_served_without_torch(
     bundle: Path, run: RunDirectory, image: bytes, browser: Browser, tmp_path: Path
 ) -> None:
+    without = "=None, ".join(not_in_the_image())
     code = (
         "import sys\n"
-        "sys.modules.update(torch=None, matplotlib=None)\n"  # whoever imports them gets an error
+        f"sys.modules.update({without}=None)\n"  # whoever imports them gets an error
         "from daybreak.cli import main\n"
         "main(['serve', sys.argv[1], '--port', '0'])\n"
     )

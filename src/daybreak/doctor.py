@@ -18,6 +18,7 @@ import torch
 
 from daybreak.core.device import can_keep_memory, compute_dtype, describe_hardware, pick_device, versions
 from daybreak.core.errors import DaybreakError
+from daybreak.core.extras import install_command
 from daybreak.core.machine import Folder, cache_dir, describe_folder, memory_bytes, usable_cores
 from daybreak.core.speed import measure_speed
 from daybreak.data.sources import KNOWN_ARCHIVES, NAMES, find_here
@@ -189,7 +190,7 @@ def find_extras(requirements: list[str]) -> dict[str, Extra]:
     return {
         extra: Extra(
             tuple(name for name in packages if find_spec(name.replace("-", "_")) is None),
-            f"pip install 'daybreak[{extra}]'",
+            install_command(extra),
         )
         for extra, packages in found.items()
     }

@@ -10,8 +10,8 @@ import numpy as np
 
 from daybreak import notebook
 from daybreak.core.config import Tta
-from daybreak.core.errors import UsageError
 from daybreak.core.events import OnEvent
+from daybreak.core.extras import needing
 from daybreak.evaluation.evaluate import evaluate, image_index
 from daybreak.evaluation.evaluation import Evaluation, Mistake
 from daybreak.evaluation.predict import predict
@@ -172,22 +172,23 @@ class Run:
         """Write the report; returns its path. `data`: where the run's data is now, if it has moved."""
         return write_report(self.directory, data=data)
 
-    def serve(self, port: int = 8000, on_ready: Callable[[str], None] = print) -> None:
-        """A web page for this machine alone, until a signal comes: drop an image, see its classes and maps.
+    def serve(self, port: int = 8000, on_ready: Callable[[str], None] = print, **options: Any) -> None:
+        """A web page and a service until a signal comes: send an image, get its classes and maps.
 
         Args:
             port: 0 for any that is free.
             on_ready: called with the address once it can be visited.
+            options: of `daybreak.serve.options.ServeOptions`, such as `host` and `reject`.
 
         Raises:
-            UsageError: the port cannot be had, the extra `serve` is not installed, or this is a notebook.
+            UsageError: an option is not valid, the address cannot be had, the extra `serve` is not installed, or this
+                is a notebook.
         """
-        try:
-            from daybreak.serve.app import serve
+        with needing("serve", "serve"):
             from daybreak.serve.of_run import ServedRun
-        except ModuleNotFoundError as error:
-            raise UsageError("serve", f"{error.name} is not installed", "pip install 'daybreak[serve]'") from None
-        serve(ServedRun(self.directory), port, on_ready)
+            from daybreak.serve.options import ServeOptions
+            from daybreak.serve.server import serve
+        serve(ServedRun(self.directory), ServeOptions(port, **options), on_ready)
 
     def _maps(self, index: int, options: MapOptions) -> tuple[np.ndarray, list[ClassMap]]:
         """A test image and its maps."""

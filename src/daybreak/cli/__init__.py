@@ -20,12 +20,22 @@ from daybreak.cli import train_commands
 from daybreak.cli import run_commands
 
 # isort: split
+from daybreak.cli import serve_command
+
+# isort: split
 from daybreak.cli import about_commands, output
 from daybreak.cli.options import app, stderr
 from daybreak.core.errors import DaybreakError, StoppedError, UsageError
 from daybreak.core.signals import noted_signal, obey_signals
 
-__all__ = ["about_commands", "app", "main", "run_commands", "train_commands"]  # these modules add their verbs to app
+__all__ = [
+    "about_commands",
+    "app",
+    "main",
+    "run_commands",
+    "serve_command",
+    "train_commands",
+]  # these modules add their verbs to app
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,11 +1,10 @@
-"""Commands that work on a finished run: evaluate, explain, report, suspects, compare, predict, export, serve.
+"""Commands that work on a finished run: evaluate, explain, report, suspects, compare, predict, export.
 
 Some take a bundle as well, which needs no torch: then none is imported.
 """
 
 import json
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -42,7 +41,7 @@ def evaluate(
     from daybreak.export.bundle import Bundle, is_bundle
 
     if is_bundle(run):
-        _only_for_runs(run, {"--net": net, "--tta": tta})
+        only_for_runs(run, {"--net": net, "--tta": tta})
         found = Bundle.open(run).evaluate(data)
         print_result({"bundle": str(run)} | found.as_json(), as_json, lambda: output.evaluation(found))
         return
@@ -173,7 +172,7 @@ def _predicted(
     from daybreak.export.bundle import Bundle, is_bundle
 
     if is_bundle(run):
-        _only_for_runs(run, {"--net": net})
+        only_for_runs(run, {"--net": net})
         return Bundle.open(run).predict(images, top=top, reject=reject)
     from daybreak import api
     from daybreak.evaluation.predict import predict as predict_each
@@ -181,7 +180,7 @@ def _predicted(
     return predict_each(api.load(run, net).directory, images, top=top, reject=reject)
 
 
-def _only_for_runs(bundle: Path, options: dict[str, str | None]) -> None:
+def only_for_runs(bundle: Path, options: dict[str, str | None]) -> None:
     """
     Raises:
         UsageError: an option was given that a bundle does not have.
@@ -220,39 +219,3 @@ def export(
     folder = api.load(run, net).export(chosen, int8=int8, out=out, data=data, license=license)
     parity = json.loads((folder / "parity.json").read_text(encoding="utf-8"))
     print_result({"bundle": str(folder)} | parity, as_json, lambda: output.exported(folder, parity))
-
-
-@app.command(epilog="Example: daybreak serve runs/20261122-101502-cifar10-sprint-s0 --port 8000")
-def serve(
-    run: RunDir,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")] = 8000,
-    net: NetOption = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
-) -> None:
-    """Start a local web page over a run or a bundle: drop an image, see its classes and maps. Ctrl-C stops it."""
-    from daybreak.export.bundle import is_bundle
-
-    def show_address(address: str) -> None:
-        print_result({"url": address, "run": str(run)}, as_json, lambda: print(address))
-        sys.stdout.flush()
-
-    if is_bundle(run):
-        _only_for_runs(run, {"--net": net})
-        _serve_bundle(run, port, show_address)
-        return
-    from daybreak import api
-
-    api.load(run, net).serve(port, show_address)
-
-
-def _serve_bundle(path: Path, port: int, on_ready: Callable[[str], None]) -> None:
-    from daybreak.export.bundle import Bundle
-
-    try:
-        from daybreak.serve.app import serve
-        from daybreak.serve.of_bundle import ServedBundle
-    except ModuleNotFoundError as error:
-        raise UsageError("serve", f"{error.name} is not installed", "pip install 'daybreak[serve]'") from None
-    serve(ServedBundle(Bundle.open(path)), port, on_ready)

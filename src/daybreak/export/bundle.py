@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from daybreak.core.config import Tta
 from daybreak.core.count import Count
 from daybreak.core.errors import RunError, UsageError, one_line
+from daybreak.core.extras import needing
 from daybreak.data.dataset import images_a_block, release
 from daybreak.data.image import DecodeSpec
 from daybreak.data.match import open_like
@@ -155,12 +156,17 @@ class Bundle:
         _ = self._session
         return self
 
+    @property
+    def images_a_call(self) -> int:
+        """How many images to ask about at once."""
+        return images_a_block(self.facts.side, A_FORWARD)
+
     def predict(
         self, images: Sequence[str | Path], *, top: int = 3, reject: float | None = None
     ) -> Iterator[dict[str, Any]]:
         """As `daybreak.evaluation.predict.predict` has it for a run."""
         check_reject(reject)
-        files, batch = find_images(images), images_a_block(self.facts.side, A_FORWARD)
+        files, batch = find_images(images), self.images_a_call
         count = Count(log, "predicted", len(files))
         for start in range(0, len(files), batch):
             part = files[start : start + batch]
@@ -189,7 +195,7 @@ class Bundle:
 
     def _answers(self, images_NHWC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Probabilities and energies, of a block of images at a time."""
-        batch, found = images_a_block(self.facts.side, A_FORWARD), []
+        batch, found = self.images_a_call, []
         for start in range(0, len(images_NHWC), batch):
             found.append(self.at_once(np.ascontiguousarray(images_NHWC[start : start + batch])))
             release(images_NHWC)
@@ -198,10 +204,8 @@ class Bundle:
 
     @cached_property
     def _session(self) -> "InferenceSession":
-        try:
+        with needing("export", self.path):
             import onnxruntime
-        except ModuleNotFoundError as error:
-            raise UsageError(self.path, f"{error.name} is not installed", "pip install 'daybreak[export]'") from None
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         try:

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from daybreak.core.errors import UsageError, one_line
+from daybreak.core.extras import needing
 from daybreak.export.answering import OUTPUTS, AnsweringNet
 from daybreak.export.bundle import INPUT
 
@@ -26,10 +27,8 @@ def write_onnx(net: AnsweringNet, channels: int, facts: Mapping[str, object], pa
     Raises:
         UsageError: the net cannot be exported, or the extra `export` is not installed.
     """
-    try:
+    with needing("export", "export"):
         import onnxscript  # noqa: F401 - torch.onnx wants it, and its own complaint names no extra of ours
-    except ModuleNotFoundError as error:
-        raise UsageError("export", f"{error.name} is not installed", "pip install 'daybreak[export]'") from None
     with _quiet():
         graph = exported(net, channels)
         try:

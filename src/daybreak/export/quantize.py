@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from daybreak.core.errors import UsageError, one_line
+from daybreak.core.extras import needing
 from daybreak.export.bundle import INPUT
 
 CALIBRATION = 512  # training images from which the ranges of activations are taken
@@ -30,12 +31,10 @@ def quantize(source: Path, target: Path, images_NHWC: np.ndarray) -> None:
     Raises:
         UsageError: the extra `export` is not installed.
     """
-    try:
+    with needing("export", "export --int8"):
         import onnx
         from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
         from onnxruntime.quantization.shape_inference import quant_pre_process
-    except ModuleNotFoundError as error:
-        raise UsageError("export --int8", f"{error.name} is not installed", "pip install 'daybreak[export]'") from None
     prepared = source.with_name("prepared.onnx")
     level = logging.root.level
     logging.root.setLevel(logging.ERROR)  # it warns on the root logger of what it has just been given

@@ -1,205 +1,190 @@
-"""A local web page: drop an image, see its classes and the maps that explain them; browse the files of the run.
+"""A web page and a service: send an image, get its classes and the maps that explain them; browse the files of the run.
 
-Only this machine reaches it, under its own name, and no other site may ask it. An image is decoded as the training
-images were, and forgotten. Bodies are bounded in bytes and seconds; the net works on one image at a time, beside the
-event loop, for those who still wait for the answer.
+An image is decoded as the training images were, and forgotten.
 """
 
 import asyncio
 import logging
-import socket
-from collections.abc import Callable
-from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from importlib.metadata import version
+from typing import IO, Annotated, Any, TypeVar
 
-import uvicorn
-from anyio import CapacityLimiter, to_thread
-from starlette.applications import Starlette
+import numpy as np
+from fastapi import FastAPI, Query, Request, Response, Security
+from fastapi import Path as PathParameter
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
+from fastapi.security import HTTPBearer
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
-from starlette.routing import Route
+from starlette.requests import ClientDisconnect
 
 from daybreak.core.errors import DataError, DaybreakError, UsageError, one_line
-from daybreak.core.files import is_leftover
+from daybreak.evaluation.files import likeliest
 from daybreak.report.html import render
-from daybreak.serve.figures import Figures, Measured
-from daybreak.serve.guard import POLICY, Guard, PromptProtocol, RefusedError
+from daybreak.serve.answers import Answer, Examples, Health, as_refusal, described, refusals
+from daybreak.serve.batching import Batches
+from daybreak.serve.files import file_of_run, files_of_run
+from daybreak.serve.guard import POLICY, Guard, RefusedError
+from daybreak.serve.options import ServeOptions
+from daybreak.serve.subject import Subject
+from daybreak.serve.token import TokenRequired
+from daybreak.serve.uploads import MAX_BYTES, Uploads
+from daybreak.serve.watch import Figures, Watched
 
-HOST = "127.0.0.1"
-MAX_BYTES = 16 * 2**20  # of an image
-MAX_SECONDS = 20.0  # in which it must have come
 TOP = 5  # classes
-MAX_WAITING = 8  # for the net; the next ones get 503
+MAX_EXPLAINING = 32  # who wait for maps; the next ones get 503
 APART = POLICY | {
     "Content-Security-Policy": "sandbox allow-scripts"
 }  # what a run brings along runs apart from the page
+IMAGE = {"schema": {"type": "string", "format": "binary"}}
+BODY = {"requestBody": {"required": True, "content": {"image/*": IMAGE}}}
 
+NAME = r"^[\w-]+(\.[\w-]+)*(/[\w-]+(\.[\w-]+)*)*$"  # of a file, in the description
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
-class Subject(Protocol):
-    """What a page is about: a run (`of_run`) or a bundle (`of_bundle`).
-
-    Attributes:
-        folder: whose files the page lists.
-        names: of the classes, as they are.
-        explains: whether an answer can have maps.
-    """
-
-    title: str
-    folder: Path
-    names: tuple[str, ...]
-    explains: bool
-
-    def answer(self, data: bytes, target: str | None, against: str | None) -> dict[str, Any]:
-        """What it says about an image file: "image", "top" and, where it explains, "maps"; ready for JSON.
-
-        Args:
-            target, against: classes by name, for maps.
-
-        Raises:
-            DaybreakError: the image or a class cannot be used.
-        """
-
-
-def serve(subject: Subject, port: int, on_ready: Callable[[str], None] = print) -> None:
-    """Answer at http://127.0.0.1:PORT/ until a signal comes, which then goes its way.
+def application_of(subject: Subject, options: ServeOptions | None = None, token: str | None = None) -> FastAPI:
+    """The service: the page at `/`, `/predict` for the bytes of an image, `/run/NAME` for the subject's files,
+    `/openapi.json`, and for those who watch over it `/healthz` and `/metrics` (Prometheus).
 
     Args:
-        port: 0 for any that is free.
-        on_ready: called with the address once it can be visited.
-
-    Raises:
-        UsageError: the port cannot be had, or this thread has an event loop already, as in a notebook.
+        token: what a request must bring, if anything.
     """
-    _check_no_loop(subject.folder)
-    application = application_of(subject)
-    with _listen(port) as listening:
-        on_ready(f"http://{HOST}:{listening.getsockname()[1]}/")
-        server_of(application).run(sockets=[listening])
-
-
-def server_of(application: Starlette) -> uvicorn.Server:
-    quiet: dict[str, Any] = {"log_level": "critical", "access_log": False, "server_header": False}
-    return uvicorn.Server(uvicorn.Config(application, http=PromptProtocol, timeout_graceful_shutdown=2, **quiet))
-
-
-def application_of(subject: Subject) -> Starlette:
-    """The page's addresses: `/`, `/predict` for the bytes of an image, `/run/NAME` for the subject's files, and for
-    those who watch over it `/healthz` and `/metrics` (Prometheus)."""
-    page, figures = _Page(subject), Figures()
-    return Starlette(
-        routes=[
-            Route("/", page.show),
-            Route("/predict", page.predict, methods=["POST"]),
-            Route("/run/{name:path}", page.file),
-            Route("/healthz", page.health),
-            Route("/metrics", figures.show),
-        ],
-        # A page elsewhere could point a name of its own at this machine; it would still say that name.
+    options, figures = options or ServeOptions(), Figures()
+    page = _Page(subject, options, figures)
+    application = FastAPI(
+        title=one_line(subject.title),
+        version=version("daybreak"),
+        docs_url=None,  # both would load their scripts from elsewhere
+        redoc_url=None,
+        lifespan=page.lifespan,
         middleware=[
-            Middleware(Measured, figures=figures),
-            Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"]),
+            Middleware(Watched, figures=figures, log=options.log),
+            Middleware(TrustedHostMiddleware, allowed_hosts=options.allowed_hosts(token is not None)),
             Middleware(Guard),
+            *([Middleware(TokenRequired, token=token)] if token else []),
         ],
-        exception_handlers={DaybreakError: _refusal, ClientDisconnect: _nobody, Exception: _unexpected},
     )
+    for kind, handler in HANDLERS.items():
+        application.add_exception_handler(kind, handler)
+    application.openapi = partial(described, application, page.names if subject.explains else None)  # type: ignore[method-assign]
+    locked = (401,) if token else ()
+    add = partial(application.add_api_route, dependencies=[Security(HTTPBearer(auto_error=False))] if token else [])
+    add("/", page.show, response_class=HTMLResponse, responses=refusals(*locked, 403, 503))
+    add(
+        "/predict", page.predict, methods=["POST"], response_model=Answer, openapi_extra=BODY,
+        responses=refusals(400, *locked, 403, 408, 413, 422, 500, 503, of_json=True),
+    )  # fmt: skip
+    add("/examples", page.examples, response_model=Examples, responses=refusals(*locked, 403, 503, of_json=True))
+    add("/run/{name:path}", page.file, response_class=FileResponse, responses=refusals(400, *locked, 403, 404, 503))
+    application.add_api_route(
+        "/healthz", page.health, response_model=Health, responses=refusals(403, 503, of_json=True)
+    )
+    add("/metrics", figures.show, response_class=Response, responses=refusals(*locked, 403, 503))
+    return application
 
 
 class _Page:
     """What the addresses answer. Names of classes go out as one line of text, and come back as such."""
 
-    def __init__(self, subject: Subject) -> None:
-        self.subject, self.names = subject, [one_line(name) for name in subject.names]
-        self.net = CapacityLimiter(1)
+    def __init__(self, subject: Subject, options: ServeOptions, figures: Figures) -> None:
+        self.subject, self.options, self.figures = subject, options, figures
+        self.names = [one_line(name) for name in subject.names]
+        self.uploads = Uploads()
 
-    def show(self, _request: Request) -> Response:
-        folder = self.subject.folder
+    @asynccontextmanager
+    async def lifespan(self, _application: FastAPI) -> AsyncIterator[None]:
+        with ThreadPoolExecutor(1, "net") as self.net, ThreadPoolExecutor(os.cpu_count(), "decode") as self.decoders:
+            self.batches = Batches(self._classify, self.subject.at_once, self.net)
+            self.turn, self.explaining = asyncio.Lock(), 0
+            yield
+
+    def show(self) -> Response:
+        subject, folder = self.subject, self.subject.folder
         page = render(
-            "serve.html", "serve.js", title=self.subject.title, subtitle=one_line(folder.resolve().name),
-            classes=self.names, files=files_of_run(folder), max_bytes=MAX_BYTES, explains=self.subject.explains,
+            "serve.html", "serve.js", title=one_line(subject.title), subtitle=one_line(folder.resolve().name),
+            measured=subject.measured, classes=self.names, files=files_of_run(folder), max_bytes=MAX_BYTES,
+            explains=subject.explains, reject=self.options.reject,
         )  # fmt: skip
         return HTMLResponse(page, headers=POLICY)
 
-    def health(self, _request: Request) -> Response:
-        return JSONResponse({"status": "ok", "name": self.subject.title}, headers=POLICY)
+    async def health(self) -> Response:
+        return JSONResponse({"status": "ok"}, headers=POLICY)
 
-    async def predict(self, request: Request) -> Response:
-        asked, data = request.query_params, await _body(request)
-        target, against = self._class(asked.get("class")), self._class(asked.get("against"))
-        if self.net.statistics().tasks_waiting >= MAX_WAITING:
-            raise RefusedError(503, "image", f"{MAX_WAITING} others are waiting", "again in a moment")
-        async with self.net:
+    async def examples(self) -> Response:
+        found = await self._in(self.net, self.subject.examples)
+        rows = [row | {"class": one_line(row["class"])} for row in found]
+        return JSONResponse({"examples": rows}, headers=POLICY)
+
+    async def predict(
+        self,
+        request: Request,
+        target: Annotated[str | None, Query(alias="class", description="The class that maps are for.")] = None,
+        against: Annotated[str | None, Query(description="A class against which maps are.")] = None,
+        explain: Annotated[bool, Query(description="Whether the answer has the net's input and maps.")] = False,
+    ) -> Response:
+        """The likeliest classes of an image. The body is the image file itself: PNG, JPEG, WEBP, BMP, GIF or TIFF."""
+        async with self.uploads.body(request) as file:
+            image_HWC = await self._in(self.decoders, self._decode, file)
+        if not (explain or target or against):
+            found, _ = await self._answer(request, image_HWC)
+        else:
+            with self._place_for_maps():
+                found, predicted = await self._answer(request, image_HWC)
+                found |= await self._explained(request, image_HWC, predicted, self._class(target), self._class(against))
+        return JSONResponse(found, headers=POLICY)
+
+    def file(self, name: Annotated[str, PathParameter(json_schema_extra={"pattern": NAME})]) -> Response:
+        return FileResponse(file_of_run(self.subject.folder, name), headers=APART)
+
+    async def _answer(self, request: Request, image_HWC: np.ndarray) -> tuple[dict[str, Any], int]:
+        """What is said about an image, and its likeliest class."""
+        probability_K, energy = await self.batches.ask(image_HWC, request.is_disconnected)
+        found = {"top": likeliest(probability_K, self.names, TOP), "energy": energy}
+        if self.options.reject is not None:
+            found["unknown"] = bool(probability_K.max() < self.options.reject)
+        return found, int(probability_K.argmax())
+
+    @contextmanager
+    def _place_for_maps(self) -> Iterator[None]:
+        if self.explaining >= MAX_EXPLAINING:
+            raise RefusedError(503, "image", f"{MAX_EXPLAINING} others wait for maps", "again in a moment")
+        self.explaining += 1
+        try:
+            yield
+        finally:
+            self.explaining -= 1
+
+    async def _explained(
+        self, request: Request, image_HWC: np.ndarray, predicted: int, target: str | None, against: str | None
+    ) -> dict[str, Any]:
+        async with self.turn:
             if await request.is_disconnected():
                 raise ClientDisconnect
-            return JSONResponse(await to_thread.run_sync(self.answer, data, target, against), headers=POLICY)
-
-    def answer(self, data: bytes, target: str | None, against: str | None) -> dict[str, Any]:
-        """The subject's, each class as one line."""
-        found = self.subject.answer(data, target, against)
-        for row in (*found.get("top", ()), *found.get("maps", ())):
+            found = await self._in(self.net, self.subject.explain, image_HWC, predicted, target, against)
+        for row in found.get("maps", ()):
             row["class"] = one_line(row["class"])
         return found
+
+    def _decode(self, file: IO[bytes]) -> np.ndarray:
+        return self.subject.decode(file.read())
+
+    def _classify(self, images_NHWC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        self.figures.together.observe(len(images_NHWC))
+        return self.subject.classify(images_NHWC)
 
     def _class(self, name: str | None) -> str | None:
         return self.subject.names[self.names.index(name)] if name in self.names else name or None
 
-    def file(self, request: Request) -> Response:
-        return FileResponse(file_of_run(self.subject.folder, request.path_params["name"]), headers=APART)
-
-
-async def _body(request: Request) -> bytes:
-    """A request's body, unless it is too large or takes too long."""
-    too_large = RefusedError(413, "image", f"more than {MAX_BYTES // 2**20} MiB", "a smaller copy of it")
-    if int(request.headers.get("content-length", 0)) > MAX_BYTES:
-        raise too_large
-    data = bytearray()
-    try:
-        async with asyncio.timeout(MAX_SECONDS):
-            async for chunk in request.stream():
-                data += chunk
-                if len(data) > MAX_BYTES:
-                    raise too_large
-    except TimeoutError:
-        raise RefusedError(408, "image", f"had not come after {MAX_SECONDS:g} s", "again") from None
-    return bytes(data)
-
-
-def file_of_run(folder: Path, name: str) -> Path:
-    """A file of a run by its name below it.
-
-    Raises:
-        RefusedError: the name leads out, is no name of a file, or there is no such file.
-    """
-    parts = PurePosixPath(name).parts
-    if not parts or name.startswith("/") or ".." in parts or any(c in name for c in "\0\\:"):
-        raise RefusedError(400, f"/run/{name}", "not the name of a file of the run", "a link of the page")
-    path = folder / name
-    try:
-        inside, there = path.resolve().is_relative_to(folder.resolve()), path.is_file()
-    except (OSError, RuntimeError):  # too long a name, a loop of links, a folder that may not be read
-        inside, there = True, False
-    if not inside:
-        raise RefusedError(403, f"/run/{name}", "leads out of the run", "a link of the page")
-    if not there:
-        raise RefusedError(404, f"/run/{name}", "not there", "a link of the page")
-    return path
-
-
-def files_of_run(folder: Path) -> list[str]:
-    """All files of a run that a person may want to look at and that can be had, the report first."""
-    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if not is_leftover(path)]
-    shown = [name for name in names if not name.startswith((".", "checkpoints/")) and not name.endswith(".safetensors")]
-    return sorted(filter(lambda n: _can_be_had(folder, n), shown), key=lambda n: (n != "report.html", n.count("/"), n))
-
-
-def _can_be_had(folder: Path, name: str) -> bool:
-    try:
-        return one_line(name) == name and file_of_run(folder, name).is_file()
-    except RefusedError:
-        return False
+    async def _in(self, threads: ThreadPoolExecutor, function: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(threads, partial(function, *arguments))
 
 
 def _refusal(_request: Request, error: Exception) -> Response:
@@ -207,7 +192,7 @@ def _refusal(_request: Request, error: Exception) -> Response:
     usual = 400 if isinstance(error, DataError | UsageError) else 500
     status = error.status if isinstance(error, RefusedError) else usual
     unread = {"Connection": "close"} if status in (408, 413) else {}  # or the rest of a body would hold the connection
-    return JSONResponse(error.as_json() | {"message": str(error)}, status, POLICY | unread)
+    return JSONResponse(as_refusal(error), status, POLICY | unread)
 
 
 def _nobody(_request: Request, _error: Exception) -> Response:
@@ -219,17 +204,27 @@ def _unexpected(request: Request, error: Exception) -> Response:
     return _refusal(request, DaybreakError(type(error).__name__, str(error) or "unexpected", "another image"))
 
 
-def _check_no_loop(folder: Path) -> None:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return
-    raise UsageError("serve", "a notebook's event loop is running here", f"daybreak serve {folder}, in a terminal")
+def _as_http_says(request: Request, error: Exception) -> Response:
+    """No such address, another method: what the framework refuses."""
+    assert isinstance(error, HTTPException)
+    refusal = RefusedError(error.status_code, request.url.path, str(error.detail), "an address of /openapi.json")
+    answer = refusal.answer()
+    answer.headers.update(error.headers or {})
+    return answer
 
 
-def _listen(port: int) -> socket.socket:
-    try:
-        return socket.create_server((HOST, port))
-    except (OSError, OverflowError) as error:
-        why = getattr(error, "strerror", None) or str(error)
-        raise UsageError(f"--port {port}", why, "another port, or 0 for any that is free") from None
+def _invalid(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    return RefusedError(
+        422, ".".join(map(str, first["loc"])), first["msg"], "a value that /openapi.json allows"
+    ).answer()
+
+
+HANDLERS = {
+    DaybreakError: _refusal,
+    ClientDisconnect: _nobody,
+    HTTPException: _as_http_says,
+    RequestValidationError: _invalid,
+    Exception: _unexpected,
+}

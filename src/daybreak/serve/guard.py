@@ -14,10 +14,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from daybreak.core.errors import DaybreakError
+from daybreak.serve.answers import as_refusal
 
 HEADER_SECONDS = 5.0  # in which the headers of a request must have come
-MAX_CONNECTIONS = 256
-MAX_REQUESTS = 32  # at once; the next ones get 503
+MAX_CONNECTIONS = 1024
+MAX_REQUESTS = 512  # at once; the next ones get 503
 HOME = frozenset({"/"})  # what a link on another page may lead to
 
 # Nothing of it is for other sites: not in a frame, not as a picture or script of theirs, and they learn no address.
@@ -41,7 +42,7 @@ class RefusedError(DaybreakError):
         self.status = status
 
     def answer(self) -> JSONResponse:
-        return JSONResponse(self.as_json() | {"message": str(self)}, self.status, POLICY)
+        return JSONResponse(as_refusal(self), self.status, POLICY)
 
 
 class PromptProtocol(H11Protocol):

@@ -1,26 +1,30 @@
-"""A run as a page shows it: classes, and a map at every stage."""
+"""A run as it is served: classes, and a map at every stage."""
 
 from typing import Any
 
 import numpy as np
 
 from daybreak.core.config import Device
-from daybreak.core.metrics import softmax
+from daybreak.core.errors import DaybreakError
+from daybreak.core.metrics import energy, softmax
 from daybreak.data import decode_image
 from daybreak.data.picture import to_picture
-from daybreak.evaluation.files import likeliest
 from daybreak.explain.gallery import maps_for, note_on
 from daybreak.explain.maps import ClassMap, MapOptions
 from daybreak.explain.overlay import overlay
 from daybreak.report.html import data_uri
+from daybreak.runs.classifier import images_a_forward
+from daybreak.runs.datasets import run_dataset
 from daybreak.runs.directory import RunDirectory
-from daybreak.serve.app import TOP
+from daybreak.serve.subject import measured
 
 MAP_SIZE = 192  # px
+EXAMPLES = 8
+AT_ONCE = 64  # images of 32 px
 
 
 class ServedRun:
-    """See `daybreak.serve.app.Subject`.
+    """See `daybreak.serve.subject.Subject`.
 
     Raises:
         RunError: the run cannot be used.
@@ -29,23 +33,42 @@ class ServedRun:
     explains = True
 
     def __init__(self, run: RunDirectory, device: Device = "auto") -> None:
-        self._classifier, self._decode = run.classifier(device), run.card.decode
+        self._run, self._classifier, self._decode = run, run.classifier(device), run.card.decode
         self.folder, self.names = run.path, self._classifier.classes
         self.title = f"{run.summary['recipe']} on {run.summary['dataset']}"
+        self.measured = measured(run.summary.get("test_acc"), self._test_images())
+        self.at_once = images_a_forward(self._classifier.size, self._classifier.device, AT_ONCE)
 
-    def answer(self, data: bytes, target: str | None, against: str | None) -> dict[str, Any]:
-        """The input of the net, its most likely classes, and one map per stage."""
-        image_HWC = decode_image(data, self._decode)
-        probability_NK = softmax(self._classifier.logits(image_HWC[None]))
-        options = MapOptions(target=target or "predicted", against=against)
+    def decode(self, data: bytes) -> np.ndarray:
+        return decode_image(data, self._decode)
+
+    def classify(self, images_NHWC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        logits_NK = self._classifier.logits(images_NHWC)
+        return softmax(logits_NK), energy(logits_NK)
+
+    def explain(self, image_HWC: np.ndarray, predicted: int, target: str | None, against: str | None) -> dict[str, Any]:
+        options, predicted_N = MapOptions(target=target or "predicted", against=against), np.array([predicted])
         maps = maps_for(
-            self._classifier, image_HWC[None], options, [target or "predicted"], predicted_N=probability_NK.argmax(1)
-        )
-        return {
-            "image": data_uri(to_picture(image_HWC)),
-            "top": likeliest(probability_NK[0], self.names, TOP),
-            "maps": [self._drawn(m, image_HWC) for m in maps],
-        }
+            self._classifier, image_HWC[None], options, [target or "predicted"], predicted_N=predicted_N
+        )  # fmt: skip
+        return {"image": data_uri(to_picture(image_HWC)), "maps": [self._drawn(m, image_HWC) for m in maps]}
+
+    def examples(self) -> list[dict[str, str]]:
+        """Evenly spread over the test part; none if the data is gone."""
+        try:
+            test = run_dataset(self._run).test
+        except DaybreakError:
+            return []
+        labels_N = np.asarray(test.labels_N)
+        chosen = np.unique(np.linspace(0, len(labels_N) - 1, EXAMPLES).astype(int))
+        return [
+            {"class": self.names[labels_N[n]], "picture": data_uri(to_picture(np.asarray(test.images_NHWC[n])))}
+            for n in chosen
+        ]
+
+    def _test_images(self) -> int | None:
+        predictions = self._run.predictions()
+        return None if predictions is None else len(predictions.labels)
 
     def _drawn(self, m: ClassMap, image_HWC: np.ndarray) -> dict[str, Any]:
         picture = data_uri(overlay(image_HWC, m.values_HW, MAP_SIZE)) if not m.is_single_cell else None

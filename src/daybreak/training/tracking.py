@@ -13,6 +13,7 @@ from typing import Any, Protocol, cast
 
 from daybreak.core.errors import UsageError, nearest, one_line
 from daybreak.core.events import Event, OnEvent
+from daybreak.core.extras import install_command
 from daybreak.core.files import write_json
 from daybreak.core.sections import flatten
 from daybreak.runs.directory import RunDirectory
@@ -170,6 +171,6 @@ def _made(kind: str) -> Tracker:
     try:
         return TRACKERS[kind]()
     except ImportError:
-        raise UsageError(f"--track {kind}", f"{kind} is not installed", f"pip install 'daybreak[{kind}]'") from None
+        raise UsageError(f"--track {kind}", f"{kind} is not installed", install_command(kind)) from None
     except Exception as error:  # such as a store that it does not know
         raise UsageError(f"--track {kind}", one_line(error)[:200], "check its settings") from None

@@ -2,50 +2,141 @@
   const at = (id) => document.getElementById(id);
   const [drop, file, target, against, status, result] = ["drop", "file", "class", "against", "status", "result"].map(at);
   const maxBytes = Number(drop.dataset.maxBytes);
-  let image = null;
-  let asking = new AbortController(); // only the latest request counts
+  const asked = []; // {image, found, message}, the oldest first
+  let shown = null;
+  let asking = new AbortController(); // of the maps for another class: only the latest counts
 
-  const show = (found) => {
+  // Both ends of a long name; the whole is in the title.
+  const short = (name) => (name.length <= 32 ? name : `${name.slice(0, 18)}…${name.slice(-12)}`);
+  const likeliest = ({ top: [first] }) => `${first.class}, ${percent(first.probability)}`;
+  const inWords = (found) => (found.unknown ? `unknown (closest: ${likeliest(found)})` : likeliest(found));
+
+  const bar = (share) => {
+    const bar = make("span", { class: "bar", "aria-hidden": "true" }, make("i"));
+    bar.firstChild.style.width = `${100 * share}%`;
+    return bar;
+  };
+
+  const show = (item) => {
+    shown = item;
+    const { found, message } = item;
+    status.textContent = `${item.image.name || "image"}: ${found ? inWords(found) : message}`;
+    status.className = found ? "" : "wrong";
+    result.hidden = !found;
+    for (const button of at("asked").querySelectorAll("button")) {
+      if (button.item === item) button.setAttribute("aria-current", "true");
+      else button.removeAttribute("aria-current");
+    }
+    if (!found) return;
+    const [first] = found.top;
     at("seen").src = found.image;
+    at("said").textContent = found.unknown ? "unknown" : first.class;
+    at("how").textContent = found.unknown ? `closest: ${likeliest(found)}` : `${percent(first.probability)} likely`;
     at("top").tBodies[0].replaceChildren(...found.top.map((row) => make("tr", {},
-      make("td", {}, row.class),
-      make("td", {}, make("meter", { max: 1, value: row.probability, "aria-label": row.class })),
-      make("td", { class: "n" }, percent(row.probability)))));
+      make("th", { scope: "row" }, row.class),
+      make("td", { class: "n" }, percent(row.probability)),
+      make("td", {}, bar(row.probability)))));
     at("maps")?.replaceChildren(...found.maps.map((map) => make("li", {}, make("figure", {},
       ...(map.picture ? [make("img", { src: map.picture, alt: `Map at ${map.layer} for ${map.class}` })] : []),
       make("figcaption", {}, `${map.layer}, for ${map.class}${map.note ? `: ${map.note}` : ""}`)))));
   };
 
-  const ask = async () => {
-    if (!image) return;
+  const list = (item) => {
+    const name = item.image.name || "image";
+    const button = make("button", { type: "button", title: name },
+      ...(item.found ? [make("img", { class: "pixels", src: item.found.image, alt: "" })] : []),
+      make("span", {}, make("b", { class: item.found ? "" : "wrong" }, item.found ? inWords(item.found) : "no answer"), make("span", { class: "soft" }, short(name))));
+    button.item = item;
+    button.addEventListener("click", () => { show(item); result.scrollIntoView({ block: "nearest" }); });
+    at("asked").prepend(make("li", {}, button));
+    at("history").hidden = false;
+  };
+
+  const answer = async (image, classes, signal) => {
+    try {
+      if (image.size > maxBytes) throw new Error(`more than ${maxBytes / 2 ** 20} MiB; try: a smaller copy of it`);
+      const query = new URLSearchParams({ explain: true, ...classes });
+      const send = () => fetch(`predict?${query}`, { method: "POST", body: image, signal });
+      let response = await send();
+      for (let tries = 0; response.status === 503 && tries < 5; tries += 1) { // others are before us
+        await new Promise((resolve) => setTimeout(resolve, 1000));
+        response = await send();
+      }
+      if (response.headers.get("content-type") !== "application/json") throw new Error(await response.text());
+      const found = await response.json();
+      return response.ok ? { found } : { message: found.message };
+    } catch (error) {
+      return { message: error instanceof TypeError ? "no answer: is daybreak still running?" : error.message };
+    }
+  };
+
+  // One after the other; the first of them is shown as soon as it is there.
+  const take = async (images) => {
+    for (const [n, image] of [...images].entries()) {
+      status.className = "";
+      status.textContent = images.length > 1 ? `Classifying ${n + 1} of ${images.length} …` : "Classifying …";
+      const item = { image, ...(await answer(image, {})) };
+      asked.push(item);
+      list(item);
+      if (n === 0) {
+        for (const select of [target, against]) if (select) select.value = "";
+        show(item);
+      }
+    }
+    if (images.length > 1) status.textContent = `${images.length} images classified.`;
+  };
+
+  const explainAnew = async () => {
+    if (!shown) return;
     asking.abort();
     asking = new AbortController();
     const { signal } = asking;
-    status.textContent = "Classifying …";
-    let found, ok = false;
-    try {
-      if (image.size > maxBytes) throw new Error(`more than ${maxBytes / 2 ** 20} MiB; try: a smaller copy of it`);
-      const query = new URLSearchParams({ class: target?.value ?? "", against: against?.value ?? "" });
-      const response = await fetch(`predict?${query}`, { method: "POST", body: image, signal });
-      if (response.headers.get("content-type") !== "application/json") throw new Error(await response.text());
-      [found, ok] = [await response.json(), response.ok];
-    } catch (error) {
-      found = { message: error instanceof TypeError ? "no answer: is daybreak still running?" : error.message };
-    }
-    if (signal.aborted) return;
-    if (ok) show(found);
-    result.hidden = !ok;
-    status.textContent = ok ? `${image.name || "image"}: ${found.top[0].class}, ${percent(found.top[0].probability)}` : found.message;
-    status.className = ok ? "" : "wrong";
+    const item = shown;
+    status.textContent = "Drawing maps …";
+    const anew = await answer(item.image, { class: target.value, against: against.value }, signal);
+    if (!signal.aborted && shown === item) show(anew.found ? Object.assign(item, anew) : { ...item, found: null, ...anew });
   };
 
-  const take = (files) => {
-    if (!files.length) return;
-    [image] = files;
-    ask();
+  const pixels = (uri) => Uint8Array.from(atob(uri.slice(uri.indexOf(",") + 1)), (c) => c.charCodeAt(0));
+  const showExamples = async () => {
+    const response = await fetch("examples");
+    const { examples } = response.ok ? await response.json() : { examples: [] };
+    at("examples").replaceChildren(...examples.map((example) => {
+      const button = make("button", { type: "button" }, make("img", { class: "pixels", src: example.picture, alt: `Example: ${example.class}` }));
+      button.addEventListener("click", () => take([new File([pixels(example.picture)], `${example.class}.png`, { type: "image/png" })]));
+      return make("li", {}, button);
+    }));
+    at("try").hidden = !examples.length;
   };
-  file.addEventListener("change", () => take(file.files));
-  for (const select of [target, against]) select?.addEventListener("change", ask);
+
+  // Camera: only where the browser has one to give, which is this machine or an encrypted connection.
+  const video = at("video");
+  const stop = () => {
+    for (const track of video.srcObject?.getTracks() ?? []) track.stop();
+    video.srcObject = null;
+    at("viewfinder").hidden = true;
+    at("camera").focus();
+  };
+  const start = async () => {
+    try {
+      video.srcObject = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
+      at("viewfinder").hidden = false;
+      at("shoot").focus();
+    } catch (error) {
+      status.className = "wrong";
+      status.textContent = `The camera cannot be used: ${error.message}`;
+    }
+  };
+  const shoot = () => {
+    const canvas = make("canvas", { width: video.videoWidth, height: video.videoHeight });
+    canvas.getContext("2d").drawImage(video, 0, 0);
+    canvas.toBlob((blob) => take([new File([blob], "camera.png", { type: "image/png" })]));
+  };
+  at("camera").hidden = !navigator.mediaDevices?.getUserMedia;
+  for (const [id, act] of [["camera", start], ["shoot", shoot], ["close", stop]]) at(id).addEventListener("click", act);
+
+  file.addEventListener("change", () => { take(file.files).then(() => { file.value = ""; }); });
+  for (const select of [target, against]) select?.addEventListener("change", explainAnew);
   drop.addEventListener("submit", (event) => event.preventDefault());
   addEventListener("paste", (event) => take(event.clipboardData.files));
   addEventListener("dragover", (event) => { event.preventDefault(); drop.classList.add("over"); });
@@ -55,4 +146,5 @@
     drop.classList.remove("over");
     take(event.dataTransfer.files);
   });
+  if (at("try")) showExamples().catch(() => {});
 })();

@@ -1,0 +1,77 @@
+"""Listen, answer until a signal comes, and then answer what has been asked."""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from daybreak.core.errors import UsageError
+from daybreak.serve.app import application_of
+from daybreak.serve.guard import PromptProtocol
+from daybreak.serve.options import ServeOptions, new_token
+from daybreak.serve.subject import Subject
+
+DRAIN_SECONDS = 8  # for what has been asked when a signal comes; container engines kill after ten
+BACKLOG = 512  # connections that the system holds until they are taken
+
+
+def serve(subject: Subject, options: ServeOptions | None = None, on_ready: Callable[[str], None] = print) -> None:
+    """Answer at http://HOST:PORT/ until a signal comes, which then goes its way.
+
+    Args:
+        on_ready: called with the address once it can be visited. It has the token in it if that is new.
+
+    Raises:
+        UsageError: the address cannot be had, the token cannot be used, or this thread has an event loop already, as
+            in a notebook.
+    """
+    _check_no_loop(subject.folder)
+    options = options or ServeOptions()
+    token = options.given_token()
+    is_new = token is None and not options.is_local
+    token = new_token() if is_new else token
+    application = application_of(subject, options, token)
+    with listen(options.host, options.port) as listening:
+        address = address_of(options.host, listening.getsockname()[1])
+        on_ready(f"{address}?token={token}" if is_new else address)
+        server_of(application).run(sockets=[listening])
+
+
+def server_of(application: ASGIApp) -> uvicorn.Server:
+    quiet: dict[str, Any] = {"log_level": "critical", "access_log": False, "server_header": False}
+    return uvicorn.Server(
+        uvicorn.Config(application, http=PromptProtocol, timeout_graceful_shutdown=DRAIN_SECONDS, **quiet)
+    )
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """
+    Raises:
+        UsageError: host or port cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except (OSError, OverflowError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        if isinstance(error, socket.gaierror):
+            raise UsageError(f"--host {host}", why, "an address of this machine, such as 127.0.0.1") from None
+        raise UsageError(f"--port {port}", why, "another port, or 0 for any that is free") from None
+
+
+def address_of(host: str, port: int) -> str:
+    """Where to visit what listens there: an address for all interfaces is none that a browser can ask."""
+    name = socket.gethostname() if host in ("", "0.0.0.0", "::") else host
+    return f"http://[{name}]:{port}/" if ":" in name else f"http://{name}:{port}/"
+
+
+def _check_no_loop(folder: Path) -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise UsageError("serve", "a notebook's event loop is running here", f"daybreak serve {folder}, in a terminal")
