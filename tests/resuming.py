@@ -34,9 +34,9 @@ def begin(out: str, name: str = "sprint", precision: str = "float32", every: int
     )
 
 
-def go_on(out: str, every: int = 5, **options: Any) -> None:
+def go_on(out: str, every: int = 5, **options: Any) -> RunDirectory:
     data, own = open_dataset("digits"), RunDirectory.open(out).options
-    resume(out, data, replace(own, checkpoint_every=f"{every}steps"), **options)
+    return resume(out, data, replace(own, checkpoint_every=f"{every}steps"), **options)
 
 
 def begin_or_go_on(out: str) -> None:

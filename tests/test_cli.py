@@ -85,7 +85,9 @@ def test_train_prints_one_json_object_and_nothing_else(tmp_path: Path) -> None:
 def test_the_last_line_says_accuracy_seconds_and_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("train", "digits", "--epochs", 1, "--set", "model.width=0.1", "--out", tmp_path / "r", "-q") == 0
     out = capsys.readouterr()
-    assert re.fullmatch(rf"\d+\.\d\d% on digits in \d+\.\d s: {tmp_path}/r\n", out.out)
+    assert re.fullmatch(
+        rf"\d+\.\d\d% on digits in \d+\.\d s: {tmp_path}/r \(report: {tmp_path}/r/report.html\)\n", out.out
+    )
     assert out.err == ""
 
 

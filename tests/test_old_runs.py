@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 
 import daybreak as db
-from daybreak.core.errors import UsageError
 
 OLD = Path(__file__).parent / "runs_of_0.1.0"
 RECORDS = Path(__file__).parent.parent / "benchmarks" / "records"
@@ -111,8 +110,7 @@ def test_the_finished_one_predicts(tmp_path: Path) -> None:
 def test_the_finished_one_is_extended(tmp_path: Path) -> None:
     path = copy("finished", tmp_path)
     before = (path / "metrics.jsonl").read_text().splitlines()
-    with pytest.raises(UsageError, match="is finished already"):
-        db.resume(path, report=False)
+    assert db.resume(path, report=False).summary.steps == 44
     run = db.resume(path, epochs=3, report=False)
     assert (run.summary.steps, run.summary.epochs, run.summary.interrupted) == (66, 3.0, None)
     assert [row["step"] for row in run.history] == [22, 44, 66]

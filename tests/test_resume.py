@@ -245,9 +245,44 @@ def test_other_circumstances_are_named(run: Path) -> None:
     assert RunDirectory.open(run).config["resumed"][0]["notes"] == notes
 
 
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_a_finished_run_stays_as_it_is(run: Path) -> None:
+    """So that `until daybreak train --resume RUN; do :; done` ends."""
+    before, told = content(run), []
+    assert go_on(str(run), on_event=told.append).path == run
+    assert content(run) == before
+    assert [event["why"] for event in told if event["event"] == "note"] == [
+        f"{run} is finished already; with more --epochs it goes on"
+    ]
+
+
+def test_a_finished_run_gets_the_report_that_a_kill_prevented(run: Path) -> None:
+    before = content(run)
+    assert "report.html" not in {Path(name).name for name in before}
+    api.resume(run)
+    assert (run / "report.html").exists()
+    kept = content(run)
+    assert all(kept[name] == before[name] for name in before)
+    api.resume(run)
+    assert content(run) == kept
+
+
+def test_what_was_exported_goes_with_the_weights(run: Path) -> None:
+    for name in ("bundle-onnx", "mine"):
+        (run / name).mkdir()
+        (run / name / "model.onnx").write_bytes(b"old")
+    (run / "bundle-onnx" / "bundle.json").write_text("{}")
+    go_on(str(run))
+    assert (run / "bundle-onnx").exists()  # nothing was trained
+    go_on(str(run), epochs=3)
+    assert not (run / "bundle-onnx").exists()
+    assert (run / "mine").exists()  # no bundle
+
+
 def test_a_finished_run_is_extended(run: Path) -> None:
-    with pytest.raises(UsageError, match="is finished already; try: --epochs"):
-        go_on(str(run))
     go_on(str(run), epochs=3)
     directory = RunDirectory.open(run)
     assert [row["epoch"] for row in directory.metrics("epoch")] == [1, 2, 3]
@@ -392,8 +427,7 @@ def test_a_run_that_the_rule_has_ended_stays_ended(tmp_path: Path) -> None:
     options: dict[str, Any] = {"target": 0.01, "dawn_rule": True}
     run = train(recipe(), data, tmp_path / "run", TrainOptions(device="cpu", **options))
     assert (run.summary["steps"], run.summary["target_met"]) == (20, True)
-    with pytest.raises(UsageError, match="is finished already"):
-        resume(run.path, data)
+    assert resume(run.path, data).summary == run.summary
     (run.path / "summary.json").unlink()
     again = resume(run.path, data)
     assert (again.summary["steps"], again.summary["target_met"]) == (20, True)
@@ -402,9 +436,10 @@ def test_a_run_that_the_rule_has_ended_stays_ended(tmp_path: Path) -> None:
 def test_a_finished_budget_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     time_of_steps(monkeypatch)
     data = open_dataset("digits")
-    train(recipe(), data, tmp_path / "run", TrainOptions(device="cpu", budget=1.0))
-    with pytest.raises(UsageError, match="is finished already"):
-        resume(tmp_path / "run", data)
+    run = train(recipe(), data, tmp_path / "run", TrainOptions(device="cpu", budget=1.0))
+    before = content(run.path)
+    resume(run.path, data)
+    assert content(run.path) == before
 
 
 @SLOW

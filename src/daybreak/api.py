@@ -111,6 +111,8 @@ def resume(
 ) -> Run:
     """Go on with a run that was stopped, or make a finished one longer.
 
+    A finished one that is not to be longer stays as it is, and gets the report that a kill may have prevented.
+
     A longer `epochs` or `budget` is that of the whole run: its cycle is then that of so many epochs, entered where the
     steps so far put it. A net, loss, augmentation or callbacks of your own have to be given again.
 
@@ -149,7 +151,8 @@ def resume(
 
 def _reported(directory: RunDirectory, options: TrainOptions, data: str | Path | None = None) -> Run:
     """The run, with its report where it is finished. A signal meanwhile leaves a finished run without a report."""
-    if options.report and not directory.summary["interrupted"]:
+    has_report = (directory.path / "report.html").exists()  # of a run that was finished before
+    if options.report and not has_report and not directory.summary["interrupted"]:
         with StopRequest() as stop:
             stop.unless_stopped(lambda: write_report(directory, data=data, device=options.device))
         if stop.signal:

@@ -41,9 +41,12 @@ def log(quiet: bool = False) -> None:
 
 
 def last_line(summary: dict[str, Any], path: Path) -> str:
-    """Accuracy, seconds and the run directory."""
+    """Accuracy, seconds, the run directory and its report; of an interrupted run, how to go on."""
+    where = shlex.quote(str(path))
     if summary["interrupted"]:
-        return f"interrupted after {summary['steps']} steps; what there is: {path}"
+        return f"interrupted after {summary['steps']} steps; to go on: daybreak train --resume {where}"
+    report = path / "report.html"
+    where += f" (report: {shlex.quote(str(report))})" if report.exists() else ""
     tta = "" if summary["tta"] == "none" else f" ({summary['test_acc_tta']:.2%} with {summary['tta']} TTA)"
     balanced = summary.get("balanced_acc")  # older runs lack it
     tta += "" if balanced is None or is_even(summary["test_acc_tta"], balanced) else f", {balanced:.2%} over classes"
@@ -51,7 +54,7 @@ def last_line(summary: dict[str, Any], path: Path) -> str:
     target = {None: "", True: ", target reached", False: f", below the target of {summary['target'] or 0:.2%}"}
     return (
         f"{summary['test_acc']:.2%}{tta} on {summary['dataset']}{val} in {summary['train_seconds']:.1f} s"
-        f"{target[summary['target_met']]}: {shlex.quote(str(path))}"
+        f"{target[summary['target_met']]}: {where}"
     )
 
 

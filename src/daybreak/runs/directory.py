@@ -1,5 +1,6 @@
 """The run directory: written and read here only. Its files: docs/run-directory.md."""
 
+import shutil
 import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -271,6 +272,9 @@ class RunDirectory:
         for name in ("summary.json", "predictions.npz", "report.html"):
             with storage_errors(self.path / name):
                 (self.path / name).unlink(missing_ok=True)
+        for bundle in self.path.glob("*/bundle.json"):  # what `daybreak export` made of them
+            with storage_errors(bundle.parent):
+                shutil.rmtree(bundle.parent)
         found = self.suspects() or {}
         if "test" in found:  # those of the training part come from the nets of a cross-validation
             self.write_suspects({key: value for key, value in found.items() if key != "test"})

@@ -104,7 +104,8 @@ def resume(
     command: Sequence[str] = (),
     on_event: OnEvent = lambda event: None,
 ) -> RunDirectory:
-    """Go on with a run from its newest checkpoint that is whole; without any, from its beginning.
+    """Go on with a run from its newest checkpoint that is whole; without any, from its beginning. A finished run stays
+    as it is, unless it is to be longer.
 
     On the same machine, threads and versions the result equals that of a run that was never stopped, bit for bit.
     Where they differ the run says so.
@@ -118,7 +119,7 @@ def resume(
         command: the command line, for the record.
 
     Raises:
-        UsageError: the run is finished and not extended, or the two lengths are mixed up.
+        UsageError: the run is as long already, or the two lengths are mixed up.
         RunError: the run, or every checkpoint of it, cannot be used.
         BusyError: another process writes to the run.
     """
@@ -152,7 +153,11 @@ def resume(
             decided = state.deciding(session, options)
             state.check_decided(run.path / "config.json", saved.facts.get("decided_by"), decided)
             state.restore(session, saved)
-            _check_unfinished(session, run, is_longer=epochs is not None or budget is not None)
+            if epochs is None and budget is None and run.is_finished(session.step):
+                session.graphs.clear()
+                on_event({"event": "note", "why": f"{run.path} is finished already; with more --epochs it goes on"})
+                return run
+            _check_longer(session, run, is_longer=epochs is not None or budget is not None)
         check_space(run.path, state.bytes_to_keep(session))
         unlike = state.differences(saved.facts["circumstances"], state.circumstances(session)) if saved else []
         notes += [f"resumed after step {session.step}" if saved else "no checkpoint yet; from the beginning"]
@@ -227,13 +232,11 @@ def _resumed_config(
     }
 
 
-def _check_unfinished(session: Session, run: RunDirectory, is_longer: bool) -> None:
+def _check_longer(session: Session, run: RunDirectory, is_longer: bool) -> None:
     """A run can end before its cycle: half a step before its budget, or by DAWNBench's rule."""
-    above = "--epochs or --budget above what it had"
-    if run.is_finished(session.step) and not is_longer:
-        raise UsageError(f"--resume {run.path}", "is finished already", above)
     if is_longer and session.horizon.is_done(session.step):
-        raise UsageError(f"--resume {run.path}", f"is as long already, with {session.step} steps", above)
+        why = f"is as long already, with {session.step} steps"
+        raise UsageError(f"--resume {run.path}", why, "--epochs or --budget above what it had")
 
 
 def _to_the_end(
