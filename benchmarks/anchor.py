@@ -74,7 +74,20 @@ def order(recipes: Mapping[str, int], anchors: int, plain: int = 0, device: str 
 
 
 def run_recipe(name: str, seed: int, data: str, out: Path, device: str) -> None:
-    words = ["bench", data, "--recipe", name, "--runs", "1", "--seed", str(seed), "--no-latency", "--out", str(out)]
+    words = [
+        "bench",
+        data,
+        "--recipe",
+        name,
+        "--runs",
+        "1",
+        "--seed",
+        str(seed),
+        "--latency",
+        "none",
+        "--out",
+        str(out),
+    ]
     subprocess.run([sys.executable, "-m", "daybreak", *words, "--device", device], check=True, stdout=sys.stderr)
 
 

@@ -23,7 +23,7 @@ import torch
 from captum.attr import LayerGradCam
 from rich.console import Console
 
-from daybreak.benchmarking.latency import latencies
+from daybreak.benchmarking.latency import timings, torch_makers, working
 from daybreak.cli.progress_bar import TrainingProgress
 from daybreak.core.config import override
 from daybreak.core.device import describe_hardware, kept_memory, versions
@@ -123,9 +123,11 @@ def step_seconds(session: Session, step: int) -> tuple[float, float]:
 
 
 def latency(dataset: Dataset) -> dict[str, Any]:
-    """Milliseconds of 2,000 test images one at a time, for every form of the sprint net; its weights do not matter."""
+    """How long the sprint net takes to answer, in every form that PyTorch runs; its weights do not matter."""
+    pool_NHWC = np.array(dataset.test.images_NHWC[:64])
     classifier = prepare(get_recipe("sprint"), dataset, 0, CPU).classifier
-    return latencies(classifier, dataset.test.images_NHWC[:2000])
+    forms, unavailable = working(torch_makers(classifier, pool_NHWC), pool_NHWC)
+    return {"rows": timings(forms, pool_NHWC), "unavailable": unavailable}
 
 
 class TimedLog(StepLog):

@@ -81,7 +81,7 @@ def main() -> None:
             path.write_text(to_toml(recipe), encoding="utf-8")
         record = bench(
             arguments.data, [str(path) for path in paths], runs=arguments.runs, out=arguments.out,
-            device=arguments.device, latency=False,
+            device=arguments.device, latency="none",
         )  # fmt: skip
     for row in sorted(record["recipes"], key=lambda row: int(row["recipe"].split("-")[0])):
         figures = {key: row[key]["mean"] for key in ("test_acc", "test_acc_tta", "train_seconds")}

@@ -1,4 +1,4 @@
-"""Records, time to target, DAWNBench's files, latency forms, and choosing a recipe."""
+"""Records, time to target, DAWNBench's files, and choosing a recipe."""
 
 import importlib
 import json
@@ -18,21 +18,20 @@ from torch import nn
 
 from daybreak.benchmarking import bench as benchmark
 from daybreak.benchmarking import dawnbench
-from daybreak.benchmarking.latency import fastest, form_of, latencies
+from daybreak.benchmarking.latency import measure
 from daybreak.benchmarking.record import _time_to, keep_evidence, make_record, spread, time_to_target
 from daybreak.core.clock import Stopwatch
 from daybreak.core.config import Expected, Recipe, Stage, override
 from daybreak.core.errors import NonFiniteError, RunError, StoppedError, UsageError
 from daybreak.core.nets import net_config
 from daybreak.core.options import TrainOptions
+from daybreak.core.timing import Effort
 from daybreak.data import Dataset
 from daybreak.models.anatomy.folding import fold_batch_norms
 from daybreak.models.registry import build_net
 from daybreak.recipes import LADDER, RECIPES, to_toml
 from daybreak.recipes.measured import measured
-from daybreak.runs.classifier import Classifier
 from daybreak.runs.directory import RunDirectory
-from daybreak.runs.transforms import Normalizer
 from daybreak.training import recipe_choice
 from daybreak.training.recipe_choice import promise
 from daybreak.training.session import Session, prepare
@@ -95,7 +94,7 @@ def quick_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("one", "two"):
         changed = override(RECIPES["small"], QUICK).model_copy(update={"name": name})
         monkeypatch.setitem(RECIPES, name, changed)
-    monkeypatch.setattr(benchmark, "latencies", partial(latencies, forms=("eager", "folded")))  # no time to compile
+    monkeypatch.setattr(benchmark, "measure", partial(measure, effort=Effort(5, 0.0, 1.0, 0.0)))
 
 
 @pytest.mark.usefixtures("quick_recipes")
@@ -122,6 +121,9 @@ def test_a_bench_is_interleaved_and_leaves_a_record_and_dawnbench_files(tmp_path
         assert row["time_to_target"]["mean"] == pytest.approx(sum(seconds) / 2)
         assert row["cost_train_usd"] == pytest.approx(sum(seconds) / 2 / 1000)
         assert row["cost_inference_usd"] == pytest.approx(row["latency_ms"] / 1e6)
+        assert {(found["form"], found["batch"]) for found in row["latency"]} == {
+            ("eager", 1), ("eager", 64), ("folded", 1), ("folded", 64),
+        }  # fmt: skip
     assert record["hardware"]["threads"] == torch.get_num_threads()
     assert "clock" in record
     assert not list(out.rglob("model.safetensors"))  # a record is evidence, not weights
@@ -147,13 +149,13 @@ def check_entries(entries: Path) -> None:
 def test_a_series_goes_on_where_it_was_stopped_and_counts_failures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    benchmark.bench("digits", ["one"], runs=1, out=tmp_path / "r", device="cpu", latency=False)
+    benchmark.bench("digits", ["one"], runs=1, out=tmp_path / "r", device="cpu", latency="none")
     before = (tmp_path / "r" / "one" / "seed-0" / "summary.json").read_text()
 
     from daybreak.training import step_log
 
     monkeypatch.setattr(step_log, "isfinite", lambda _: False)
-    record = benchmark.bench("digits", ["one"], runs=2, out=tmp_path / "r", device="cpu", latency=False, target=0.5)
+    record = benchmark.bench("digits", ["one"], runs=2, out=tmp_path / "r", device="cpu", latency="none", target=0.5)
     row = record["recipes"][0]
     assert (row["n"], row["failed"], row["seeds"]) == (1, 1, [0, 1])
     assert (tmp_path / "r" / "one" / "seed-0" / "summary.json").read_text() == before
@@ -193,20 +195,20 @@ def test_runs_on_two_machines_do_not_make_one_record(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("quick_recipes")
 def test_runs_of_a_recipe_that_was_changed_do_not_make_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    benchmark.bench("digits", ["one"], runs=1, out=tmp_path, device="cpu", latency=False)
+    benchmark.bench("digits", ["one"], runs=1, out=tmp_path, device="cpu", latency="none")
     monkeypatch.setitem(RECIPES, "one", override(RECIPES["one"], {"label_smoothing": 0.2}))
     with pytest.raises(RunError, match="recipe one was another one then"):
-        benchmark.bench("digits", ["one"], runs=2, out=tmp_path, device="cpu", latency=False)
+        benchmark.bench("digits", ["one"], runs=2, out=tmp_path, device="cpu", latency="none")
     assert not (tmp_path / "one" / "seed-1").exists()  # refused before anything was trained
 
 
 @pytest.mark.usefixtures("quick_recipes")
 def test_a_record_of_other_data_is_not_gone_on_with(tmp_path: Path) -> None:
-    benchmark.bench("digits", ["one"], runs=1, out=tmp_path / "r", device="cpu", latency=False)
+    benchmark.bench("digits", ["one"], runs=1, out=tmp_path / "r", device="cpu", latency="none")
     images, labels = np.zeros((40, 16, 16, 3), np.uint8), np.arange(40) % 2
     np.savez(tmp_path / "other.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
     with pytest.raises(RunError, match="another fingerprint"):
-        benchmark.bench(tmp_path / "other.npz", ["one"], runs=1, out=tmp_path / "r", device="cpu", latency=False)
+        benchmark.bench(tmp_path / "other.npz", ["one"], runs=1, out=tmp_path / "r", device="cpu", latency="none")
 
 
 @pytest.mark.usefixtures("quick_recipes")
@@ -216,7 +218,7 @@ def test_a_signal_ends_a_series_and_keeps_what_is_whole(tmp_path: Path) -> None:
             signal.raise_signal(signal.SIGTERM)
 
     with pytest.raises(StoppedError, match=f"--out {tmp_path} goes on") as stopped:
-        benchmark.bench("digits", ["one"], runs=3, out=tmp_path, device="cpu", latency=False, on_event=interrupt)
+        benchmark.bench("digits", ["one"], runs=3, out=tmp_path, device="cpu", latency="none", on_event=interrupt)
     assert stopped.value.signal == signal.SIGTERM
     assert sorted(path.name for path in (tmp_path / "one").iterdir()) == ["seed-0"]
 
@@ -323,34 +325,6 @@ def test_a_norm_of_the_batch_at_hand_cannot_be_folded() -> None:
     images = torch.randn(2, 3, 8, 8)
     with torch.no_grad():
         assert torch.equal(fold_batch_norms(net)(images), net(images))
-
-
-@pytest.mark.parametrize("form", ["folded", pytest.param("compiled", marks=pytest.mark.slow)])
-def test_every_form_gives_the_same_answers(form: str) -> None:
-    torch.manual_seed(0)
-    net = build_net(net_config(name="sprint", width=0.1), 10, 3).eval()
-    classes = tuple("abcdefghij")
-    classifier = Classifier(net, classes, 32, Normalizer((0.5,) * 3, (0.25,) * 3), CPU, torch.float32)
-    images = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
-    expected = classifier.logits(images)
-    assert form_of(classifier, form).logits(images) == pytest.approx(expected, abs=1e-4)
-
-
-def test_a_form_that_does_not_work_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    from daybreak.benchmarking import latency as module
-
-    net = build_net(net_config(name="sprint", width=0.1), 10, 3).eval()
-    classifier = Classifier(net, ("a",) * 10, 32, Normalizer((0.5,) * 3, (0.25,) * 3), CPU, torch.float32)
-    images = np.zeros((3, 32, 32, 3), np.uint8)
-
-    def broken(*_: object) -> Classifier:
-        raise RuntimeError("no C++ compiler\nand more")
-
-    monkeypatch.setattr(module, "form_of", broken)
-    found = latencies(classifier, images, ["compiled"])
-    assert found == {"compiled": {"unavailable": "RuntimeError: no C++ compiler\\nand more"}}
-    monkeypatch.undo()
-    assert fastest(latencies(classifier, images, ["eager"]) | found) == "eager"
 
 
 def claim(

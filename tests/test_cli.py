@@ -176,7 +176,7 @@ def test_a_budget_chooses_a_recipe_says_so_and_keeps_to_it(tmp_path: Path, capsy
 
 
 def test_bench_prints_a_table_or_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--budget", "1s", "--runs", 2, "--out", tmp_path / "b", "--target", 0.01, "--no-latency"]
+    options = ["--budget", "1s", "--runs", 2, "--out", tmp_path / "b", "--target", 0.01, "--latency", "none"]
     assert call("bench", "digits", *options) == 0
     out = capsys.readouterr()
     assert "budget-1s, seed 1" in out.err
@@ -400,7 +400,7 @@ def test_a_recipe_that_was_printed_trains_and_benches(tmp_path: Path, capsys: py
     assert json.loads(capsys.readouterr().out)["recipe"] == "mine"
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert (config["recipe"]["model"]["width"], config["recipe"]["epochs"]) == (0.1, 1)
-    bench = ("bench", "digits", "--recipe", file, "--epochs", 2, "--runs", 1, "--no-latency", "--json")
+    bench = ("bench", "digits", "--recipe", file, "--epochs", 2, "--runs", 1, "--latency", "none", "--json")
     assert call(*bench, "--out", tmp_path / "record") == 0
     (row,) = json.loads(capsys.readouterr().out)["recipes"]
     assert (row["recipe"], row["n"], row["config"]["epochs"]) == ("mine", 1, 2)

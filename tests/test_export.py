@@ -198,6 +198,12 @@ def test_a_bundle_is_evaluated_as_the_run_is(bundle: Path, digits_run: RunDirect
     assert found.ece == pytest.approx(run.ece, abs=1e-4)
 
 
+def test_a_call_takes_as_many_threads_as_it_is_told(bundle: Path) -> None:
+    facts = Bundle.open(bundle).facts
+    found = [Bundle(bundle, facts, n).load()._session.get_session_options().intra_op_num_threads for n in (1, 2, None)]
+    assert found == [1, 2, 0]  # 0: what the library takes
+
+
 def test_a_bundle_describes_itself(bundle: Path, digits_run: RunDirectory) -> None:
     facts = json.loads((bundle / "bundle.json").read_text())
     parity = json.loads((bundle / "parity.json").read_text())
@@ -304,12 +310,12 @@ def test_a_model_that_answers_otherwise_leaves_nothing(
         found[5] = np.roll(found[5], 1)
         return found
 
-    real = write._in_blocks
-    monkeypatch.setattr(write, "_in_blocks", wrong)
+    real = write.in_blocks
+    monkeypatch.setattr(write, "in_blocks", wrong)
     with pytest.raises(RunError, match="1 answers changed"):
         export(digits_run, form, out=tmp_path / "bundle")  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
-    monkeypatch.setattr(write, "_in_blocks", real)
+    monkeypatch.setattr(write, "in_blocks", real)
     assert export(digits_run, form, out=tmp_path / "bundle").is_dir()  # type: ignore[arg-type]
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from daybreak import api
 from daybreak.benchmarking import dawnbench
-from daybreak.benchmarking.latency import fastest, latencies
+from daybreak.benchmarking.latency import Latency, fastest, forms_of, measure
 from daybreak.benchmarking.record import check_same_setting, evidence, keep_evidence, make_record, write_record
 from daybreak.core.config import Compile, Device, Recipe, with_epochs
 from daybreak.core.device import describe_hardware, pick_device, versions
@@ -22,7 +22,7 @@ from daybreak.core.errors import NonFiniteError, StoppedError, UsageError
 from daybreak.core.events import OnEvent
 from daybreak.core.files import write_json
 from daybreak.core.options import TrainOptions, train_options
-from daybreak.data import Dataset, open_dataset
+from daybreak.data import open_dataset
 from daybreak.recipes import get_recipe
 from daybreak.runs.directory import RunDirectory, default_paths
 from daybreak.training import recipe_choice
@@ -43,16 +43,15 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Series:
-    """A bench: what is run, how often, and where it goes."""
+    """A bench: what is run, how often, and where it goes; `forms` are those whose latency is measured."""
 
     data: str | Path
     candidates: tuple[Candidate, ...]
     seeds: range
     folder: Path
     device: Device
-    latency: bool
+    forms: tuple[str, ...]
     compile: Compile
-    size: int | None
 
 
 def bench(
@@ -69,7 +68,7 @@ def bench(
     dawn_folder: str | Path | None = None,
     out: str | Path | None = None,
     device: Device = "auto",
-    latency: bool = True,
+    latency: Latency = "quick",
     compile: Compile = "auto",
     on_event: OnEvent = lambda event: None,
 ) -> dict[str, Any]:
@@ -83,15 +82,17 @@ def bench(
         cost_per_hour: USD of this machine, for DAWNBench's two costs.
         dawn_folder: where DAWNBench's own files go.
         out: the record's folder, by default a new one below `runs/`; runs that are there already are not repeated.
-        latency: also time the test images one at a time.
+        latency: how long each recipe's first run takes to answer: "quick" times it as it is and with its batch norms
+            folded, "all" also compiled and as ONNX in float32 and in eight bits, for records; "none" nothing.
         compile: whether nets are compiled before training, on CUDA.
 
     Raises:
-        UsageError: there is nothing to run, or no such recipe.
+        UsageError: there is nothing to run, no such recipe, or no such choice.
         RunError: the record is there already and has other data, another machine, other versions or recipes.
         StorageError: the record cannot be written.
     """
     train_options(epochs=epochs, budget=min(budgets, default=None), target=target, dawn_rule=dawn_rule, seed=seed)
+    forms = forms_of(latency)
     chosen = {name: with_epochs(get_recipe(name), epochs) for name in recipes}
     labels = [recipe.name for recipe in chosen.values()]
     for name in {label for label in labels if labels.count(label) > 1}:
@@ -108,7 +109,7 @@ def bench(
     facts["hardware"] = describe_hardware(pick_device(device))
     meant = {recipe.name: balance_for(recipe, dataset, TrainOptions())[0] for recipe in chosen.values()}
     check_same_setting(folder, facts, meant)
-    series = Series(data, candidates, range(seed, seed + runs), folder, device, latency, compile, size)
+    series = Series(data, candidates, range(seed, seed + runs), folder, device, forms, compile)
     for run_seed in series.seeds:
         for candidate in series.candidates:
             _run_once(series, candidate, run_seed, on_event)
@@ -168,10 +169,9 @@ def _run_once(series: Series, candidate: Candidate, seed: int, on_event: OnEvent
         if signal := run.summary.get("interrupted"):
             raise StoppedError(signal, f"the same command with --out {series.folder} goes on")
         keep_evidence(run, kept)
-        speed = kept.parent / LATENCY
-        if series.latency and run.summary["test_acc"] is not None and not speed.exists():
-            on_event({"event": "latency", "label": candidate.label})
-            _measure_latency(run, open_dataset(series.data, size=series.size), speed, series.device)
+        if run.summary["test_acc"] is not None and not _known_forms(kept.parent).issuperset(series.forms):
+            on_event({"event": "latency", "label": candidate.label, "forms": series.forms})
+            write_json(kept.parent / LATENCY, measure(run, series.device, series.forms))
 
 
 def _train_once(series: Series, candidate: Candidate, seed: int, out: Path, on_event: OnEvent) -> RunDirectory:
@@ -185,16 +185,27 @@ def _train_once(series: Series, candidate: Candidate, seed: int, out: Path, on_e
         return RunDirectory.open(out)
 
 
-def _measure_latency(run: RunDirectory, dataset: Dataset, path: Path, device: Device) -> None:
-    found = latencies(run.classifier(device), dataset.test.images_NHWC)
-    write_json(path, {"one_image_ms": found, "fastest": fastest(found)})
-
-
 def _inference(folder: Path) -> dict[str, Any]:
+    """What a recipe's row says of its latency: that of the form that stands for the run, and of all forms."""
+    found = _latency_in(folder)
+    best = fastest(found["rows"], found["run"])
+    return {
+        "latency_ms": best["p50_ms"] if best else None,
+        "latency_form": best["form"] if best else None,
+        "latency": found["rows"],
+        "latency_unavailable": found["unavailable"],
+        "latency_run": found["run"],
+    }
+
+
+def _known_forms(folder: Path) -> set[str]:
+    """The forms that need not be measured again."""
+    found = _latency_in(folder)
+    return {row["form"] for row in found["rows"]} | set(found["unavailable"])
+
+
+def _latency_in(folder: Path) -> dict[str, Any]:
+    """What `measure` found; nothing where the file is of 0.1.0, which timed means of one image alone."""
     path = folder / LATENCY
-    if not path.exists():
-        return {"latency_ms": None, "latency_median_ms": None, "latency_form": None}
-    found = json.loads(path.read_text(encoding="utf-8"))
-    form, forms = found["fastest"], found["one_image_ms"]
-    best = {"latency_ms": forms[form]["mean"], "latency_median_ms": forms[form]["median"]}
-    return best | {"latency_form": form, "latency_forms": forms}
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return found if "rows" in found else {"rows": [], "unavailable": {}, "run": None}

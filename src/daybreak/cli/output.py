@@ -192,11 +192,32 @@ def bench(record: dict[str, Any]) -> None:
         table.add_row(
             _name(row["recipe"]), str(row["n"]), str(row["failed"]), _percent(accuracy), interval or "–",
             "–" if seconds["mean"] is None else f"{seconds['mean']:.1f}", _to_target(row.get("time_to_target")),
-            "–" if row["latency_ms"] is None else f"{row['latency_ms']:.2f} ms ({row['latency_form']})",
+            "–" if row["latency_ms"] is None else f"{row['latency_ms']:.2f} ms",
             "–" if row["cost_train_usd"] is None else f"{row['cost_train_usd']:.4f}",
         )  # fmt: skip
     console.print(table)
+    for row in (row for row in record["recipes"] if row["latency"] or row["latency_unavailable"]):
+        _latency(row)
     console.print(f"record: {record['record']}", highlight=False, markup=False)
+
+
+def _latency(row: dict[str, Any]) -> None:
+    """The latency of a recipe's net in each form: milliseconds of a call with so many images."""
+    which = f"its latency is that of {row['latency_form']}" if row["latency_form"] else "no form answers as it does"
+    console.print(
+        f"{one_line(row['recipe'])}, seed {row['latency_run']['seed']}: {which}; of all forms, in ms:",
+        highlight=False,
+        markup=False,
+    )
+    table = _table("form", "images:", "median:", "p95:", "p99:", "images/s:", "changed:", "accuracy:")
+    for form in row["latency"]:
+        name = form["form"] if form["device"] == row["latency"][0]["device"] else f"{form['form']} ({form['device']})"
+        times = (f"{form[key]:.2f}" for key in ("p50_ms", "p95_ms", "p99_ms"))
+        answers = (f"{form['images_per_second']:,.0f}", str(form["changed_answers"]), f"{form['test_acc']:.2%}")
+        table.add_row(name, str(form["batch"]), *times, *answers)
+    console.print(table)
+    for name, why in row["latency_unavailable"].items():
+        console.print(f"note: not {name}: {why}", highlight=False, markup=False)
 
 
 def _percent(figure: dict[str, Any]) -> str:

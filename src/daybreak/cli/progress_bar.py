@@ -47,7 +47,7 @@ class TrainingProgress:
         elif event["event"] == "run":
             self._line(f"{event['label']}, seed {event['seed']}")
         elif event["event"] == "latency":
-            self._line(f"{event['label']}: latency of the test images, one at a time")
+            self._line(f"{event['label']}: how long it takes to answer ({', '.join(event['forms'])})")
         elif event["event"] == "step":
             self._step(event)
         elif event["event"] == "epoch":

@@ -102,7 +102,13 @@ def bench(
     out: Annotated[
         Path | None, typer.Option(help="The record's folder; if it is there, what is missing is added.")
     ] = None,
-    latency: Annotated[bool, typer.Option(help="Also time the test images one at a time.")] = True,
+    latency: Annotated[
+        str,
+        typer.Option(
+            metavar="quick|all|none",
+            help="Time answers: of the net as it is and folded; also compiled, as ONNX and in eight bits; not at all.",
+        ),
+    ] = "quick",
     compile: Annotated[
         str, typer.Option(metavar="auto|always|never", help="Compile nets before training, on CUDA.")
     ] = "auto",
@@ -121,7 +127,7 @@ def bench(
         record = benchmark.bench(
             data, recipe or [], epochs=epochs, budgets=budgets, runs=runs, seed=seed, target=target,
             dawn_rule=dawn_rule, cost_per_hour=cost_per_hour, dawn_folder=dawn, out=out,
-            device=choice("--device", device, DEVICES), latency=latency,
+            device=choice("--device", device, DEVICES), latency=latency,  # type: ignore[arg-type]
             compile=choice("--compile", compile, COMPILE), on_event=on_event,
         )  # fmt: skip
     print_result(record, as_json, lambda: output.bench(record))

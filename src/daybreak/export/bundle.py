@@ -101,10 +101,14 @@ def is_bundle(path: Path | str) -> bool:
 
 
 class Bundle:
-    """An exported net in its folder."""
+    """An exported net in its folder.
 
-    def __init__(self, path: Path, facts: Facts) -> None:
-        self.path, self.facts = path, facts
+    Args:
+        threads: of a call; by default as many as the library takes.
+    """
+
+    def __init__(self, path: Path, facts: Facts, threads: int | None = None) -> None:
+        self.path, self.facts, self.threads = path, facts, threads
         self.classes, self.decode = facts.classes, DecodeSpec(facts.decode.size, facts.decode.channels)
 
     @classmethod
@@ -208,6 +212,8 @@ class Bundle:
             import onnxruntime
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        if self.threads is not None:
+            options.intra_op_num_threads = self.threads
         try:
             return onnxruntime.InferenceSession(self.path / MODEL, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # whatever the library says of a graph

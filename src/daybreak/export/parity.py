@@ -7,10 +7,22 @@ from typing import Any
 import numpy as np
 
 from daybreak.core.errors import RunError
+from daybreak.data.dataset import release
 
 TOLERANCE = 1e-4  # of a probability, for floating point
 LOSS = 0.005  # of accuracy, for eight bits
 Answer = Callable[[np.ndarray], np.ndarray]  # uint8 images (N, H, W, C) to probabilities (N, K)
+
+
+def in_blocks(answer: Answer, images_NHWC: np.ndarray, block: int) -> np.ndarray:
+    """Probabilities (N, K) of all images, asked in blocks of one size: the last one reaches back into that before it,
+    so that what is compiled for a number of images is compiled once."""
+    found, block = [], min(block, len(images_NHWC))
+    for start in range(0, len(images_NHWC), block):
+        first = min(start, len(images_NHWC) - block)
+        found.append(answer(images_NHWC[first : first + block])[start - first :])
+        release(images_NHWC)
+    return np.concatenate(found)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """A run becomes a bundle: exported, compared with the run over its test part, described, and only then there."""
 
 import hashlib
-import time
 from dataclasses import replace
 from functools import partial
 from importlib.resources import files
@@ -16,8 +15,8 @@ from torch import nn
 from daybreak.core.errors import UsageError, one_line
 from daybreak.core.files import to_json, whole_folder
 from daybreak.core.metrics import softmax
+from daybreak.core.timing import BATCHES, Effort, percentiles_ms, time_in_turns
 from daybreak.data import Dataset
-from daybreak.data.dataset import release
 from daybreak.data.sources import NAMES
 from daybreak.evaluation.evaluate import stored_predictions
 from daybreak.evaluation.evaluation import Evaluation
@@ -25,7 +24,7 @@ from daybreak.export.answering import AnsweringNet, answering
 from daybreak.export.bundle import FACTS, FORMAT, MODEL, Bundle, Data, Facts
 from daybreak.export.card import card_of
 from daybreak.export.formats import read_pt2, write_onnx, write_pt2
-from daybreak.export.parity import Answer, Parity
+from daybreak.export.parity import Answer, Parity, in_blocks
 from daybreak.export.quantize import CALIBRATION, quantize
 from daybreak.runs.classifier import images_a_forward
 from daybreak.runs.datasets import opened_how, run_dataset
@@ -34,6 +33,7 @@ from daybreak.runs.directory import RunDirectory
 Form = Literal["onnx", "pt2", "safetensors"]
 FORMS: tuple[Form, ...] = ("onnx", "pt2", "safetensors")
 FILES: dict[Form, str] = {"onnx": MODEL, "pt2": "model.pt2", "safetensors": "model.safetensors"}
+EFFORT = Effort(timings=50, seconds=0.0, longest=1.0, turn=0.05)
 
 
 def export(
@@ -78,16 +78,10 @@ def _write(
 ) -> None:
     classifier = run.classifier("cpu")
     expected_NK = softmax(replace(classifier, dtype=torch.float32).logits(dataset.test.images_NHWC))
-    facts = Facts(
-        format=FORMAT, name=one_line(f"{run.recipe.name} on {dataset.title}"), form=form, int8=int8,
-        classes=tuple(one_line(name) for name in classifier.classes),  # folders may be called what is no text
-        decode={"size": run.card.decode.size, "channels": run.card.decode.channels},
-        side=max(run.card.size, run.card.decode.size), data=_data_of(run, dataset),
-        results=_results(run, evaluation), files={},
-    )  # fmt: skip
+    facts = _facts(run, dataset, form, int8, _results(run, evaluation))
     answer = _write_model(run, classifier.net, dataset, facts, folder)
     labels_N = np.asarray(dataset.test.labels_N)
-    found_NK = _in_blocks(answer, dataset.test.images_NHWC, images_a_forward(facts.side, classifier.device))
+    found_NK = in_blocks(answer, dataset.test.images_NHWC, images_a_forward(facts.side, classifier.device))
     parity = Parity.of(expected_NK, found_NK, labels_N)
     parity.check(run.path, int8)
     speed = _latencies(Bundle(folder, facts), dataset.test.images_NHWC) if form == "onnx" else {}
@@ -98,6 +92,33 @@ def _write(
         _write_text(folder / "image.py", _packaged("data/image.py"))
     sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
     _write_text(folder / FACTS, to_json(facts.model_copy(update={"files": sums}).model_dump(by_alias=True)))
+
+
+def graph_alone(run: RunDirectory, dataset: Dataset, folder: Path) -> Bundle:
+    """A run's ONNX graph in a folder that exists, neither compared nor described: to be asked beside the run, with as
+    many threads as PyTorch has.
+
+    Raises:
+        UsageError: a package is missing, or the net cannot be written as a graph.
+    """
+    facts = _facts(run, dataset, "onnx", int8=False, results={})
+    _write_model(run, run.classifier("cpu").net, dataset, facts, folder)
+    return Bundle(folder, facts, torch.get_num_threads())
+
+
+def graph_in_eight_bits(graph: Bundle, dataset: Dataset, folder: Path) -> Bundle:
+    """A graph of the run's `graph_alone` in eight bits, in another folder that exists; errors as there."""
+    quantize(graph.path / MODEL, folder / MODEL, _calibration(dataset))
+    return Bundle(folder, graph.facts.model_copy(update={"int8": True}), graph.threads)
+
+
+def _facts(run: RunDirectory, dataset: Dataset, form: Form, int8: bool, results: dict[str, Any]) -> Facts:
+    return Facts(
+        format=FORMAT, name=one_line(f"{run.recipe.name} on {dataset.title}"), form=form, int8=int8,
+        classes=tuple(one_line(name) for name in run.card.classes),  # folders may be called what is no text
+        decode={"size": run.card.decode.size, "channels": run.card.decode.channels},
+        side=max(run.card.size, run.card.decode.size), data=_data_of(run, dataset), results=results, files={},
+    )  # fmt: skip
 
 
 def _write_model(run: RunDirectory, net: nn.Module, dataset: Dataset, facts: Facts, folder: Path) -> Answer:
@@ -133,14 +154,6 @@ def _by_torch(net: nn.Module, images_NHWC: np.ndarray) -> np.ndarray:
     return found
 
 
-def _in_blocks(answer: Answer, images_NHWC: np.ndarray, block: int) -> np.ndarray:
-    found = []
-    for start in range(0, len(images_NHWC), block):
-        found.append(answer(images_NHWC[start : start + block]))
-        release(images_NHWC)
-    return np.concatenate(found)
-
-
 def _calibration(dataset: Dataset) -> np.ndarray:
     """Training images, evenly spread."""
     count = len(dataset.train.labels_N)
@@ -150,14 +163,10 @@ def _calibration(dataset: Dataset) -> np.ndarray:
 def _latencies(bundle: Bundle, images_NHWC: np.ndarray) -> dict[str, Any]:
     """Milliseconds of a call with one image and with 64: the median of at least five."""
     found = {}
-    for batch in (1, 64):
-        images, seconds = np.asarray(images_NHWC[:batch]), list[float]()
-        bundle.at_once(images)
-        while len(seconds) < 5 or (sum(seconds) < 1 and len(seconds) < 100):
-            begun = time.perf_counter()
-            bundle.at_once(images)
-            seconds.append(time.perf_counter() - begun)
-        found[str(len(images))] = 1e3 * float(np.median(seconds))
+    for batch in BATCHES:
+        images = np.asarray(images_NHWC[:batch])
+        (seconds,) = time_in_turns({"call": partial(bundle.at_once, images)}, EFFORT).values()
+        found[str(len(images))] = percentiles_ms(seconds)["p50_ms"]
     return {"milliseconds": found}
 
 
