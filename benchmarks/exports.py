@@ -2,9 +2,9 @@
 
     python benchmarks/exports.py cifar10 --recipe sprint --recipe page:2 --out benchmarks/records/DATE_export
 
-Each recipe is trained once, for so many epochs where they are given, and exported as ONNX in float32 and in eight bits,
-and as pt2. exports.json has what their parity.json says. An export that is refused is a row with its reason. Recipes
-whose rows are there already are left out, so that a series can be continued.
+Each recipe is trained once, for so many epochs and at such a side in px where they are given, and exported as ONNX in
+float32 and in eight bits, and as pt2. exports.json has what their parity.json says. An export that is refused is a row
+with its reason. Recipes whose rows are there already are left out, so that a series can be continued.
 """
 
 import argparse
@@ -26,7 +26,7 @@ FORMS: tuple[tuple[str, bool], ...] = (("onnx", False), ("onnx", True), ("pt2", 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data")
-    parser.add_argument("--recipe", dest="recipes", action="append", required=True, metavar="NAME[:EPOCHS]")
+    parser.add_argument("--recipe", dest="recipes", action="append", required=True, metavar="NAME[:EPOCHS[:SIZE]]")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
@@ -41,11 +41,11 @@ def main() -> None:
 
 
 def row_of(data: str, recipe: str, device: str) -> dict[str, Any]:
-    name, _, epochs = recipe.partition(":")
+    name, epochs, size = [*recipe.split(":"), "", ""][:3]
     with tempfile.TemporaryDirectory() as folder:
         run = daybreak.train(
-            data, recipe=name, epochs=int(epochs) if epochs else None, device=device, seed=0,
-            out=Path(folder) / "run", report=False, validate=0,
+            data, recipe=name, epochs=int(epochs) if epochs else None, size=int(size) if size else None, device=device,
+            seed=0, out=Path(folder) / "run", report=False, validate=0,
         )  # fmt: skip
         if run.summary.interrupted:
             raise SystemExit(f"{recipe} was interrupted")

@@ -4,7 +4,7 @@
 
 Every client asks about one test image after the other, on a connection of its own, as fast as it is answered; they are
 a process of the same machine, and take processor time from the server. Then a part of the time is repeated
-beside as many connections that send half a header, a body that never ends, or 17 MiB. At the end SIGTERM comes while
+beside sixty that send half a header, a body that never ends, or 17 MiB, again and again. At the end SIGTERM comes while
 all of them ask: each answer that has begun must be whole. load.json has the percentiles of the answers' times as a
 client saw them, every status, and the server's largest memory.
 """
@@ -133,6 +133,7 @@ async def misbehave(port: int, kind: int) -> None:
             pass
         finally:
             writer.close()
+        await asyncio.sleep(1)
 
 
 async def stopped(process: subprocess.Popen[str], port: int, images: list[bytes], clients: int) -> dict[str, Any]:

@@ -150,7 +150,7 @@ def test_resizing_in_the_graph_is_that_of_pillow(height: int, width: int, side: 
     found = resample(torch.from_numpy(image)[None, None].float(), rows, columns)[0, 0].numpy()
     difference = np.abs(found - fit(Image.fromarray(image), DecodeSpec(side, 1))[:, :, 0])
     assert difference.max() <= (1 if height <= width else 40)
-    assert difference.mean() <= (0.02 if height <= width else 4)
+    assert difference.mean() <= (0.05 if height <= width else 4)  # three ties of 64 pixels
     if height == width == side:
         assert not difference.any()
 

@@ -13,11 +13,11 @@ from daybreak.core.nets import net_config
 from daybreak.models import pretrained
 from daybreak.models.anatomy.trace import trace
 from daybreak.models.cut import Cut
-from daybreak.models.foreign import _library
+from daybreak.models.foreign import imported_library
 from daybreak.models.lite import LiteNet, SameConv
 from daybreak.models.registry import build_net
 
-timm = _library("timm")  # which brings torchvision, whose operators may be missing
+timm = imported_library("timm")  # which brings torchvision, whose operators may be missing
 
 
 def lite(name: str = "lite0", channels: int = 3, **options: object) -> LiteNet:

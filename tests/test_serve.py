@@ -738,6 +738,20 @@ def test_a_signal_lets_those_finish_who_have_asked(run: RunDirectory, image: byt
         process.kill()
 
 
+def test_no_answer_waits_for_an_acknowledgement(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = []
+    made = guard.PromptProtocol.connection_made
+
+    def seen(self: guard.PromptProtocol, transport: Any) -> None:
+        options.append(transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        made(self, transport)
+
+    monkeypatch.setattr(guard.PromptProtocol, "connection_made", seen)
+    with serving(run) as served:
+        assert served.ask("/healthz")[0] == 200
+    assert options == [1]
+
+
 def test_the_address_that_is_printed_can_be_visited() -> None:
     assert server.address_of("127.0.0.1", 80) == "http://127.0.0.1:80/"
     assert server.address_of("::1", 8000) == "http://[::1]:8000/"

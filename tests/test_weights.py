@@ -14,7 +14,7 @@ from daybreak.core.errors import RunError, UsageError
 from daybreak.core.nets import net_config
 from daybreak.data import Dataset
 from daybreak.models.cut import Cut, pixels_of
-from daybreak.models.foreign import _library
+from daybreak.models.foreign import imported_library
 from daybreak.models.pretrained import pretrain
 from daybreak.models.registry import build_net
 from daybreak.recipes import RECIPES
@@ -22,7 +22,7 @@ from daybreak.runs.datasets import run_dataset
 from daybreak.training import features
 from daybreak.training.session import initial_net, prepare
 
-timm = _library("timm")
+timm = imported_library("timm")
 CPU = torch.device("cpu")
 SMALL: dict[str, Any] = {"epochs": 1, "min_steps": 0, "precision": "float32"}
 

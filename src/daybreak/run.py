@@ -156,7 +156,8 @@ class Run:
         """Write a bundle: the model with its preprocessing, a model card, and proof that it answers as this run does.
 
         Args:
-            format: onnx, pt2 (`torch.export`) or safetensors (weights alone).
+            format: onnx, pt2 (`torch.export`), safetensors (weights alone), or hub: the folder layout of the Hugging
+                Face hub, which timm reads if the net is timm's.
             int8: eight-bit convolutions, for ONNX.
             out: the folder to make; `bundle-FORMAT` in the run by default.
             data: where the run's data is now, if it has moved.

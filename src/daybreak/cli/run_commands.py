@@ -6,7 +6,7 @@ Some take a bundle as well, which needs no torch: then none is imported.
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,6 +26,9 @@ from daybreak.cli.options import (
 )
 from daybreak.core.errors import UsageError, one_line
 
+if TYPE_CHECKING:
+    from daybreak.export.bundle import Bundle
+
 
 @app.command(epilog="Example: daybreak evaluate runs/20261122-101502-cifar10-sprint-s0 --tta full")
 def evaluate(
@@ -38,11 +41,11 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Evaluate a run or a bundle: accuracy, metrics per class, calibration error and confusion matrix."""
-    from daybreak.export.bundle import Bundle, is_bundle
+    from daybreak.export.bundle import is_bundle
 
     if is_bundle(run):
-        only_for_runs(run, {"--net": net, "--tta": tta})
-        found = Bundle.open(run).evaluate(data)
+        only_for_runs(run, {"--tta": tta})
+        found = open_bundle(run, net).evaluate(data)
         print_result({"bundle": str(run)} | found.as_json(), as_json, lambda: output.evaluation(found))
         return
     from daybreak import api
@@ -169,15 +172,32 @@ def predict(
 def _predicted(
     run: Path, net: str | None, images: list[str], top: int, reject: float | None
 ) -> Iterator[dict[str, Any]]:
-    from daybreak.export.bundle import Bundle, is_bundle
+    from daybreak.export.bundle import is_bundle
 
     if is_bundle(run):
-        only_for_runs(run, {"--net": net})
-        return Bundle.open(run).predict(images, top=top, reject=reject)
+        return open_bundle(run, net).predict(images, top=top, reject=reject)
     from daybreak import api
     from daybreak.evaluation.predict import predict as predict_each
 
     return predict_each(api.load(run, net).directory, images, top=top, reject=reject)
+
+
+def open_bundle(path: Path, net: str | None) -> "Bundle":
+    """A bundle to ask. Only one in the hub's layout needs torch, and can be of a net of somebody's own.
+
+    Raises:
+        UsageError: a net was named for another bundle.
+        RunError: see `Bundle.open`.
+    """
+    from daybreak.export.bundle import Bundle, is_hub
+
+    if not is_hub(path):
+        only_for_runs(path, {"--net": net})
+        return Bundle.open(path)
+    from daybreak.export.hub import HubBundle
+    from daybreak.training.extensions import Given
+
+    return HubBundle.open(path, Given(net).extensions().net)
 
 
 def only_for_runs(bundle: Path, options: dict[str, str | None]) -> None:
@@ -196,8 +216,14 @@ def only_for_runs(bundle: Path, options: dict[str, str | None]) -> None:
 def export(
     run: RunDir,
     form: Annotated[
-        str, typer.Option("--format", metavar="NAME", help="onnx, pt2 (torch.export) or safetensors (weights alone).")
-    ] = "onnx",
+        str | None,
+        typer.Option(
+            "--format", metavar="NAME", help="onnx (default), pt2 (torch.export), safetensors (weights), hub."
+        ),
+    ] = None,
+    hub: Annotated[
+        bool, typer.Option("--hub", help="The folder layout of the Hugging Face hub and of timm: --format hub.")
+    ] = False,
     int8: Annotated[
         bool, typer.Option("--int8", help="Eight-bit convolutions, calibrated on training images.")
     ] = False,
@@ -215,7 +241,9 @@ def export(
     from daybreak import api
     from daybreak.export.write import FORMS
 
-    chosen = choice("--format", form, FORMS)
+    if hub and form not in (None, "safetensors", "hub"):
+        raise UsageError(f"--hub --format {form}", "the hub's layout has its own format, safetensors", "one of the two")
+    chosen = choice("--format", "hub" if hub else form or "onnx", FORMS)
     folder = api.load(run, net).export(chosen, int8=int8, out=out, data=data, license=license)
     parity = json.loads((folder / "parity.json").read_text(encoding="utf-8"))
     print_result({"bundle": str(folder)} | parity, as_json, lambda: output.exported(folder, parity))

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from daybreak.cli.options import Debug, Json, NetOption, Quiet, RunDir, app, print_result
-from daybreak.cli.run_commands import only_for_runs
+from daybreak.cli.run_commands import open_bundle
 from daybreak.core.extras import needing
 
 NETWORK = "Network"
@@ -63,13 +63,12 @@ def serve(
 
 
 def _subject(run: Path, net: str | None) -> Any:
-    from daybreak.export.bundle import Bundle, is_bundle
+    from daybreak.export.bundle import is_bundle
 
     if is_bundle(run):
         from daybreak.serve.of_bundle import ServedBundle
 
-        only_for_runs(run, {"--net": net})
-        return ServedBundle(Bundle.open(run))
+        return ServedBundle(open_bundle(run, net))
     from daybreak import api
     from daybreak.serve.of_run import ServedRun
 

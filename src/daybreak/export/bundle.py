@@ -1,6 +1,7 @@
 """A bundle, read and asked: no torch in here, so that it starts in a fraction of a second and needs little memory.
 
-Nothing in a bundle is run but its ONNX graph: `predict.py` is for those who have no daybreak.
+Nothing in a bundle is run but its ONNX graph: `predict.py` is for those who have no daybreak. One in the layout of the
+Hugging Face hub has no graph; `export.hub` asks it, by torch.
 """
 
 import hashlib
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 
 FACTS = "bundle.json"
 MODEL = "model.onnx"
+CONFIG = "config.json"  # only in the hub's layout
 INPUT = "images"
 FORMAT = 1
 A_FORWARD = 64  # images of 32 px; fewer of larger ones
@@ -77,7 +79,7 @@ class Facts(_Part):
     """bundle.json.
 
     Attributes:
-        form: onnx, pt2 or safetensors.
+        form: onnx, pt2, safetensors or hub.
         decode: how image files become arrays.
         side: px of the largest images in the graph: how many fit in memory follows from it.
         results: what was measured on the run's test part.
@@ -100,12 +102,44 @@ def is_bundle(path: Path | str) -> bool:
     return (Path(path) / FACTS).is_file()
 
 
+def is_hub(path: Path | str) -> bool:
+    """Whether a bundle is in the layout of the Hugging Face hub."""
+    return is_bundle(path) and (Path(path) / CONFIG).is_file()
+
+
+def read_facts(folder: Path, model: str, command: str) -> Facts:
+    """bundle.json of a folder, whose files are those that were written.
+
+    Args:
+        model: the file with the net.
+        command: writes a bundle with such a file.
+
+    Raises:
+        RunError: they are not, or `model` is not among them.
+    """
+    remedy = "a whole copy of the folder, or daybreak export again"
+    try:
+        facts = Facts.model_validate_json((folder / FACTS).read_bytes())
+    except (OSError, ValidationError) as error:
+        raise RunError(folder / FACTS, f"cannot be read ({str(error).splitlines()[0]})", remedy) from None
+    if facts.format != FORMAT:
+        raise RunError(folder / FACTS, "written by another version of daybreak", "upgrade daybreak")
+    if model not in facts.files:
+        raise RunError(folder, f"holds no {model}", command)
+    for name, expected in facts.files.items():
+        if Path(name).name != name or _sum_of(folder / name) != expected:
+            raise RunError(folder / name, "not what was exported", remedy)
+    return facts
+
+
 class Bundle:
     """An exported net in its folder.
 
     Args:
         threads: of a call; by default as many as the library takes.
     """
+
+    model = MODEL
 
     def __init__(self, path: Path, facts: Facts, threads: int | None = None) -> None:
         self.path, self.facts, self.threads = path, facts, threads
@@ -117,41 +151,32 @@ class Bundle:
         Raises:
             RunError: it is none, its files are not those that were written, or it holds no ONNX graph.
         """
-        folder = Path(path)
-        remedy = "a whole copy of the folder, or daybreak export again"
-        try:
-            facts = Facts.model_validate_json((folder / FACTS).read_bytes())
-        except (OSError, ValidationError) as error:
-            raise RunError(folder / FACTS, f"cannot be read ({str(error).splitlines()[0]})", remedy) from None
-        if facts.format != FORMAT:
-            raise RunError(folder / FACTS, "written by another version of daybreak", "upgrade daybreak")
-        if MODEL not in facts.files:
-            raise RunError(folder, f"holds no {MODEL}", "daybreak export RUN --format onnx")
-        for name, expected in facts.files.items():
-            if Path(name).name != name or _sum_of(folder / name) != expected:
-                raise RunError(folder / name, "not what was exported", remedy)
-        return cls(folder, facts)
+        return cls(Path(path), read_facts(Path(path), MODEL, "daybreak export RUN --format onnx"))
 
     def probabilities(self, images_NHWC: np.ndarray) -> np.ndarray:
         """(N, K), float32, of uint8 images (N, H, W, C) of any size."""
         return self._answers(images_NHWC)[0]
 
     def at_once(self, images_NHWC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Probabilities (N, K) and energies (N,) of images in one call of the graph.
+        """Probabilities (N, K) and energies (N,) of images in one call of the net.
 
         Raises:
-            RunError: the graph is not one of ours.
+            UsageError: a package is missing.
+            RunError: the net is not one of ours.
         """
+        self.load()
         try:
-            probability_NK, energy_N = self._session.run(["probabilities", "energy"], {INPUT: images_NHWC})
-        except Exception as error:  # whatever the library says of a graph
-            raise RunError(self.path / MODEL, f"cannot be run ({one_line(error)[:200]})", "another bundle") from None
+            probability_NK, energy_N = self._ask(images_NHWC)
+        except Exception as error:  # whatever the library says of a net
+            raise RunError(
+                self.path / self.model, f"cannot be run ({one_line(error)[:200]})", "another bundle"
+            ) from None
         if probability_NK.shape != (len(images_NHWC), len(self.classes)) or energy_N.shape != (len(images_NHWC),):
-            raise RunError(self.path / MODEL, "does not answer with its classes", "another bundle")
+            raise RunError(self.path / self.model, "does not answer with its classes", "another bundle")
         return probability_NK, energy_N
 
     def load(self) -> "Bundle":
-        """Load the graph now, where it would be at the first image.
+        """Load the net now, where it would be at the first image.
 
         Raises:
             UsageError: a package is missing.
@@ -205,6 +230,11 @@ class Bundle:
             release(images_NHWC)
         probabilities, energies = zip(*found, strict=True)
         return np.concatenate(probabilities), np.concatenate(energies)
+
+    def _ask(self, images_NHWC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities and energies by the net, which has been loaded."""
+        probability_NK, energy_N = self._session.run(["probabilities", "energy"], {INPUT: images_NHWC})
+        return probability_NK, energy_N
 
     @cached_property
     def _session(self) -> "InferenceSession":

@@ -8,13 +8,18 @@ from daybreak.core.errors import one_line
 from daybreak.evaluation.evaluation import Evaluation
 from daybreak.export.bundle import Facts
 from daybreak.export.parity import Parity
+from daybreak.runs.directory import ModelCard
 
 WORST = 5  # pairs of classes that are named
 FEW = 20  # test images of a class: its figures say little
 
 
-def card_of(facts: Facts, evaluation: Evaluation, parity: Parity, license: str) -> str:
-    """The card as Markdown with a head in YAML; every figure is that of the run's test part, one view."""
+def card_of(facts: Facts, model: ModelCard, evaluation: Evaluation, parity: Parity, license: str, library: str) -> str:
+    """The card as Markdown with a head in YAML; every figure is that of the run's test part, one view.
+
+    Args:
+        library: what loads the net, as the hub calls it.
+    """
     environment = Environment(
         loader=PackageLoader("daybreak", "export/templates"),
         undefined=StrictUndefined,
@@ -23,7 +28,8 @@ def card_of(facts: Facts, evaluation: Evaluation, parity: Parity, license: str) 
     )
     environment.filters |= {"cell": cell, "yaml": quoted}
     return environment.get_template("README.md").render(
-        facts=facts, evaluation=evaluation, parity=parity, license=license, version=version("daybreak"),
+        facts=facts, model=model, evaluation=evaluation, parity=parity, license=license, library=library,
+        version=version("daybreak"), dataset_id=facts.data.name or facts.data.title,
         confused=evaluation.most_confused(WORST), few=[s.name for s in evaluation.per_class if s.images < FEW],
     )  # fmt: skip
 

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors.torch import save
 from torch import nn
 
 from daybreak.core.errors import UsageError, one_line
@@ -24,15 +23,18 @@ from daybreak.export.answering import AnsweringNet, answering
 from daybreak.export.bundle import FACTS, FORMAT, MODEL, Bundle, Data, Facts
 from daybreak.export.card import card_of
 from daybreak.export.formats import read_pt2, write_onnx, write_pt2
+from daybreak.export.hub import HubBundle, library_of, weights_of, without_path, write_hub
 from daybreak.export.parity import Answer, Parity, in_blocks
 from daybreak.export.quantize import CALIBRATION, quantize
+from daybreak.models.pretrained import WEIGHTS
 from daybreak.runs.classifier import images_a_forward
 from daybreak.runs.datasets import opened_how, run_dataset
-from daybreak.runs.directory import RunDirectory
+from daybreak.runs.directory import RunDirectory, card_values
 
-Form = Literal["onnx", "pt2", "safetensors"]
-FORMS: tuple[Form, ...] = ("onnx", "pt2", "safetensors")
-FILES: dict[Form, str] = {"onnx": MODEL, "pt2": "model.pt2", "safetensors": "model.safetensors"}
+Form = Literal["onnx", "pt2", "safetensors", "hub"]
+FORMS: tuple[Form, ...] = ("onnx", "pt2", "safetensors", "hub")
+FILES: dict[Form, str] = {"onnx": MODEL, "pt2": "model.pt2", "safetensors": WEIGHTS, "hub": WEIGHTS}
+CARD = "README.md"
 EFFORT = Effort(timings=50, seconds=0.0, longest=1.0, turn=0.05)
 
 
@@ -48,6 +50,7 @@ def export(
     """Write a bundle: the model with its preprocessing inside, a model card, `predict.py` and `parity.json`.
 
     Args:
+        form: hub is the folder layout of the Hugging Face hub, see `export.hub`.
         int8: eight-bit convolutions (ONNX only), with ranges from training images.
         out: its folder, which must not exist; by default `bundle-FORM` in the run.
         data: where the run's data is now, if it has moved.
@@ -86,11 +89,13 @@ def _write(
     parity.check(run.path, int8)
     speed = _latencies(Bundle(folder, facts), dataset.test.images_NHWC) if form == "onnx" else {}
     _write_text(folder / "parity.json", to_json(parity.as_json() | speed))
-    _write_text(folder / "README.md", card_of(facts, evaluation, parity, license))
+    library = library_of(folder) if form == "hub" else "onnx" if form == "onnx" else "pytorch"
+    _write_text(folder / CARD, card_of(facts, run.card, evaluation, parity, license, library))
     if form == "onnx":
         _write_text(folder / "predict.py", _packaged("export/templates/predict.py"))
         _write_text(folder / "image.py", _packaged("data/image.py"))
-    sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+    files = [path for path in sorted(folder.iterdir()) if form != "hub" or path.name != CARD]  # it is edited there
+    sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
     _write_text(folder / FACTS, to_json(facts.model_copy(update={"files": sums}).model_dump(by_alias=True)))
 
 
@@ -125,9 +130,13 @@ def _write_model(run: RunDirectory, net: nn.Module, dataset: Dataset, facts: Fac
     """The model in its file, and that file's way to probabilities."""
     path, channels = folder / FILES[facts.form], run.card.decode.channels  # type: ignore[index]
     if facts.form == "safetensors":
-        path.write_bytes(save({name: tensor.contiguous() for name, tensor in net.state_dict().items()}))
-        (folder / "model.json").write_bytes((run.path / "model.json").read_bytes())
+        path.write_bytes(weights_of(net))
+        card = replace(run.card, net=without_path(run.card.net))
+        _write_text(folder / "model.json", to_json(card_values(card)))
         return partial(_by_torch, AnsweringNet(_as_saved(run, path), run.card).eval())
+    if facts.form == "hub":
+        write_hub(net, run.card, facts.classes, folder)
+        return HubBundle(folder, facts, run.net_factory).probabilities
     graph = answering(net, run.card)
     if facts.form == "pt2":
         write_pt2(graph, channels, path)

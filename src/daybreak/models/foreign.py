@@ -62,7 +62,9 @@ class ForeignNet(nn.Module):
             raise UsageError("model.weights pretrained", f"not for {self.name}", "the same net as timm:NAME")
         num_classes, in_channels = self._shape
         try:
-            found = _library("timm").create_model(name, pretrained=True, num_classes=num_classes, in_chans=in_channels)
+            found = imported_library("timm").create_model(
+                name, pretrained=True, num_classes=num_classes, in_chans=in_channels
+            )
         except Exception as error:  # of the network, the hub or the net
             why = f"cannot be had for {self.name} ({type(error).__name__}: {one_line(error)[:100]})"
             raise UsageError("model.weights pretrained", why, "--weights FILE, or --net lite0") from None
@@ -76,7 +78,7 @@ class ForeignNet(nn.Module):
 
 
 def _timm(name: str, num_classes: int, in_channels: int) -> nn.Module:
-    timm = _library("timm")
+    timm = imported_library("timm")
     if not timm.is_model(name):
         raise UsageError(f"model.name timm:{name}", "no such net", nearest(name, timm.list_models()))
     net: nn.Module = timm.create_model(name, num_classes=num_classes, in_chans=in_channels)
@@ -84,7 +86,7 @@ def _timm(name: str, num_classes: int, in_channels: int) -> nn.Module:
 
 
 def _torchvision(name: str, num_classes: int, in_channels: int) -> nn.Module:
-    models = _library("torchvision").models
+    models = imported_library("torchvision").models
     names = models.list_models(module=models)
     if name not in names:
         raise UsageError(f"model.name torchvision:{name}", "no such net", nearest(name, names))
@@ -98,7 +100,12 @@ def _torchvision(name: str, num_classes: int, in_channels: int) -> nn.Module:
 LIBRARIES: dict[str, Callable[[str, int, int], nn.Module]] = {"timm": _timm, "torchvision": _torchvision}
 
 
-def _library(name: str) -> ModuleType:
+def imported_library(name: str) -> ModuleType:
+    """timm or torchvision.
+
+    Raises:
+        UsageError: it is not installed.
+    """
     try:
         try:
             return importlib.import_module(name)

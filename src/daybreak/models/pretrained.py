@@ -32,7 +32,7 @@ SHA256 = {
 
 
 NAMED_WEIGHTS = ("none", "imagenet", "pretrained")
-WEIGHTS, CARD = "model.safetensors", "model.json"  # of a run
+WEIGHTS, CARDS = "model.safetensors", ("model.json", "config.json")  # of a run; the latter on the hub
 
 
 @torch.no_grad()
@@ -96,9 +96,10 @@ def net_beside(path: Path) -> dict[str, Any]:
 
 
 def _pixels_beside(path: Path) -> Pixels | None:
-    """How the images of the run were normalised whose weights these are; None for weights that are no run's."""
+    """How images were normalised for these weights, which a run or timm says; None where nobody does."""
     card = _card_beside(path)
     try:
+        card = card.get("pretrained_cfg", card)  # where timm has it
         mean, std = (tuple(float(value) for value in card[key]) for key in ("mean", "std"))
     except (ValueError, TypeError, KeyError):
         return None
@@ -106,11 +107,13 @@ def _pixels_beside(path: Path) -> Pixels | None:
 
 
 def _card_beside(path: Path) -> dict[str, Any]:
-    try:
-        card = json.loads((path.parent / CARD).read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return card if isinstance(card, dict) else {}
+    for name in CARDS:
+        try:
+            card = json.loads((path.parent / name).read_bytes())
+        except (OSError, ValueError, RecursionError):
+            continue
+        return card if isinstance(card, dict) else {}
+    return {}
 
 
 def _take(net: nn.Module, found: dict[str, Tensor], source: Path | str) -> None:

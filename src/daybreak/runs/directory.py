@@ -61,6 +61,58 @@ class ModelCard:
     precision: Precision
 
 
+def card_values(card: ModelCard) -> dict[str, Any]:
+    """What model.json says."""
+    return asdict(card) | {"net": card.net.model_dump(), "format": FORMAT}
+
+
+def read_card(path: Path) -> ModelCard:
+    """What model.json says, or another file with its keys.
+
+    Raises:
+        RunError: it is missing, cannot be read, or is of another version.
+    """
+    values = read_as(path, Card)
+    if values.get("format") != FORMAT:
+        raise RunError(path, "written by another version of daybreak", "upgrade daybreak")
+    try:
+        return ModelCard(
+            net=net_of(values["net"]),
+            classes=tuple(values["classes"]),
+            size=values["size"],
+            decode=DecodeSpec(**values["decode"]),
+            mean=tuple(values["mean"]),
+            std=tuple(values["std"]),
+            precision=values["precision"],
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
+        raise RunError(path, f"cannot be read ({error})", COPY) from None
+
+
+def net_of_card(card: ModelCard, source: Path, weights: Path, factory: Factory | None) -> nn.Module:
+    """The net of a card with the weights of a file.
+
+    Args:
+        source: the file that the card was read from.
+        factory: makes a net that is neither daybreak's nor an installed package's own.
+
+    Raises:
+        RunError: the weights are missing, damaged, or of another net, or the net needs a factory.
+    """
+    name = card.net.name
+    if factory is None and is_path(name) and not is_from_library(name):
+        why = f"its net {name} is not part of daybreak, and a run directory imports nothing"
+        raise RunError(source, why, f"--net {name}, or daybreak.load(RUN, net=…)")
+    net = build_net(card.net, len(card.classes), card.decode.channels, factory)
+    try:
+        net.load_state_dict(load_file(weights))
+    except FileNotFoundError:
+        raise RunError(weights, "missing", "a run that daybreak train finished") from None
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise RunError(weights, f"does not fit {source.name} ({str(error)[:200]})", COPY) from None
+    return net
+
+
 class RunDirectory:
     """A run on disk: its configuration, metrics, net, predictions and summary, typed. Everything after training sees
     training only through this class; files that are not about a training are written with `core.files`."""
@@ -167,21 +219,7 @@ class RunDirectory:
 
     @cached_property
     def card(self) -> ModelCard:
-        values = read_as(self.path / "model.json", Card)
-        if values.get("format") != FORMAT:
-            raise RunError(self.path / "model.json", "written by another version of daybreak", "upgrade daybreak")
-        try:
-            return ModelCard(
-                net=net_of(values["net"]),
-                classes=tuple(values["classes"]),
-                size=values["size"],
-                decode=DecodeSpec(**values["decode"]),
-                mean=tuple(values["mean"]),
-                std=tuple(values["std"]),
-                precision=values["precision"],
-            )
-        except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
-            raise RunError(self.path / "model.json", f"cannot be read ({error})", COPY) from None
+        return read_card(self.path / "model.json")
 
     def classifier(self, device: Device = "auto") -> Classifier:
         """The trained net, ready to use, in evaluation mode.
@@ -202,14 +240,7 @@ class RunDirectory:
         Raises:
             RunError: they are missing, damaged, or of another net.
         """
-        net = self._build(self.card)
-        try:
-            net.load_state_dict(load_file(weights))
-        except FileNotFoundError:
-            raise RunError(weights, "missing", "a run that daybreak train finished") from None
-        except (SafetensorError, RuntimeError, OSError) as error:
-            raise RunError(weights, f"does not fit model.json ({str(error)[:200]})", COPY) from None
-        return net
+        return net_of_card(self.card, self.path / "model.json", weights, self.net_factory)
 
     def predictions(self) -> Predictions | None:
         """The test predictions, or None where the run ended before it made any."""
@@ -258,8 +289,7 @@ class RunDirectory:
         self._metrics.keep(kept)
 
     def write_model(self, net: nn.Module, card: ModelCard) -> None:
-        values = asdict(card) | {"net": card.net.model_dump(), "format": FORMAT}
-        write_json(self.path / "model.json", values)
+        write_json(self.path / "model.json", card_values(card))
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
         write_bytes(self.path / "model.safetensors", save(weights))
 
@@ -287,13 +317,6 @@ class RunDirectory:
     @cached_property
     def _metrics(self) -> MetricsLog:
         return MetricsLog(self.path)
-
-    def _build(self, card: ModelCard) -> nn.Module:
-        name = card.net.name
-        if self.net_factory is None and is_path(name) and not is_from_library(name):
-            why = f"its net {name} is not part of daybreak, and a run directory imports nothing"
-            raise RunError(self.path / "model.json", why, f"--net {name}, or daybreak.load(RUN, net=…)")
-        return build_net(card.net, len(card.classes), card.decode.channels, self.net_factory)
 
 
 def default_paths(dataset: str, recipe: str, seed: int) -> Iterator[Path]:
