@@ -16,6 +16,6 @@ RUN pip install --no-cache-dir --no-deps . && useradd --uid 10001 --no-create-ho
 WORKDIR /
 USER 10001
 EXPOSE 8000
-HEALTHCHECK CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/healthz', timeout=3)"]
+HEALTHCHECK CMD ["python", "-c", "import http.client as h; c = h.HTTPConnection('127.0.0.1', 8000, timeout=3); c.request('GET', '/healthz'); exit(c.getresponse().status != 200)"]
 ENTRYPOINT ["daybreak"]
 CMD ["serve", "/bundle", "--host", "0.0.0.0", "--log", "json"]

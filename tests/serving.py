@@ -57,6 +57,8 @@ def serving(run: RunDirectory, token: str | None = None, **options: Any) -> Iter
     with listen(HOST, 0) as listening:
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()
-        yield Served(run, listening.getsockname()[1], server)
-        server.should_exit = True
-        thread.join()
+        try:
+            yield Served(run, listening.getsockname()[1], server)
+        finally:
+            server.should_exit = True
+            thread.join()

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import errno
 import http.client
 import io
@@ -20,6 +21,7 @@ import tomllib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -414,7 +416,13 @@ def test_another_site_may_not_ask(served: Served, image: bytes) -> None:
 
 def test_another_origin_may_not_ask_even_if_the_browser_says_no_more(served: Served, image: bytes) -> None:
     own = f"http://127.0.0.1:{served.port}"
-    for origin, expected in (("http://evil.example", 403), ("null", 403), (f"{own}0", 403), (own, 200)):
+    for origin, expected in (
+        ("http://evil.example", 403),
+        ("null", 403),
+        ("http://[", 403),
+        (f"{own}0", 403),
+        (own, 200),
+    ):
         assert served.ask("/predict", image, Origin=origin)[0] == expected
 
 
@@ -490,12 +498,49 @@ def test_of_too_many_connections_the_oldest_that_asks_nothing_goes(
         connection.close()
 
 
+def test_who_asked_before_and_is_quiet_makes_room(
+    served: Served, image: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Connections that were answered and are kept alive hold nobody's place."""
+    monkeypatch.setattr(guard, "MAX_CONNECTIONS", 10)
+    kept = []
+    for _ in range(11):
+        connection = no_request(served)
+        connection.sendall(f"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1:{served.port}\r\n\r\n".encode())
+        assert connection.recv(10**5).startswith(b"HTTP/1.1 200")
+        kept.append(connection)
+    assert served.json("/predict", image)[0] == 200
+    kept[0].settimeout(1.0)
+    assert kept[0].recv(1) == b""
+    for connection in kept:
+        connection.close()
+
+
+def test_an_answer_that_nobody_reads_holds_no_place_for_long(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "READ_SECONDS", 1.0)
+    with serving(run) as served:
+        assert served.server
+        deaf = socket.socket()
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.connect(("127.0.0.1", served.port))
+        asked = f"GET / HTTP/1.1\r\nHost: 127.0.0.1:{served.port}\r\n\r\n".encode()
+        deaf.settimeout(0.5)
+        with contextlib.suppress(TimeoutError, ConnectionError):  # until both sides' buffers are full
+            deaf.sendall(2000 * asked)
+        wait_for(lambda: not served.server.server_state.connections)  # type: ignore[union-attr]
+        wait_for(lambda: "daybreak_requests_under_way 1.0" in served.ask("/metrics")[1].decode())  # this one
+        deaf.close()
+
+
 def test_more_requests_than_can_be_worked_on_are_told(
     served: Served, image: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(guard, "MAX_REQUESTS", 0)
     status, found = served.json("/predict", image)
     assert (status, "being answered" in found["message"]) == (503, True)
+    assert served.ask("/healthz")[0] == 200  # it lives
 
 
 def test_a_notebook_is_told_to_use_a_terminal(run: RunDirectory) -> None:
@@ -605,7 +650,7 @@ def test_the_page_for_several_images(picky: Served, browser: Browser, theme: Any
         {"name": n, "mimeType": "image/png", "buffer": b} for n, b in zip((name, "2.png", "3.png"), asked, strict=True)
     ]
     page.set_input_files("#file", [*files, {"name": "no.png", "mimeType": "image/png", "buffer": b"none"}])  # type: ignore[list-item]
-    page.locator("#status", has_text="4 images classified.").wait_for()
+    page.locator("#status", has_text="3 of 4 images classified.").wait_for()
     found = [picky.json("/predict", one)[1] for one in asked]
     words = page.locator("#asked b").all_inner_texts()
     assert words[0] == "no answer"
@@ -619,9 +664,7 @@ def test_the_page_for_several_images(picky: Served, browser: Browser, theme: Any
     page.locator("#examples button").nth(4).click()
     page.locator("#status", has_text=f"{examples['examples'][4]['class']}.png: unknown").wait_for()
     page.click("#camera")
-    page.locator("#shoot").focus()
-    page.wait_for_timeout(1000)  # until the camera gives pictures
-    page.click("#shoot")
+    page.click("#shoot")  # waits until the camera gives pictures
     page.locator("#status", has_text="camera.png: unknown").wait_for()
     assert not Axe().run(page).response["violations"]
     page.click("#close")
@@ -649,8 +692,44 @@ def test_without_the_token_nothing_is_answered_but_that_it_lives(run: RunDirecto
         assert served.ask("/predict?token=" + TOKEN, image)[0] == 401  # an address is no place for it, but once
         known = {"Authorization": f"Bearer {TOKEN}"}
         assert served.ask("/predict", image, **known)[0] == 200
+        _, cookie = served.ask("/?token=" + TOKEN)[0], cookie_of(served)
+        foreign = 'path=/; odd="; session=a"b; @x=1; '  # what another server on this host may have set
+        assert served.ask("/predict", image, Cookie=foreign + cookie)[0] == 200
+        assert served.ask("/predict", image, Cookie=cookie[:-1])[0] == 401
         assert served.ask("/run/report.html", **known)[0] == 200
         assert served.ask("/", Host="any.example", **known)[0] == 200  # its pages lack the cookie
+
+
+def cookie_of(served: Served) -> str:
+    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=30)
+    connection.request("GET", f"/?token={TOKEN}")
+    answer = connection.getresponse()
+    connection.close()
+    assert (answer.status, answer.getheader("location")) == (303, "./")
+    return str(answer.getheader("set-cookie")).partition(";")[0]
+
+
+def test_whoever_is_named_is_somebody_else(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy on this machine brings the network along: it needs a token, too."""
+    assert not ServeOptions(names=("cats.example",)).is_for_this_machine
+    assert ServeOptions(names=("cats.example",)).allowed_hosts(True)[-1] == "cats.example"
+    assert "127.0.0.2" in ServeOptions(host="127.0.0.2").allowed_hosts(False)
+    assert socket.gethostname() in ServeOptions(host="0.0.0.0", names=("a.example",)).allowed_hosts(True)
+    for name in ("*cats", "https://cats.example", "cats.example:8443", ""):
+        with pytest.raises(UsageError, match="--allow-host"):
+            ServeOptions(names=(name,))
+    tokens, application_of = list[str | None](), server.application_of
+
+    def seen(subject: ServedRun, options: ServeOptions, token: str | None) -> Any:
+        tokens.append(token)
+        return application_of(subject, options, token)
+
+    monkeypatch.setattr(server, "application_of", seen)
+    monkeypatch.setattr(server, "_check_no_loop", lambda _folder: None)  # the browser's, in this thread
+    monkeypatch.setattr(server, "server_of", lambda _application: SimpleNamespace(run=lambda sockets: None))
+    for names in ((), ("cats.example",)):
+        server.serve(ServedRun(run, "cpu"), ServeOptions(0, names=names), lambda _address: None)
+    assert [token is not None for token in tokens] == [False, True]
 
 
 def test_a_browser_brings_the_token_once(run: RunDirectory, browser: Browser, image: bytes) -> None:
@@ -662,7 +741,7 @@ def test_a_browser_brings_the_token_once(run: RunDirectory, browser: Browser, im
         page.set_input_files("#file", {"name": "seven.png", "mimeType": "image/png", "buffer": image})
         page.wait_for_selector("#maps li")
         (cookie,) = page.context.cookies()
-        assert (cookie["httpOnly"], cookie["sameSite"], TOKEN in cookie["value"]) == (True, "Strict", False)
+        assert (cookie["httpOnly"], cookie["sameSite"], TOKEN in cookie["value"]) == (True, "Lax", False)
         page.close()
 
 
@@ -675,7 +754,10 @@ def test_what_only_this_machine_reaches(options: dict[str, str], is_local: bool)
     assert ServeOptions(**options).is_local == is_local  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("content", [b"short", b"", b"with a space in it somewhere", "é".encode() * 20, b"\xff" * 20])
+@pytest.mark.parametrize(
+    "content",
+    [b"short", b"", b"with a space in it somewhere", b"a+token/that=needs&quoting", "é".encode() * 20, b"\xff" * 20],
+)
 def test_a_token_that_keeps_nobody_out_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "token").write_bytes(content)
     with pytest.raises(UsageError, match="token"):

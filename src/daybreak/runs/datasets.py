@@ -49,6 +49,11 @@ def _request(run: RunDirectory) -> tuple[str, dict[str, Any], str]:
         raise RunError(run.path / "config.json", "does not say which data", "a whole copy of the run") from None
 
 
+def data_of(run: RunDirectory) -> str:
+    """The name or the place of the run's data, as it was when the run was trained."""
+    return _request(run)[0]
+
+
 def opened_how(run: RunDirectory) -> dict[str, Any]:
     """The arguments with which `open_dataset` opened the run's data, but for its place."""
     return _request(run)[1]

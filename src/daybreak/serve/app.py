@@ -98,12 +98,13 @@ class _Page:
         self.subject, self.options, self.figures = subject, options, figures
         self.names = [one_line(name) for name in subject.names]
         self.uploads = Uploads()
+        self.found: list[dict[str, str]] | None = None  # the examples
 
     @asynccontextmanager
     async def lifespan(self, _application: FastAPI) -> AsyncIterator[None]:
         with ThreadPoolExecutor(1, "net") as self.net, ThreadPoolExecutor(os.cpu_count(), "decode") as self.decoders:
             self.batches = Batches(self._classify, self.subject.at_once, self.net)
-            self.turn, self.explaining = asyncio.Lock(), 0
+            self.turn, self.looking, self.explaining = asyncio.Lock(), asyncio.Lock(), 0
             yield
 
     def show(self) -> Response:
@@ -119,9 +120,11 @@ class _Page:
         return JSONResponse({"status": "ok"}, headers=POLICY)
 
     async def examples(self) -> Response:
-        found = await self._in(self.net, self.subject.examples)
-        rows = [row | {"class": one_line(row["class"])} for row in found]
-        return JSONResponse({"examples": rows}, headers=POLICY)
+        async with self.looking:  # once, and beside the net: the data may have to be verified
+            if self.found is None:
+                found = await self._in(self.decoders, self.subject.examples)
+                self.found = [row | {"class": one_line(row["class"])} for row in found]
+        return JSONResponse({"examples": self.found}, headers=POLICY)
 
     async def predict(
         self,

@@ -56,20 +56,19 @@ class Batches:
 
     async def _work(self) -> None:
         while self._waiting:
-            batch = await self._next()
-            if not batch:
-                continue
-            images_NHWC = np.stack([waiting.image_HWC for waiting in batch])
+            batch = list[_Waiting]()
             try:
-                found = await asyncio.get_running_loop().run_in_executor(self._net, self._classify, images_NHWC)
+                await self._gather(batch)
+                if batch:
+                    _tell(batch, *await self._answers(np.stack([waiting.image_HWC for waiting in batch])))
             except Exception as error:
                 _fail(batch, error)
-            else:
-                _tell(batch, *found)
 
-    async def _next(self) -> list[_Waiting]:
-        """The next images of one size whose askers are still there."""
-        batch: list[_Waiting] = []
+    async def _answers(self, images_NHWC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return await asyncio.get_running_loop().run_in_executor(self._net, self._classify, images_NHWC)
+
+    async def _gather(self, batch: list[_Waiting]) -> None:
+        """Take the next images of one size whose askers are still there."""
         while self._waiting and len(batch) < self._at_once:
             if batch and self._waiting[0].image_HWC.shape != batch[0].image_HWC.shape:
                 break
@@ -78,7 +77,6 @@ class Batches:
                 _fail([waiting], ClientDisconnect())
             else:
                 batch.append(waiting)
-        return batch
 
 
 def _tell(batch: list[_Waiting], probability_NK: np.ndarray, energy_N: np.ndarray) -> None:

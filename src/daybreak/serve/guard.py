@@ -1,12 +1,12 @@
 """Who is answered: requests that come at once, from our own page, as many as can be worked on.
 
-A connection without a whole request costs nothing but itself: it is closed after a few seconds, the oldest first where
-there are too many, and never counts among the requests that are answered with 503 when there are too many of those.
+A connection without a whole request costs nothing but itself: it is closed after a few seconds, the one that has been
+quiet for the longest first where there are too many, and never counts among the requests that are answered with 503
+when there are too many of those. Nor does one whose answer is not read hold its place for long.
 """
 
 import asyncio
 import time
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
@@ -17,6 +17,7 @@ from daybreak.core.errors import DaybreakError
 from daybreak.serve.answers import as_refusal
 
 HEADER_SECONDS = 5.0  # in which the headers of a request must have come
+READ_SECONDS = 20.0  # in which some of an answer must be read
 MAX_CONNECTIONS = 1024
 MAX_REQUESTS = 512  # at once; the next ones get 503
 HOME = frozenset({"/"})  # what a link on another page may lead to
@@ -49,30 +50,49 @@ class PromptProtocol(H11Protocol):
     """HTTP on a connection that is closed where it does not bring a whole request soon."""
 
     _deadline: asyncio.TimerHandle | None = None
-    _since = 0.0
+    _unread: asyncio.TimerHandle | None = None
+    _since = 0.0  # the last that was heard of it
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._since = time.monotonic()
         self._watch()
-        waiting = [p for p in self.connections if isinstance(p, PromptProtocol) and p._deadline]
-        if len(self.connections) > MAX_CONNECTIONS and waiting:
-            min(waiting, key=lambda protocol: protocol._since)._close()
+        if len(self.connections) > MAX_CONNECTIONS:
+            quiet = [p for p in self.connections if isinstance(p, PromptProtocol) and p._asks_nothing()]
+            min(quiet, key=lambda protocol: protocol._since)._close()
 
     def data_received(self, data: bytes) -> None:
+        self._since = time.monotonic()
         super().data_received(data)
         self._watch()
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread = self.loop.call_later(READ_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._read()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._unwatch()
+        self._read()
         super().connection_lost(exc)
+
+    def _asks_nothing(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
 
     def _watch(self) -> None:
         """Set the deadline where a request is awaited, and take it back where one has come."""
-        if self.cycle is not None and not self.cycle.response_complete:
+        if not self._asks_nothing():
             self._unwatch()
         elif self._deadline is None:
-            self._since = time.monotonic()
             self._deadline = self.loop.call_later(HEADER_SECONDS, self._close)
+
+    def _read(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
 
     def _unwatch(self) -> None:
         if self._deadline is not None:
@@ -85,7 +105,8 @@ class PromptProtocol(H11Protocol):
 
 
 class Guard:
-    """Refuses what another site asks, and more requests at once than can be worked on."""
+    """Refuses what another site asks, and more requests at once than can be worked on; whoever asks whether the service
+    lives is told so even then."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app, self._requests = app, 0
@@ -107,7 +128,7 @@ class Guard:
     def _refusal(self, scope: Scope) -> RefusedError | None:
         if is_foreign(Headers(scope=scope), scope["path"], scope["method"]):
             return RefusedError(403, scope["path"], "asked by the page of another site", "the page itself")
-        if self._requests >= MAX_REQUESTS:
+        if self._requests >= MAX_REQUESTS and scope["path"] != "/healthz":
             return RefusedError(503, "page", f"{MAX_REQUESTS} requests are being answered", "again in a moment")
         return None
 
@@ -116,7 +137,7 @@ def is_foreign(headers: Headers, path: str, method: str) -> bool:
     """Whether a page of another site asks. Browsers say so in one header or the other; what is no browser says
     nothing, and is let in."""
     site, origin = headers.get("sec-fetch-site", "none"), headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != headers.get("host"):
+    if origin is not None and origin.partition("://")[2] != headers.get("host"):
         return True
     is_link_to_us = path in HOME and method == "GET" and headers.get("sec-fetch-mode") == "navigate"
     return site not in ("same-origin", "none") and not is_link_to_us

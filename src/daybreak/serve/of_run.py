@@ -9,12 +9,13 @@ from daybreak.core.errors import DaybreakError
 from daybreak.core.metrics import energy, softmax
 from daybreak.data import decode_image
 from daybreak.data.picture import to_picture
+from daybreak.data.sources import find_here
 from daybreak.explain.gallery import maps_for, note_on
 from daybreak.explain.maps import ClassMap, MapOptions
 from daybreak.explain.overlay import overlay
 from daybreak.report.html import data_uri
 from daybreak.runs.classifier import images_a_forward
-from daybreak.runs.datasets import run_dataset
+from daybreak.runs.datasets import data_of, run_dataset
 from daybreak.runs.directory import RunDirectory
 from daybreak.serve.subject import measured
 
@@ -54,8 +55,10 @@ class ServedRun:
         return {"image": data_uri(to_picture(image_HWC)), "maps": [self._drawn(m, image_HWC) for m in maps]}
 
     def examples(self) -> list[dict[str, str]]:
-        """Evenly spread over the test part; none if the data is gone."""
+        """Evenly spread over the test part; none where the data is not on this machine any more."""
         try:
+            if find_here(data_of(self._run)) is None:
+                return []
             test = run_dataset(self._run).test
         except DaybreakError:
             return []

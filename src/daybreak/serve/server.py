@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ from starlette.types import ASGIApp
 from daybreak.core.errors import UsageError
 from daybreak.serve.app import application_of
 from daybreak.serve.guard import PromptProtocol
-from daybreak.serve.options import ServeOptions, new_token
+from daybreak.serve.options import ALL_INTERFACES, ServeOptions, new_token
 from daybreak.serve.subject import Subject
 
 DRAIN_SECONDS = 8  # for what has been asked when a signal comes; container engines kill after ten
 BACKLOG = 512  # connections that the system holds until they are taken
+OPEN_FILES = 4096
 
 
 def serve(subject: Subject, options: ServeOptions | None = None, on_ready: Callable[[str], None] = print) -> None:
@@ -32,9 +34,10 @@ def serve(subject: Subject, options: ServeOptions | None = None, on_ready: Calla
     _check_no_loop(subject.folder)
     options = options or ServeOptions()
     token = options.given_token()
-    is_new = token is None and not options.is_local
+    is_new = token is None and not options.is_for_this_machine
     token = new_token() if is_new else token
     application = application_of(subject, options, token)
+    _allow_open_files()
     with listen(options.host, options.port) as listening:
         address = address_of(options.host, listening.getsockname()[1])
         on_ready(f"{address}?token={token}" if is_new else address)
@@ -42,10 +45,9 @@ def serve(subject: Subject, options: ServeOptions | None = None, on_ready: Calla
 
 
 def server_of(application: ASGIApp) -> uvicorn.Server:
+    limits: dict[str, Any] = {"timeout_graceful_shutdown": DRAIN_SECONDS, "backlog": BACKLOG, "lifespan": "on"}
     quiet: dict[str, Any] = {"log_level": "critical", "access_log": False, "server_header": False}
-    return uvicorn.Server(
-        uvicorn.Config(application, http=PromptProtocol, timeout_graceful_shutdown=DRAIN_SECONDS, **quiet)
-    )
+    return uvicorn.Server(uvicorn.Config(application, http=PromptProtocol, **limits, **quiet))
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -69,8 +71,19 @@ def listen(host: str, port: int) -> socket.socket:
 
 def address_of(host: str, port: int) -> str:
     """Where to visit what listens there: an address for all interfaces is none that a browser can ask."""
-    name = socket.gethostname() if host in ("", "0.0.0.0", "::") else host
+    name = socket.gethostname() if host in ALL_INTERFACES else host
     return f"http://[{name}]:{port}/" if ":" in name else f"http://{name}:{port}/"
+
+
+def _allow_open_files() -> None:
+    """Each connection is an open file, and so is each large upload; the usual limit is 1,024."""
+    with suppress(ImportError, OSError, ValueError):  # not on Windows; what is allowed already is not lowered
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _check_no_loop(folder: Path) -> None:

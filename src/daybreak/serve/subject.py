@@ -7,7 +7,7 @@ import numpy as np
 
 
 class Subject(Protocol):
-    """What is served: a run (`of_run`) or a bundle (`of_bundle`). All but `decode` is called in one thread.
+    """What is served: a run (`of_run`) or a bundle (`of_bundle`). `classify` and `explain` are called in one thread.
 
     Attributes:
         folder: whose files the page lists.

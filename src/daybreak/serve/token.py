@@ -1,12 +1,12 @@
 """Who may ask where the service can be reached from a network: those who know the token.
 
 Programs send it as `Authorization: Bearer TOKEN`. A browser brings it once, by the address `/?token=TOKEN`, and gets a
-cookie that no script and no other site can use.
+cookie that no script can read. It goes with a link on another site too, as the way in would not work from there
+otherwise; whatever else another site asks is refused (`guard`).
 """
 
 import hashlib
 import hmac
-from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qs
 
 from starlette.datastructures import Headers
@@ -45,16 +45,14 @@ class TokenRequired:
         scheme, _, given = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and _equal(given.strip(), self._token):
             return True
-        try:
-            cookie = SimpleCookie(headers.get("cookie", "")).get(self._name)
-        except CookieError:
-            return False
-        return cookie is not None and _equal(cookie.value, self._value)
+        # Not by http.cookies, which stops at the first cookie that it does not like: another server's, maybe.
+        pairs = (pair.strip().partition("=") for pair in headers.get("cookie", "").split(";"))
+        return any(name == self._name and _equal(value, self._value) for name, _, value in pairs)
 
     def _welcome(self) -> Response:
         """To the page, without the token in its address."""
         answer = RedirectResponse("./", 303, POLICY)
-        answer.set_cookie(self._name, self._value, httponly=True, samesite="strict")
+        answer.set_cookie(self._name, self._value, httponly=True, samesite="lax")
         return answer
 
 

@@ -26,7 +26,8 @@ class Uploads:
 
     def __init__(self) -> None:
         self._bytes, self._held = 0, dict[IO[bytes], int]()
-        self._coming: dict[asyncio.Timeout, None] = {}  # the oldest first
+        self._coming: dict[asyncio.Timeout, IO[bytes]] = {}  # the oldest first
+        self._leaving: dict[IO[bytes], int] = {}  # bytes of those that have been refused and are not gone yet
         self._refused: set[asyncio.Timeout] = set()
 
     @asynccontextmanager
@@ -46,13 +47,14 @@ class Uploads:
                 yield file
             finally:
                 self._bytes -= self._held.pop(file)
+                self._leaving.pop(file, None)
 
     async def _receive(self, request: Request, file: IO[bytes]) -> None:
         self._held[file] = 0
         deadline = asyncio.timeout(MAX_SECONDS)
         try:
             async with deadline:
-                self._coming[deadline] = None
+                self._coming[deadline] = file
                 async for chunk in request.stream():
                     _write(file, chunk)
                     self._held[file] += len(chunk)
@@ -67,11 +69,13 @@ class Uploads:
             self._refused.discard(deadline)
 
     def _make_room(self) -> None:
-        if self._bytes > ALL_BYTES and self._coming:
-            oldest = next(iter(self._coming))
+        while self._bytes - sum(self._leaving.values()) > ALL_BYTES and self._coming:
+            oldest, file = next(iter(self._coming.items()))
             del self._coming[oldest]
-            self._refused.add(oldest)
-            oldest.reschedule(asyncio.get_running_loop().time())
+            self._leaving[file] = self._held[file]
+            if not oldest.expired():  # else it goes anyway
+                self._refused.add(oldest)
+                oldest.reschedule(asyncio.get_running_loop().time())
 
 
 def _write(file: IO[bytes], chunk: bytes) -> None:

@@ -78,7 +78,7 @@ def _facts(scope: Scope, status: int, seconds: float) -> dict[str, Any]:
     return {
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "event": "request",
-        "client": (scope.get("client") or ("unknown",))[0],
+        "client": one_line((scope.get("client") or ("unknown",))[0]),
         "method": scope["method"],
         "path": one_line(scope["path"])[:MAX_PATH],
         "status": status,

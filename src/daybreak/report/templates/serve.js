@@ -2,8 +2,7 @@
   const at = (id) => document.getElementById(id);
   const [drop, file, target, against, status, result] = ["drop", "file", "class", "against", "status", "result"].map(at);
   const maxBytes = Number(drop.dataset.maxBytes);
-  const asked = []; // {image, found, message}, the oldest first
-  let shown = null;
+  let shown = null; // of those that have been asked about: {image, found, message, class, against}
   let asking = new AbortController(); // of the maps for another class: only the latest counts
 
   // Both ends of a long name; the whole is in the title.
@@ -20,6 +19,7 @@
   const show = (item) => {
     shown = item;
     const { found, message } = item;
+    if (target) [target.value, against.value] = [item.class ?? "", item.against ?? ""];
     status.textContent = `${item.image.name || "image"}: ${found ? inWords(found) : message}`;
     status.className = found ? "" : "wrong";
     result.hidden = !found;
@@ -70,20 +70,28 @@
     }
   };
 
-  // One after the other; the first of them is shown as soon as it is there.
-  const take = async (images) => {
-    for (const [n, image] of [...images].entries()) {
-      status.className = "";
-      status.textContent = images.length > 1 ? `Classifying ${n + 1} of ${images.length} …` : "Classifying …";
+  const say = (text, isWrong = false) => {
+    status.className = isWrong ? "wrong" : "";
+    status.textContent = text;
+  };
+
+  // One after the other, also where several are given while others are asked about; the first of those that are given
+  // together is shown as soon as it is there.
+  let queue = Promise.resolve();
+  const take = (images) => {
+    const given = [...images];
+    queue = queue.then(() => askAll(given));
+  };
+  const askAll = async (images) => {
+    let failed = 0;
+    for (const [n, image] of images.entries()) {
+      say(images.length > 1 ? `Classifying ${n + 1} of ${images.length} …` : "Classifying …");
       const item = { image, ...(await answer(image, {})) };
-      asked.push(item);
+      failed += item.found ? 0 : 1;
       list(item);
-      if (n === 0) {
-        for (const select of [target, against]) if (select) select.value = "";
-        show(item);
-      }
+      if (n === 0) show(item);
     }
-    if (images.length > 1) status.textContent = `${images.length} images classified.`;
+    if (images.length > 1) say(`${images.length - failed} of ${images.length} images classified.`, failed > 0);
   };
 
   const explainAnew = async () => {
@@ -92,9 +100,15 @@
     asking = new AbortController();
     const { signal } = asking;
     const item = shown;
-    status.textContent = "Drawing maps …";
-    const anew = await answer(item.image, { class: target.value, against: against.value }, signal);
-    if (!signal.aborted && shown === item) show(anew.found ? Object.assign(item, anew) : { ...item, found: null, ...anew });
+    const classes = { class: target.value, against: against.value };
+    say("Drawing maps …");
+    const anew = await answer(item.image, classes, signal);
+    if (signal.aborted || shown !== item) return;
+    if (anew.found) show(Object.assign(item, anew, classes));
+    else {
+      show(item);
+      say(anew.message, true);
+    }
   };
 
   const pixels = (uri) => Uint8Array.from(atob(uri.slice(uri.indexOf(",") + 1)), (c) => c.charCodeAt(0));
@@ -118,13 +132,14 @@
     at("camera").focus();
   };
   const start = async () => {
+    if (video.srcObject) return;
     try {
+      at("shoot").disabled = true;
       video.srcObject = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
       at("viewfinder").hidden = false;
-      at("shoot").focus();
+      at("close").focus();
     } catch (error) {
-      status.className = "wrong";
-      status.textContent = `The camera cannot be used: ${error.message}`;
+      say(`The camera cannot be used: ${error.message}`, true);
     }
   };
   const shoot = () => {
@@ -132,10 +147,14 @@
     canvas.getContext("2d").drawImage(video, 0, 0);
     canvas.toBlob((blob) => take([new File([blob], "camera.png", { type: "image/png" })]));
   };
+  video.addEventListener("playing", () => { at("shoot").disabled = false; });
   at("camera").hidden = !navigator.mediaDevices?.getUserMedia;
   for (const [id, act] of [["camera", start], ["shoot", shoot], ["close", stop]]) at(id).addEventListener("click", act);
 
-  file.addEventListener("change", () => { take(file.files).then(() => { file.value = ""; }); });
+  file.addEventListener("change", () => {
+    take(file.files);
+    file.value = ""; // so that the same can be chosen again
+  });
   for (const select of [target, against]) select?.addEventListener("change", explainAnew);
   drop.addEventListener("submit", (event) => event.preventDefault());
   addEventListener("paste", (event) => take(event.clipboardData.files));
