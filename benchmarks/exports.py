@@ -2,9 +2,10 @@
 
     python benchmarks/exports.py cifar10 --recipe sprint --recipe page:2 --out benchmarks/records/DATE_export
 
-Each recipe is trained once, for so many epochs and at such a side in px where they are given, and exported as ONNX in
-float32 and in eight bits, and as pt2. exports.json has what their parity.json says. An export that is refused is a row
-with its reason. Recipes whose rows are there already are left out, so that a series can be continued.
+Each recipe is trained once, for so many epochs, or for a time, and at such a side in px where they are given, and
+exported as ONNX in float32 and in eight bits, and as pt2. exports.json has what their parity.json says. An export that
+is refused is a row with its reason. Recipes whose rows are there already are left out, so that a series can be
+continued.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 
 import daybreak
+from daybreak.core.clock import parse_seconds
 from daybreak.core.device import describe_hardware, versions
 from daybreak.core.errors import DaybreakError
 from daybreak.core.files import write_json
@@ -26,7 +28,7 @@ FORMS: tuple[tuple[str, bool], ...] = (("onnx", False), ("onnx", True), ("pt2", 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data")
-    parser.add_argument("--recipe", dest="recipes", action="append", required=True, metavar="NAME[:EPOCHS[:SIZE]]")
+    parser.add_argument("--recipe", dest="recipes", action="append", required=True, metavar="NAME[:EPOCHS|TIME[:SIZE]]")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
@@ -41,12 +43,14 @@ def main() -> None:
 
 
 def row_of(data: str, recipe: str, device: str) -> dict[str, Any]:
-    name, epochs, size = [*recipe.split(":"), "", ""][:3]
+    name, length, size = [*recipe.split(":"), "", ""][:3]
+    asked: dict[str, Any] = {"epochs": int(length)} if length.isdigit() else {}
+    asked |= {"budget": parse_seconds(length, "TIME")} if length and not length.isdigit() else {}
+    asked |= {"size": int(size)} if size else {}
     with tempfile.TemporaryDirectory() as folder:
         run = daybreak.train(
-            data, recipe=name, epochs=int(epochs) if epochs else None, size=int(size) if size else None, device=device,
-            seed=0, out=Path(folder) / "run", report=False, validate=0,
-        )  # fmt: skip
+            data, recipe=name, device=device, seed=0, out=Path(folder) / "run", report=False, validate=0, **asked
+        )
         if run.summary.interrupted:
             raise SystemExit(f"{recipe} was interrupted")
         row: dict[str, Any] = {"recipe": recipe, "params": run.summary.params, "test_acc": run.summary.test_acc}
