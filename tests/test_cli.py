@@ -385,6 +385,13 @@ def test_recipes(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("recipes", "--json") == 0
     listed = json.loads(capsys.readouterr().out)["recipes"]
     assert [r["name"] for r in listed] == list(db.recipes.RECIPES)
+    command, environment = [sys.executable, "-m", "daybreak", "recipes"], os.environ | {"COLUMNS": "80"}
+    shown = subprocess.run(command, capture_output=True, text=True, env=environment).stdout
+    assert max(map(len, shown.splitlines())) <= 80
+    expected = [recipe.expected for recipe in db.recipes.RECIPES.values() if recipe.expected]
+    measured = {f"measured on {e.dataset}, {e.hardware}" for e in expected}
+    assert all(shown.count(where) == 1 for where in measured)
+    assert len(measured) >= 3
     assert call("recipes", "page") == 0
     assert tomllib.loads(capsys.readouterr().out)["epochs"] == 24
 
@@ -713,3 +720,28 @@ def test_the_true_class_of_a_file_is_known_to_nobody(
     assert call("explain", trained, "--image", tmp_path / "image.png", "--against", "true") == 2
     line = capsys.readouterr().err
     assert "the true class of a file is not known; try: predicted, 0, 1," in line
+
+
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [
+        (["trian", "cifar10"], "error: daybreak trian: no such command; try: daybreak train\n"),
+        (["lrfind"], "error: daybreak lrfind: no such command; try: daybreak lr-find\n"),
+        (["xyzzy"], "error: daybreak xyzzy: no such command; try: daybreak --help\n"),
+        (["--versoin"], "error: daybreak: No such option: --versoin"),
+        (["train", "digits", "--epoch", "1"], "error: daybreak train: No such option: --epoch"),
+    ],
+)
+def test_the_remedy_names_the_nearest_command(line: list[str], error: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(*line) == 2
+    assert capsys.readouterr().err.startswith(error)
+
+
+def test_a_clash_is_found_before_data_is_opened(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    monkeypatch.setattr("daybreak.api.open_dataset", lambda *_, **__: pytest.fail("data was opened"))
+    assert call("train", "digits", "--out", tmp_path, "-q") == 2
+    assert capsys.readouterr().err.startswith(f"error: --out {tmp_path}: exists and is not empty; try: ")
+    assert (tmp_path / "notes.txt").read_text() == "mine"

@@ -75,6 +75,8 @@ def train(
     name = recipe.name if isinstance(recipe, Recipe) else recipe
     chosen = train_options(data=data, recipe=name, **given.names(), **options)
     extensions = given.extensions()
+    if chosen.out:
+        RunDirectory.check_new(Path(chosen.out))  # before data is opened, which can take minutes
     told = recipe_choice.for_photos(data, chosen) if recipe is None else None
     if told and told["event"] == "choice":
         recipe, chosen = told["recipe"], replace(chosen, recipe=told["recipe"])  # so that its command repeats it

@@ -4,6 +4,7 @@ With `--json` stdout carries one JSON object and nothing else. Errors are one li
 docs/exit-codes.md; `--debug` shows the traceback. Stands on everything. From outside: `main`, `app`.
 """
 
+import difflib
 import json
 import os
 import signal
@@ -56,8 +57,7 @@ def _run(arguments: list[str]) -> int:
     except typer.TyperException as error:
         if not error.format_message():  # no command at all: the help has been shown
             return UsageError.exit_code
-        what = "daybreak " + " ".join(a for a in arguments[:1] if not a.startswith("-"))
-        return _fail(UsageError(what.strip(), error.format_message().rstrip("."), f"{what.strip()} --help"), arguments)
+        return _fail(_misused(error, arguments), arguments)
     except StoppedError as stopped:
         stderr.print(str(stopped), highlight=False, markup=False)
         return 128 + stopped.signal
@@ -72,6 +72,18 @@ def _run(arguments: list[str]) -> int:
             type(error).__name__, str(error) or "unexpected", "--debug, and report what it shows"
         )
         return _fail(unexpected, arguments)
+
+
+def _misused(error: typer.TyperException, arguments: list[str]) -> UsageError:
+    """What is wrong with a command line, and which command comes nearest to one that there is not."""
+    word = next(iter(arguments), "")
+    known = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
+    if word.startswith("-"):
+        return UsageError("daybreak", error.format_message().rstrip("."), "daybreak --help")
+    if word not in known:
+        near = difflib.get_close_matches(word, known, n=1)
+        return UsageError(f"daybreak {word}", "no such command", f"daybreak {near[0] if near else '--help'}")
+    return UsageError(f"daybreak {word}", error.format_message().rstrip("."), f"daybreak {word} --help")
 
 
 def _call_app(arguments: list[str]) -> int:

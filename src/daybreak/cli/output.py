@@ -1,6 +1,7 @@
 """How results look on a terminal. Names that came from files are never read as markup."""
 
 import logging
+import os
 import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
     from daybreak.explain.inspection import Inspection
 
 # Elsewhere than on a terminal nothing is folded: a line of a table stays one line.
-console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 400)
+# Who sets COLUMNS wants so many columns there too.
+console = Console(soft_wrap=True, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 400)
+MAX_SUMMARY = 70  # columns of what a recipe is for
+RECIPE_NUMBERS = 45  # columns of all else in the table of recipes
 
 
 class _Stderr(logging.Handler):
@@ -168,17 +172,32 @@ def _kilobytes(count: int) -> str:
 
 
 def recipes(listed: Iterable["Recipe"]) -> None:
-    table = _table("recipe", "what for", "net", "epochs:", "measured")
+    """A table for all that was measured on the same data and hardware."""
+    groups: dict[str, list[Recipe]] = {}
     for recipe in listed:
-        table.add_row(recipe.name, recipe.summary, recipe.model.name, str(recipe.epochs), _measured(recipe.expected))
-    console.print(table)
+        groups.setdefault(_where_measured(recipe.expected), []).append(recipe)
+    room = min(MAX_SUMMARY, console.width - RECIPE_NUMBERS)  # in all tables the same, so that their columns line up
+    for n, (where, group) in enumerate(groups.items()):
+        console.print(("" if n == 0 else "\n") + where, style="bold", highlight=False)
+        table = _table("recipe", "what for", "epochs:", "accuracy:", "seconds:")
+        for column, width in zip(table.columns, (15, room, 7, 8, 7), strict=True):
+            column.min_width = column.max_width = width
+        for recipe in group:
+            table.add_row(recipe.name, recipe.summary, *_measured(recipe))
+        console.print(table)
 
 
-def _measured(e: "Expected | None") -> str:
+def _where_measured(e: "Expected | None") -> str:
+    return "not measured yet" if e is None else f"measured on {e.dataset}, {e.hardware}"
+
+
+def _measured(recipe: "Recipe") -> tuple[str, str, str]:
+    """Epochs, accuracy and seconds."""
+    e = recipe.expected
     if e is None:
-        return "not yet"
-    length = "" if e.epochs is None else f" with --epochs {e.epochs}"
-    return f"{e.accuracy:.2%} in {e.train_seconds:.0f} s{length}, {e.dataset}, {e.hardware}"
+        return str(recipe.epochs), "", ""
+    epochs = str(recipe.epochs) if e.epochs is None else f"{e.epochs} of {recipe.epochs}"
+    return epochs, f"{e.accuracy:.2%}", f"{e.train_seconds:.0f}"
 
 
 def bench(record: dict[str, Any]) -> None:

@@ -135,17 +135,28 @@ class RunDirectory:
             StorageError: it cannot be made.
         """
         path = out if isinstance(out, Path) else _first_free(out)
+        cls.check_new(path)
         with storage_errors(path):
-            if path.exists() and not path.is_dir():
-                raise UsageError(f"--out {path}", "is a file", "another directory")
             make_folder(path)
         with locked(path):
-            with storage_errors(path):
-                leftovers = [file for file in path.iterdir() if file.name != LOCK]
-            if not all(is_leftover(file, "config.json") for file in leftovers):
-                raise UsageError(f"--out {path}", "exists and is not empty", "another directory, or remove it first")
+            cls.check_new(path)
             remove_leftovers(path)  # of a run that was killed before it had written anything
             yield cls(path, net)
+
+    @staticmethod
+    def check_new(path: Path) -> None:
+        """
+        Raises:
+            UsageError: there is something already that is not just left over from a run that never began.
+        """
+        with storage_errors(path):
+            if not path.exists():
+                return
+            if not path.is_dir():
+                raise UsageError(f"--out {path}", "is a file", "another directory")
+            found = [file for file in path.iterdir() if file.name != LOCK]
+        if not all(is_leftover(file, "config.json") for file in found):
+            raise UsageError(f"--out {path}", "exists and is not empty", "another directory, or remove it first")
 
     @classmethod
     @contextmanager
