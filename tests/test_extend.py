@@ -178,7 +178,7 @@ def test_a_strangers_net_explains_itself_and_is_served(tmp_path: Path) -> None:
     Image.new("L", (8, 8), 200).save(buffer, "PNG")
     (tmp_path / "image.png").write_bytes(buffer.getvalue())
     with serving(run.directory) as served:
-        status, found = served.json("/predict", buffer.getvalue())
+        status, found = served.explained(buffer.getvalue())
     assert status == 200
     (expected,) = run.predict(tmp_path / "image.png", top=5)
     assert found["top"] == expected["top"]

@@ -50,7 +50,7 @@ def test_predict_and_serve_say_what_the_test_said(run: daybreak.Run, data: Path)
     assert row["top"][0]["class"] == run.directory.card.classes[expected.argmax()]
     assert row["top"][0]["probability"] == pytest.approx(expected.max(), abs=1e-4)
     with serving(run.directory) as served:
-        status, found = served.json("/predict", (data / name).read_bytes())
+        status, found = served.explained((data / name).read_bytes())
     assert status == 200
     assert found["top"][0]["probability"] == pytest.approx(row["top"][0]["probability"], abs=1e-6)
     assert [m["layer"] for m in found["maps"]] == STAGES

@@ -209,7 +209,7 @@ def test_without_onnxruntime_there_is_a_reason(digits_run: RunDirectory, monkeyp
     assert set(found["unavailable"]) == {ONNX, INT8}
     for why in found["unavailable"].values():
         assert why.startswith("onnxruntime")
-        assert why.endswith("is not installed; try: pip install 'daybreak[export]'")
+        assert why.endswith("is not installed")
 
 
 def test_answers_that_change_are_counted(digits_run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:

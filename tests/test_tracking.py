@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import daybreak as db
 from daybreak.core.errors import UsageError
+from daybreak.core.extras import install_command
 from daybreak.runs.directory import RunDirectory
 from daybreak.training import tracking
 
@@ -81,7 +83,7 @@ def test_one_that_is_not_installed_says_what_to_install(tmp_path: Path, monkeypa
         raise ImportError("mlflow")
 
     monkeypatch.setitem(tracking.TRACKERS, "mlflow", missing)
-    with pytest.raises(UsageError, match=r"pip install 'daybreak\[mlflow\]'"):
+    with pytest.raises(UsageError, match=re.escape(install_command("mlflow"))):
         db.train("digits", track=["mlflow"], out=tmp_path / "run", **TINY)
 
 

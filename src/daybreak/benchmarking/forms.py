@@ -101,5 +101,5 @@ def _made(folder: Path) -> Path:
 def reason(error: Exception) -> str:
     """Why there is no such form, in a line that names no place on this machine."""
     if isinstance(error, DaybreakError):
-        return f"{error.why}; try: {error.remedy}"
+        return error.why  # the remedy may name the folder from which daybreak was installed
     return f"{type(error).__name__}: {one_line(error)[:200]}"
