@@ -44,7 +44,7 @@ def evaluate(
     from daybreak.export.bundle import is_bundle
 
     if is_bundle(run):
-        only_for_runs(run, {"--tta": tta})
+        _only_for_runs(run, {"--tta": tta})
         found = open_bundle(run, net).evaluate(data)
         print_result({"bundle": str(run)} | found.as_json(), as_json, lambda: output.evaluation(found))
         return
@@ -192,7 +192,7 @@ def open_bundle(path: Path, net: str | None) -> "Bundle":
     from daybreak.export.bundle import Bundle, is_hub
 
     if not is_hub(path):
-        only_for_runs(path, {"--net": net})
+        _only_for_runs(path, {"--net": net})
         return Bundle.open(path)
     from daybreak.export.hub import HubBundle
     from daybreak.training.extensions import Given
@@ -200,7 +200,7 @@ def open_bundle(path: Path, net: str | None) -> "Bundle":
     return HubBundle.open(path, Given(net).extensions().net)
 
 
-def only_for_runs(bundle: Path, options: dict[str, str | None]) -> None:
+def _only_for_runs(bundle: Path, options: dict[str, str | None]) -> None:
     """
     Raises:
         UsageError: an option was given that a bundle does not have.
