@@ -194,7 +194,7 @@ def _refusal(_request: Request, error: Exception) -> Response:
     assert isinstance(error, DaybreakError)
     usual = 400 if isinstance(error, DataError | UsageError) else 500
     status = error.status if isinstance(error, RefusedError) else usual
-    unread = {"Connection": "close"} if status in (408, 413) else {}  # or the rest of a body would hold the connection
+    unread = {"Connection": "close"} if status in (408, 413, 503) else {}  # or the rest of a body would hold it
     return JSONResponse(as_refusal(error), status, POLICY | unread)
 
 
