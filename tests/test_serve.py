@@ -437,15 +437,16 @@ def test_files_of_the_run_are_closed_to_other_sites(served: Served) -> None:
         assert served.ask(path, **headers)[0] == expected, (path, headers)
 
 
-@pytest.mark.parametrize("path", ["/", "/run/report.html", "/run/none", "/predict"])
+@pytest.mark.parametrize(
+    "path", ["/", "/run/report.html", "/run/none", "/predict", "/examples", "/healthz", "/metrics"]
+)
 def test_every_answer_has_the_same_policy(served: Served, path: str) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=30)
     connection.request("GET", path)
     answer = connection.getresponse()
     answer.read()
     connection.close()
-    expected = POLICY if path != "/predict" else {}  # 405, from the framework
-    assert {name: answer.getheader(name) for name in expected} == expected
+    assert {name: answer.getheader(name) for name in POLICY} == POLICY
 
 
 def half_a_request(served: Served) -> socket.socket:

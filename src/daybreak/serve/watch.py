@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from daybreak.core.errors import one_line
+from daybreak.serve.guard import POLICY
 from daybreak.serve.options import Log
 
 # A label for every address that somebody tries would never end.
@@ -37,7 +38,7 @@ class Figures:
         )
 
     def show(self) -> Response:
-        return Response(generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        return Response(generate_latest(self._registry), headers=POLICY | {"Content-Type": CONTENT_TYPE_LATEST})
 
 
 class Watched:
