@@ -30,6 +30,7 @@ LEFT_OUT = pytest.StashKey[int]()  # slow tests that this process, or the worker
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[LEFT_OUT] = 0
+    os.environ.pop("COLUMNS", None)  # GNU readline, which pytest loads, sets it for the workers; tables would be folded
     if "PYTEST_XDIST_WORKER" in os.environ:  # as many workers as cores: a thread each, in the processes they start too
         os.environ["OMP_NUM_THREADS"] = "1"
         torch.set_num_threads(1)

@@ -42,7 +42,6 @@ def demo() -> int:
         run = api.train(name, budget=CPU_BUDGET if short else None, on_event=on_event)
     summary = run.directory.summary
     print(output.last_line(summary, run.path))
-    print(f"report: {run.path / 'report.html'}")
     if short:
         print(f"the full recipe: .venv/bin/daybreak train {name}")
     print(f"next, try: .venv/bin/daybreak explain {run.path}")
