@@ -19,6 +19,7 @@ from PIL import Image
 
 import daybreak as db
 from daybreak import cli
+from daybreak.core.locks import locked
 
 COMMANDS = (
     "train",
@@ -735,6 +736,13 @@ def test_the_true_class_of_a_file_is_known_to_nobody(
 def test_the_remedy_names_the_nearest_command(line: list[str], error: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(*line) == 2
     assert capsys.readouterr().err.startswith(error)
+
+
+def test_a_run_in_use_is_busy_before_it_is_in_the_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with locked(tmp_path):
+        assert call("train", "digits", "--out", tmp_path, "-q") == 7
+    assert f"in use by process {os.getpid()} on " in capsys.readouterr().err
 
 
 def test_a_clash_is_found_before_data_is_opened(

@@ -135,25 +135,37 @@ class RunDirectory:
             StorageError: it cannot be made.
         """
         path = out if isinstance(out, Path) else _first_free(out)
-        cls.check_new(path)
         with storage_errors(path):
+            cls._is_folder(path)
             make_folder(path)
         with locked(path):
-            cls.check_new(path)
+            cls._check_empty(path)
             remove_leftovers(path)  # of a run that was killed before it had written anything
             yield cls(path, net)
 
-    @staticmethod
-    def check_new(path: Path) -> None:
-        """
+    @classmethod
+    def check_new(cls, path: Path) -> None:
+        """Whether `create` could make it now.
+
         Raises:
-            UsageError: there is something already that is not just left over from a run that never began.
+            As `create`.
         """
         with storage_errors(path):
-            if not path.exists():
-                return
-            if not path.is_dir():
-                raise UsageError(f"--out {path}", "is a file", "another directory")
+            is_there = cls._is_folder(path)
+        if is_there:
+            with locked(path):
+                cls._check_empty(path)
+
+    @staticmethod
+    def _is_folder(path: Path) -> bool:
+        """Whether there is such a folder; a file is an error."""
+        if path.exists() and not path.is_dir():
+            raise UsageError(f"--out {path}", "is a file", "another directory")
+        return path.exists()
+
+    @staticmethod
+    def _check_empty(path: Path) -> None:
+        with storage_errors(path):
             found = [file for file in path.iterdir() if file.name != LOCK]
         if not all(is_leftover(file, "config.json") for file in found):
             raise UsageError(f"--out {path}", "exists and is not empty", "another directory, or remove it first")
