@@ -63,7 +63,7 @@ def _exported(run: daybreak.Run, form: str, int8: bool) -> dict[str, Any]:
     try:
         bundle = run.export(form, int8=int8)  # type: ignore[arg-type]
     except DaybreakError as error:
-        return {"refused": str(error)}
+        return {"refused": f"{error.why}; try: {error.remedy}"}
     found: dict[str, Any] = json.loads((bundle / "parity.json").read_text())
     return found
 
