@@ -1,6 +1,6 @@
 """The first losses of a training, in float64 where they are to be compared between processors or numbers of processes.
 
-    python tests/golden.py OUT RECIPE STEPS [KEY=VALUE…]
+    python tests/golden.py OUT DATA RECIPE STEPS [KEY=VALUE…]
 
 writes them as JSON, by the first of the processes that a launcher started.
 """
@@ -39,8 +39,8 @@ def losses(
     if double:
         session.net.double()
         if isinstance(session.net, SprintNet):  # in float32 its smallest eigenvalues follow processor and threads
-            images_NHWC, normalize = session.loader.images_NHWC, session.loader.normalize
-            session.net.fit_data(lambda n: normalize(images_NHWC[spread(len(images_NHWC), n)]).double(), 32)
+            images, normalize = session.loader.images, session.loader.normalize
+            session.net.fit_data(lambda n: normalize(images.take(spread(len(images), n))).double(), 32)
         for group in (g for o in session.optimizer.optimizers for g in o.param_groups if "dtype" in g):
             group["dtype"] = torch.float64
         session.weights_K = None if session.weights_K is None else session.weights_K.double()
@@ -73,11 +73,12 @@ def mixed(images_BCHW: Tensor, labels_B: Tensor, generator: torch.Generator) -> 
     return (images_BCHW + images_BCHW[order]) / 2, labels_B
 
 
-def main(out: str, name: str, steps: str, *settings: str) -> None:
+def main(out: str, data: str, name: str, steps: str, *settings: str) -> None:
     mixes = "mixed" in settings
     chosen = override(few_images_recipe(name), parse_settings([pair for pair in settings if pair != "mixed"]))
     with joined(CPU) as team:
-        dataset = few_images(open_dataset("cifar10"))
+        dataset = open_dataset(data)
+        dataset = few_images(dataset) if data == "cifar10" else dataset
         extensions = Extensions(augment=mixed) if mixes else Extensions()
         found = losses(chosen, dataset, int(steps), double=True, team=team, extensions=extensions)
         if team.is_first:

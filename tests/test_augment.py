@@ -15,6 +15,7 @@ from daybreak.data import open_dataset
 from daybreak.recipes import RECIPES
 from daybreak.runs.transforms import Normalizer, pad_reflect, resize, scale_pixels
 from daybreak.training.augment import Draws, augment_batch, crop, cutout, draw_epoch, draw_flip, flip, rotate
+from daybreak.training.images import Resident
 from daybreak.training.loader import Loader, epoch_order
 
 CPU = torch.device("cpu")
@@ -178,7 +179,9 @@ def test_the_batch_size_changes_no_sample() -> None:
     x, number = images(40, 32), torch.arange(40)
     seen = []
     for batch_size in (5, 8):
-        train = Loader(override(recipe, {"batch_size": batch_size}), x, number, Normalizer.of(x), 1, torch.float32)
+        train = Loader(
+            override(recipe, {"batch_size": batch_size}), Resident(x), number, Normalizer.of(x), 1, torch.float32
+        )
         second_epoch = [train.batch(step, step / train.steps) for step in range(train.steps_per_epoch, train.steps)]
         order = torch.cat([label for _, label in second_epoch])
         seen.append(torch.cat([image for image, _ in second_epoch])[order.argsort()])
@@ -198,7 +201,7 @@ def test_another_epoch_or_seed_draws_other_numbers() -> None:
 def loader(batch_size: int) -> Loader:
     recipe = override(RECIPES["sprint"], {"batch_size": batch_size, "epochs": 2})
     x, labels = images(100, 32), torch.arange(100) % 10
-    return Loader(recipe, x, labels, Normalizer.of(x), seed=5, dtype=torch.float32)
+    return Loader(recipe, Resident(x), labels, Normalizer.of(x), seed=5, dtype=torch.float32)
 
 
 def test_an_epoch_visits_every_sample_once() -> None:
@@ -230,7 +233,7 @@ def loader_of(steps: int, stages: list[tuple[float, float]]) -> Loader:
     resolution = [{"until": until, "scale": scale} for until, scale in stages]
     recipe = override(RECIPES["sprint"], {"steps": steps, "batch_size": 4, "resolution": resolution})
     x = torch.zeros(8, 32, 32, 3, dtype=torch.uint8)
-    return Loader(recipe, x, torch.zeros(8, dtype=torch.int64), Normalizer.of(x), seed=0, dtype=torch.float32)
+    return Loader(recipe, Resident(x), torch.zeros(8, dtype=torch.int64), Normalizer.of(x), seed=0, dtype=torch.float32)
 
 
 @given(st.integers(1, 200), st.lists(st.floats(0.001, 0.999), unique=True, max_size=4), st.integers(0, 2**32 - 1))

@@ -26,6 +26,7 @@ from daybreak.recipes import RECIPES
 from daybreak.report.run_charts import accuracy_and_loss
 from daybreak.runs.transforms import Normalizer
 from daybreak.training.balance import balance_for, balanced_order, class_weights
+from daybreak.training.images import Resident
 from daybreak.training.loader import Loader
 from daybreak.training.session import prepare
 from daybreak.training.step import batch_loss, loss_of
@@ -79,7 +80,7 @@ def loader(recipe: Recipe, sizes: list[int]) -> Loader:
     torch.manual_seed(0)
     images = torch.randint(256, (sum(sizes), 32, 32, 3), dtype=torch.uint8)
     labels = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
-    return Loader(recipe, images, labels, Normalizer.of(images), seed=0, dtype=torch.float32)
+    return Loader(recipe, Resident(images), labels, Normalizer.of(images), seed=0, dtype=torch.float32)
 
 
 def test_an_image_that_is_shown_again_is_augmented_anew() -> None:

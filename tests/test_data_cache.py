@@ -16,6 +16,7 @@ from daybreak.core.errors import StorageError, UsageError
 from daybreak.data import Dataset, open_dataset
 from daybreak.data import cache as cache_module
 from daybreak.data import entry as entry_module
+from daybreak.data import open as open_module
 from daybreak.data.dataset import Pictures
 from daybreak.data.image import DecodeSpec
 
@@ -313,20 +314,29 @@ def test_leftovers_of_killed_processes_go_after_a_day(folder: Path, cache: Path)
     assert young.exists()
 
 
-def _open(path: Path, ready, results) -> None:
+def _open(path: Path, ready, results, decoded) -> None:
+    original = open_module._decode
+
+    def counted(*given: object) -> object:
+        decoded.put(1)
+        return original(*given)
+
+    open_module._decode = counted
     ready.wait()
     results.put(open_dataset(path).fingerprint)
 
 
-def test_two_processes_at_once_both_end_well(folder: Path, cache: Path):
+def test_three_processes_at_once_decode_once(folder: Path, cache: Path):
     context = mp.get_context("fork" if sys.platform == "linux" else "spawn")
-    ready, results = context.Barrier(3), context.Queue()
-    workers = [context.Process(target=_open, args=(folder, ready, results)) for _ in range(3)]
+    ready, results, decoded = context.Barrier(3), context.Queue(), context.Queue()
+    workers = [context.Process(target=_open, args=(folder, ready, results, decoded)) for _ in range(3)]
     for worker in workers:
         worker.start()
     prints = {results.get(timeout=30) for _ in workers}
     for worker in workers:
         worker.join()
+    assert decoded.get(timeout=5) == 1
+    assert decoded.empty()
     assert prints == {open_dataset(folder).fingerprint}
     assert len(entries(cache)) == 1
 

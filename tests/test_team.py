@@ -65,27 +65,26 @@ def train_together(processes: int, out: Path, *more: str, restarts: int = 0) -> 
 # The same losses
 
 
-def losses_of(processes: int, out: Path, name: str, steps: int, *settings: str) -> list[float]:
+def losses_of(processes: int, out: Path, data: str, name: str, steps: int, *settings: str) -> list[float]:
     script = str(Path(__file__).with_name("golden.py"))
-    found = together(processes, script, str(out), name, str(steps), *settings)
+    found = together(processes, script, str(out), data, name, str(steps), *settings)
     assert found.returncode == 0, found.stderr
     return list(json.loads(out.read_text()))
 
 
-@pytest.mark.cifar
 @pytest.mark.parametrize(
-    ("name", "settings"),
+    ("data", "name", "settings"),
     [
-        ("sprint", ()),
-        pytest.param("page", (), marks=SLOW),
-        pytest.param("sprint", ("balance=weights", "mixed"), marks=SLOW),
-        pytest.param("page", ("balance=sampling", "batch_size=31"), marks=SLOW),
+        ("digits", "sprint", ("balance=weights", "mixed")),
+        pytest.param("digits", "page", ("balance=sampling", "batch_size=31"), marks=SLOW),
+        pytest.param("cifar10", "page", (), marks=[SLOW, pytest.mark.cifar]),
+        pytest.param("cifar10", "sprint", (), marks=[SLOW, pytest.mark.cifar]),
     ],
 )
-def test_losses_are_those_of_one_process(name: str, settings: tuple[str, ...], tmp_path: Path) -> None:
+def test_losses_are_those_of_one_process(data: str, name: str, settings: tuple[str, ...], tmp_path: Path) -> None:
     """Forty steps in float64, on two processes and on four; 31 images do not divide evenly."""
     given = ("model.width=0.25", "epochs=2", *settings)
-    one, two, four = (losses_of(n, tmp_path / f"{n}.json", name, 40, *given) for n in (1, 2, 4))
+    one, two, four = (losses_of(n, tmp_path / f"{n}.json", data, name, 40, *given) for n in (1, 2, 4))
     assert len(set(one)) == 40
     assert two == pytest.approx(one, abs=1e-10)
     assert four == pytest.approx(one, abs=1e-10)
@@ -95,7 +94,7 @@ def test_losses_are_those_of_one_process(name: str, settings: tuple[str, ...], t
 @pytest.mark.cifar
 @pytest.mark.parametrize("name", ["page", "sprint"])
 def test_golden_losses_in_two_processes(name: str, cifar: Dataset, tmp_path: Path) -> None:
-    found = losses_of(2, tmp_path / "two.json", name, 4)
+    found = losses_of(2, tmp_path / "two.json", "cifar10", name, 4)
     assert found == pytest.approx(GOLDEN[name], abs=1e-5)
     assert found == pytest.approx(losses(few_images_recipe(name), few_images(cifar), 4, double=True), abs=1e-10)
 
@@ -230,8 +229,10 @@ def test_two_processes_leave_the_run_of_one(reference: Path, tmp_path: Path) -> 
     assert {path.name for path in one.path.iterdir()} == {path.name for path in two.path.iterdir()}
     assert (one.summary["processes"], two.summary["processes"]) == (1, 2)
     assert one.summary["steps"] == two.summary["steps"]
-    first = [run.metrics("epoch")[0]["train_loss"] for run in (one, two)]
-    assert first[1] == pytest.approx(first[0], rel=0.02)  # float32, after one epoch of Adam
+    first = [run.metrics("step")[0]["batch_loss"] for run in (one, two)]
+    assert first[1] == pytest.approx(
+        first[0], rel=1e-5
+    )  # later ones differ: Adam's first steps blow up rounding errors
     answers = [run.predictions() for run in (one, two)]
     assert answers[0] is not None
     assert answers[1] is not None
@@ -240,20 +241,21 @@ def test_two_processes_leave_the_run_of_one(reference: Path, tmp_path: Path) -> 
     assert same.mean() > 0.95
 
 
-def test_a_signal_stops_all_after_the_same_step_and_they_go_on(reference: Path, tmp_path: Path) -> None:
+def test_a_signal_stops_all_after_the_same_step_and_they_go_on(
+    reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "run"
-    slow = ["--epochs", "3", "--callback", "slow_steps:Slow"]
-    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
-    process = subprocess.Popen(
-        torchrun(2, "-m", "daybreak", *DIGITS, "--out", str(out), *slow), stderr=subprocess.PIPE, text=True, env=env
-    )
+    slow = ["--callback", "slow_steps:Slow"]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *sys.path]))
+    command = torchrun(2, "-m", "daybreak", *DIGITS, "--out", str(out), "--epochs", "3", *slow)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     wait_for_rows(out, process, 1)
     process.terminate()
     _, errors = process.communicate(timeout=60)
     summary = RunDirectory.open(out).summary
     assert summary["interrupted"] == signal.SIGTERM, errors
     assert 0 < summary["steps"] < RunDirectory.open(reference).summary["steps"]
-    resumed = together(2, "-m", "daybreak", "train", "--resume", str(out), "--no-report")
+    resumed = together(2, "-m", "daybreak", "train", "--resume", str(out), "--no-report", *slow)
     assert resumed.returncode == 0, resumed.stderr
     assert "bit-exact" not in resumed.stderr
     assert final_state(out) == final_state(reference)
@@ -272,9 +274,12 @@ def test_a_run_goes_on_in_another_number_of_processes(reference: Path, tmp_path:
 
 
 def test_a_budget_ends_for_all_at_once(tmp_path: Path) -> None:
-    found = train_together(2, tmp_path / "run", "--recipe", "small", "--budget", "2s")
+    """They take the same steps, though each has a clock of its own; one more in one of them would wait for ever."""
+    found = train_together(2, tmp_path / "run", "--recipe", "small", "--budget", "10s")
     assert found.returncode == 0, found.stderr
-    assert RunDirectory.open(tmp_path / "run").summary["train_seconds"] == pytest.approx(2, abs=1)
+    run = RunDirectory.open(tmp_path / "run")
+    assert run.summary["interrupted"] is None
+    assert run.metrics("epoch")[-1]["step"] == run.summary["steps"]
 
 
 def test_restarts_need_a_place(tmp_path: Path) -> None:

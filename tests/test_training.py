@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from golden import few_images, few_images_recipe, losses
 
 from daybreak.core.clock import Stopwatch
 from daybreak.core.config import Recipe, override
@@ -22,12 +23,11 @@ from daybreak.core.errors import NonFiniteError, RunError, UsageError
 from daybreak.core.options import TrainOptions
 from daybreak.data import Dataset
 from daybreak.evaluation.evaluate import evaluate
-from daybreak.models.sprint import SprintNet
 from daybreak.recipes import RECIPES
 from daybreak.report.report import write_report
 from daybreak.runs.directory import RunDirectory, default_paths
 from daybreak.training.loop import evaluate_epoch, fit
-from daybreak.training.session import initial_net, prepare, spread
+from daybreak.training.session import initial_net, prepare
 from daybreak.training.step import batch_loss, train_step
 from daybreak.training.train import train
 
@@ -37,24 +37,6 @@ CPU = torch.device("cpu")
 
 def tiny(name: str = "small", **settings: object) -> Recipe:
     return override(RECIPES[name], TINY | settings)
-
-
-def losses(recipe: Recipe, dataset: Dataset, steps: int, seed: int = 0, double: bool = False) -> list[float]:
-    session = prepare(recipe, dataset, seed, CPU)
-    found = []
-    if double:
-        session.net.double()
-        if isinstance(session.net, SprintNet):  # in float32 its smallest eigenvalues follow processor and threads
-            images_NHWC, normalize = session.loader.images_NHWC, session.loader.normalize
-            session.net.fit_data(lambda n: normalize(images_NHWC[spread(len(images_NHWC), n)]).double(), 32)
-        for group in (g for o in session.optimizer.optimizers for g in o.param_groups if "dtype" in g):
-            group["dtype"] = torch.float64
-    for step in range(steps):
-        progress = session.horizon.progress(step)
-        session.optimizer.set_progress(progress)
-        images, labels = session.loader.batch(step, progress)
-        found.append(train_step(session, images.double() if double else images, labels).item())
-    return found
 
 
 # Batches of 32 of the first 10 x 200 images, seed 0, in float64: the first steps of Adam blow up rounding errors a
@@ -84,22 +66,6 @@ def test_golden_losses_on_real_images(name: str, cifar: Dataset) -> None:
 def test_golden_losses_notice_a_mistake(mistake: dict[str, float], cifar: Dataset) -> None:
     found = losses(override(few_images_recipe("page"), mistake), few_images(cifar), 4, double=True)
     assert found != pytest.approx(GOLDEN["page"], abs=1e-3)
-
-
-def few_images_recipe(name: str) -> Recipe:
-    return override(RECIPES[name], {"batch_size": 32, "epochs": 1, "precision": "float32"})
-
-
-def few_images(cifar: Dataset) -> Dataset:
-    return subset(cifar, np.concatenate([np.flatnonzero(cifar.train.labels_N == k)[:200] for k in range(10)]))
-
-
-def subset(dataset: Dataset, index: np.ndarray) -> Dataset:
-    from dataclasses import replace
-
-    train = dataset.train
-    part = replace(train, images_NHWC=train.images_NHWC[index], labels_N=train.labels_N[index])
-    return replace(dataset, train=part)
 
 
 def test_the_seed_decides_everything(digits: Dataset) -> None:

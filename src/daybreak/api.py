@@ -1,6 +1,8 @@
 """What `import daybreak` offers, but for `bench`. The command line calls these functions."""
 
+import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,12 @@ from daybreak.core.device import pick_device, synchronizer
 from daybreak.core.errors import StoppedError, UsageError
 from daybreak.core.events import OnEvent
 from daybreak.core.files import write_json, write_picture, write_text
+from daybreak.core.launcher import launch
 from daybreak.core.lr_curve import LrFindResult
 from daybreak.core.nets import is_from_library
 from daybreak.core.options import TrainOptions, resumed_options, takes_options, train_options
 from daybreak.core.plugins import Factory, imported, is_path
+from daybreak.core.sections import validate
 from daybreak.core.signals import StopRequest
 from daybreak.data import Dataset, check_strictly, open_dataset
 from daybreak.evaluation.compare import Comparison
@@ -34,8 +38,9 @@ from daybreak.runs.datasets import run_dataset
 from daybreak.runs.directory import RunDirectory, default_paths
 from daybreak.training import recipe_choice
 from daybreak.training.callbacks import Callback
-from daybreak.training.extensions import BatchAugment, Given, Loss, check_given
+from daybreak.training.extensions import BatchAugment, Extensions, Given, Loss, check_given
 from daybreak.training.lr_finder import lr_find
+from daybreak.training.team import Team, joined
 from daybreak.training.tracking import tracked
 from daybreak.training.train import resume as resume_run
 from daybreak.training.train import train as train_run
@@ -74,9 +79,48 @@ def train(
     given = Given(net, loss, augment, callbacks)
     name = recipe.name if isinstance(recipe, Recipe) else recipe
     chosen = train_options(data=data, recipe=name, **given.names(), **options)
+    with joined(pick_device(chosen.device)) as team:
+        begun = _begun(chosen, team)
+        if begun is not None:
+            return _resume(begun, given, {}, team, on_event)
+        return _train(data, recipe, given, chosen, team, on_event)
+
+
+def _begun(options: TrainOptions, team: Team) -> Path | None:
+    """The run that this call goes on with: a launcher that starts dead processes again makes the same call again. Of
+    any other call its directory has to be free, which is looked at before data is opened.
+
+    Raises:
+        As `RunDirectory.create`, and UsageError if it is another call's run.
+    """
+    out = Path(options.out) if options.out else None
+    may_restart = launch().may_restart and team.size > 1
+    if may_restart and out is None:
+        why = "missing, and a launcher that starts processes again must find the run"
+        raise UsageError("--out", why, "--out DIR, in a folder that all machines see")
+    begun = out is not None and team.say(lambda: _is_begun(out, options, may_restart))
+    return out if begun else None
+
+
+def _is_begun(out: Path, options: TrainOptions, may_restart: bool) -> bool:
+    if not may_restart or not (out / "config.json").is_file():
+        RunDirectory.check_new(out)
+        return False
+    begun_with = RunDirectory.open(out).options.command()
+    if begun_with != options.command():
+        raise UsageError(f"--out {out}", f"has the run of {shlex.join(begun_with)}", "another directory, or --resume")
+    return True
+
+
+def _train(
+    data: str | Path,
+    recipe: str | Path | Recipe | None,
+    given: Given,
+    chosen: TrainOptions,
+    team: Team,
+    on_event: OnEvent,
+) -> Run:
     extensions = given.extensions()
-    if chosen.out:
-        RunDirectory.check_new(Path(chosen.out))  # before data is opened, which can take minutes
     told = recipe_choice.for_photos(data, chosen) if recipe is None else None
     if told and told["event"] == "choice":
         recipe, chosen = told["recipe"], replace(chosen, recipe=told["recipe"])  # so that its command repeats it
@@ -89,15 +133,42 @@ def train(
     )
     if chosen.strict:
         check_strictly(dataset)
-    with tracked(chosen.track, on_event) as send:
+    with _told(chosen, team, on_event) as send:
         if told:
             send(told)
         watch = Stopwatch(synchronizer(pick_device(chosen.device)))
         named = recipe if isinstance(recipe, Recipe) or recipe is None else str(recipe)
-        meant = recipe_choice.recipe_for(dataset, named, chosen, extensions, watch, send)
+        meant = _recipe(dataset, named, chosen, extensions, watch, team, send)
         out = Path(chosen.out) if chosen.out else default_paths(dataset.name, meant.name, chosen.seed)
-        directory = train_run(meant, dataset, out, chosen, extensions=extensions, watch=watch, on_event=send)
-    return _reported(directory, chosen)
+        directory = train_run(meant, dataset, out, chosen, extensions=extensions, watch=watch, team=team, on_event=send)
+    return _reported(directory, chosen, team)
+
+
+def _told(options: TrainOptions, team: Team, on_event: OnEvent) -> AbstractContextManager[OnEvent]:
+    """Where events go: those of the first process, which are those of all, to whoever looks on and keeps them."""
+    return tracked(options.track, on_event) if team.is_first else nullcontext(lambda event: None)
+
+
+def _recipe(
+    dataset: Dataset,
+    named: str | Recipe | None,
+    options: TrainOptions,
+    extensions: Extensions,
+    watch: Stopwatch,
+    team: Team,
+    on_event: OnEvent,
+) -> Recipe:
+    """The recipe that a training means, chosen by the first process for all: it may depend on what is timed."""
+    if team.size == 1:
+        return recipe_choice.recipe_for(dataset, named, options, extensions, watch, on_event)
+    # One process times steps alone, and so many will take them together.
+    shared = replace(options, budget=options.budget and options.budget * team.size)
+
+    def choose() -> dict[str, Any]:
+        found = recipe_choice.recipe_for(dataset, named, shared, extensions, watch, on_event)
+        return found.model_dump(mode="json")
+
+    return validate(Recipe, team.say(choose), "recipe")
 
 
 @takes_options
@@ -126,9 +197,14 @@ def resume(
     """
     path, known = (run.path, run.directory.net_factory) if isinstance(run, Run) else (run, None)
     given = Given(known if net is None else net, loss, augment, callbacks)
+    with joined(pick_device(options.get("device") or "auto")) as team:
+        return _resume(path, given, options, team, on_event)
+
+
+def _resume(path: str | Path, given: Given, options: Mapping[str, Any], team: Team, on_event: OnEvent) -> Run:
     extensions = given.extensions()
     directory = RunDirectory.open(path, extensions.net)
-    own, changed = directory.options, options | given.names()
+    own, changed = directory.options, {**options, **given.names()}
     check_given(own, given, directory.path)
     length = train_options(**{name: options[name] for name in ("epochs", "budget") if options.get(name) is not None})
     kept = {name: value for name, value in changed.items() if name not in ("epochs", "budget") and value is not None}
@@ -137,7 +213,7 @@ def resume(
         kept["device"] = "cpu"
     chosen = resumed_options(own, **kept)
     data = kept.get("data")
-    with tracked(chosen.track, on_event) as send:
+    with _told(chosen, team, on_event) as send:
         directory = resume_run(
             directory.path,
             run_dataset(directory, data),
@@ -146,13 +222,16 @@ def resume(
             budget=length.budget,
             extensions=extensions,
             command=[*train_options(**changed).command(), "--resume", str(directory.path)],
+            team=team,
             on_event=send,
         )
-    return _reported(directory, chosen, data)
+    return _reported(directory, chosen, team, data)
 
 
-def _reported(directory: RunDirectory, options: TrainOptions, data: str | Path | None = None) -> Run:
+def _reported(directory: RunDirectory, options: TrainOptions, team: Team, data: str | Path | None = None) -> Run:
     """The run, with its report where it is finished. A signal meanwhile leaves a finished run without a report."""
+    if not team.is_first:
+        return Run(RunDirectory.open(directory.path, directory.net_factory))
     has_report = (directory.path / "report.html").exists()  # of a run that was finished before
     if options.report and not has_report and not directory.summary["interrupted"]:
         with StopRequest() as stop:

@@ -20,6 +20,7 @@ from daybreak.models.registry import SMALLEST_SIZE
 from daybreak.report.html import data_uri
 from daybreak.report.items import drawn_uri, thumbnail
 from daybreak.runs.transforms import Normalizer, resize
+from daybreak.training.images import Resident
 from daybreak.training.loader import Loader
 from daybreak.training.session import spread
 
@@ -67,7 +68,7 @@ def of_augmented(dataset: Dataset, recipe: Recipe, n: int = 12, seed: int = 0) -
     images = resize(images, max(SMALLEST_SIZE, dataset.decode.size))  # as training does
     labels = torch.from_numpy(np.array(dataset.train.labels_N[some]))
     normalize = Normalizer.of(images)
-    loader = Loader(recipe, images, labels, normalize, seed, torch.float32)
+    loader = Loader(recipe, Resident(images), labels, normalize, seed, torch.float32)
     batch_BCHW, labels_B = loader.batch(0, progress=1.0)
     mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (normalize.mean, normalize.std))
     pixels = (255 * (batch_BCHW[:n] * std + mean)).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()

@@ -27,6 +27,7 @@ from daybreak.cli import serve_command
 from daybreak.cli import about_commands, output
 from daybreak.cli.options import app, stderr
 from daybreak.core.errors import DaybreakError, StoppedError, UsageError
+from daybreak.core.launcher import launch
 from daybreak.core.signals import noted_signal, obey_signals
 
 __all__ = [
@@ -107,7 +108,9 @@ def _call_app(arguments: list[str]) -> int:
 def _fail(error: DaybreakError, arguments: list[str]) -> int:
     if "--debug" in arguments:
         traceback.print_exc()
-    print(f"error: {error}", file=sys.stderr)
+    how = launch()
+    who = "" if how.is_first else f"process {how.rank} of {how.size}: "  # of those that a launcher started
+    print(f"{who}error: {error}", file=sys.stderr)
     if "--json" in arguments:
         print(json.dumps(error.as_json()))
     return error.exit_code

@@ -39,20 +39,24 @@ def train(
     """Train a classifier: a run directory, a report, and one last line with accuracy, seconds and the directory."""
     from daybreak import api
     from daybreak.cli.progress_bar import TrainingProgress
+    from daybreak.core.launcher import launch
     from daybreak.training.recipe_choice import what_it_takes
 
     if resume is None and "data" not in given:
         raise UsageError("daybreak train", "DATA is missing", "daybreak train cifar10, or --resume RUN")
-    with TrainingProgress(stderr, quiet) as on_event:
+    speaks = launch().is_first
+    with TrainingProgress(stderr, quiet or not speaks) as on_event:
         start = partial(api.train, given.pop("data", None)) if resume is None else partial(api.resume, resume)
         run = start(**given, on_event=on_event)
     summary = run.directory.summary
-    print_result(summary | {"run": str(run.path)}, as_json, lambda: print(output.last_line(summary, run.path)))
+    if speaks:
+        print_result(summary | {"run": str(run.path)}, as_json, lambda: print(output.last_line(summary, run.path)))
     if summary["interrupted"]:
         raise typer.Exit(128 + summary["interrupted"])
     if summary["target_met"] is False:
         needed = what_it_takes(summary["target"], summary["dataset"])
-        stderr.print(f"to reach {summary['target']:.2%}: {needed}", highlight=False, markup=False)
+        if speaks:
+            stderr.print(f"to reach {summary['target']:.2%}: {needed}", highlight=False, markup=False)
         raise typer.Exit(TARGET_MISSED_EXIT_CODE)
 
 

@@ -84,6 +84,12 @@ class BusyError(DaybreakError):
     exit_code, code = 7, "busy"
 
 
+class LostProcessError(DaybreakError):
+    """Another process of a training in several processes has died, or cannot be reached."""
+
+    exit_code, code = 9, "lost-process"
+
+
 class StoppedError(Exception):
     """A signal ended one training of a series; `remark` says what was saved and how to continue."""
 

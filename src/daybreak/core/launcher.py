@@ -12,15 +12,13 @@ class Launch:
         rank: its number, from 0.
         size: how many there are, on all machines.
         local_rank, local_size: the same on this machine.
-        restarts: how often they have been started again after one had died.
-        may_restart: whether the launcher would do so.
+        may_restart: whether the launcher starts all of them again after one has died.
     """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
     local_size: int = 1
-    restarts: int = 0
     may_restart: bool = False
 
     @property
@@ -39,7 +37,6 @@ def launch() -> Launch:
         size,
         _number("LOCAL_RANK", rank),
         _number("LOCAL_WORLD_SIZE", size),
-        _number("TORCHELASTIC_RESTART_COUNT", 0),
         _number("TORCHELASTIC_MAX_RESTARTS", 0) > 0,
     )
 

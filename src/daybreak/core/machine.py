@@ -3,11 +3,14 @@
 import math
 import os
 import platform
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import platformdirs
+
+from daybreak.core.errors import UsageError
 
 CGROUP = Path("/sys/fs/cgroup")  # version 2: the limits of the container this runs in
 MEMINFO = Path("/proc/meminfo")
@@ -45,6 +48,18 @@ def memory_bytes() -> tuple[int, int]:
         used = int(_words(CGROUP / "memory.current")[0])
         total, available = int(limit), min(available, int(limit) - used)
     return total, max(0, available)
+
+
+def parse_bytes(text: str, option: str) -> int:
+    """The bytes in a size such as `500MB`, `2GB` or `1073741824`.
+
+    Raises:
+        UsageError: it is none; it names the option that it was given for.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kMGT]?)B?", text)
+    if not found:
+        raise UsageError(f"{option} {text}", "not a size", "a size such as 500MB or 2GB")
+    return int(float(found[1]) * 1000 ** " kMGT".index(found[2] or " "))
 
 
 def cache_dir() -> Path:

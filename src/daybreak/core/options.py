@@ -21,6 +21,7 @@ from pydantic_core import to_jsonable_python
 from daybreak.core.clock import Every, check_budget, parse_seconds
 from daybreak.core.config import MAX_EPOCHS, Balance, Compile, Device, OnNonfinite
 from daybreak.core.errors import UsageError, nearest
+from daybreak.core.machine import parse_bytes
 
 DATA, OWN, SAFE = "Data", "Parts of your own (docs/extend.md)", "Reliability"
 
@@ -63,6 +64,10 @@ def _peak(value: Any) -> Any:
     if value not in (None, "auto") and not (number is not None and 0 < number < float("inf")):
         raise UsageError(f"--lr {value}", "not a learning rate", "a number such as 0.01, or auto")
     return value if number is None else number
+
+
+def _bytes(value: Any) -> Any:
+    return None if value is None else parse_bytes(str(value), "--memory")
 
 
 def _interval(value: str) -> str:
@@ -177,6 +182,10 @@ class TrainOptions:
     balance: Annotated[Balance | Literal["auto"], Cli("auto|none|weights|sampling", panel=DATA)] = "auto"
     """Even out classes of unequal size: by weights in the loss, or by showing each class equally often. auto: weights,
     where the largest class has three times the training images of the smallest or more."""
+
+    memory: Annotated[int | None, BeforeValidator(_bytes), Cli("SIZE", resume=True, repeat=False, panel=DATA)] = None
+    """What training images may take in memory, e.g. 2GB, half of what is free by default. More of them are read from
+    the cache, ahead of each step; the result is the same."""
 
     skip_bad: Annotated[bool, Cli(panel=DATA)] = False
     """Leave out images that cannot be used, and count them; by default they are an error."""

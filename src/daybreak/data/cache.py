@@ -19,6 +19,7 @@ from pathlib import Path
 
 from daybreak.core.errors import StorageError
 from daybreak.core.files import storage_errors, write_text
+from daybreak.core.locks import locked
 from daybreak.core.machine import cache_dir
 from daybreak.data.dataset import Indices, Part, Pictures
 from daybreak.data.entry import DamagedEntryError, Entry, read_entry, write_entry
@@ -78,6 +79,20 @@ def set_aside(key: str) -> Path | None:
         aside.parent.rmdir()
         return None
     return aside
+
+
+@contextmanager
+def turn(key: str) -> Iterator[None]:
+    """While the block runs other processes wait that want to decode the same: it is decoded once.
+
+    Raises:
+        StorageError: the cache cannot be written.
+    """
+    folder = _entries() / f".turn-{key[:16]}"  # removed when it is stale
+    with storage_errors(cache_dir(), remedy=REMEDY):
+        folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder, wait=True, remedy=REMEDY):
+        yield
 
 
 @contextmanager

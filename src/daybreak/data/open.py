@@ -104,17 +104,26 @@ def _validation(
 def _entry(source: Source, content: str, request: Request, verify: bool) -> tuple[Entry, float, list[str]]:
     """The decoded data set, the seconds that decoding it took, and what was wrong with the copy that was there."""
     damage: list[str] = []
+    if (entry := _cached(content, request, verify, damage)) is not None:
+        return entry, 0.0, damage
+    started = time.perf_counter()
+    with cache.turn(_key(content, request, request.split_seed)):
+        entry = _cached(content, request, verify, damage)  # another process may have decoded it meanwhile
+        entry = entry or _decode(source, content, request)
+    return entry, time.perf_counter() - started, damage
+
+
+def _cached(content: str, request: Request, verify: bool, damage: list[str]) -> Entry | None:
+    """What is in the cache; what was wrong with it is added to `damage`."""
     for seed in (None, request.split_seed):
         key = _key(content, request, seed)
         try:
             if (entry := cache.load(key, verify)) is not None:
-                return entry, 0.0, damage
+                return entry
         except DamagedEntryError as error:
             if aside := cache.set_aside(key):
                 damage.append(f"the decoded copy in the cache was damaged ({error}): decoded again; it is in {aside}")
-    started = time.perf_counter()
-    entry = _decode(source, content, request)
-    return entry, time.perf_counter() - started, damage
+    return None
 
 
 def _key(content: str, request: Request, split_seed: int | None) -> str:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from daybreak.models.native.build import TYPES, call, takes
+from daybreak.models.synced_norm import SyncedNorm2d, Total, note_batch, whole_moments
 from daybreak.models.winograd.whole import channels_last
 
 ACTS: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.SiLU: "silu"}
@@ -24,8 +25,15 @@ class _Shape(ctypes.Structure):
 class _PoolNormAct(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x_NCHW: Tensor, weight_C: Tensor, bias_C: Tensor, eps: float, act: str, pool: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx: Any,
+        x_NCHW: Tensor,
+        weight_C: Tensor,
+        bias_C: Tensor,
+        eps: float,
+        act: str,
+        pool: int,
+        total: Total | None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         x_BHWC = channels_last(x_NCHW)
         images, height, width, channels = x_BHWC.shape
         shape, kind = _Shape(*x_BHWC.shape), f"{pool}_{TYPES[x_BHWC.dtype]}"
@@ -34,34 +42,49 @@ class _PoolNormAct(torch.autograd.Function):
         origin_C = x_BHWC[0, 0, 0].float()
         sums_B2C = torch.empty(images, 2, channels)
         call(f"pool_{kind}", shape, x_BHWC, origin_C, pooled, where, sums_B2C)
-        count = pooled.numel() // channels
-        mean_C, square_C = sums_B2C.double().sum(0) / count
-        variance_C = (square_C - mean_C.square()).clamp(min=0)
-        mean_C = mean_C + origin_C
+        count: float = pooled.numel() // channels
+        if total is None:
+            mean_C, square_C = sums_B2C.double().sum(0) / count
+            variance_C = (square_C - mean_C.square()).clamp(min=0)
+            mean_C = mean_C + origin_C
+        else:
+            moments_2C = _about_zero(sums_B2C.double().sum(0), count, origin_C.double())
+            mean_C, variance_C, count = whole_moments(moments_2C, int(count), total)
         scale_C = weight_C * (variance_C + eps).rsqrt()
         shift_C = bias_C - mean_C * scale_C
         scale_C, shift_C, mean, variance = (t.float() for t in (scale_C, shift_C, mean_C, variance_C))
         out_BHWC = torch.empty_like(pooled)
         call(f"norm_{act}_{kind}", shape, pooled, scale_C, shift_C, out_BHWC)
         ctx.save_for_backward(pooled, where, scale_C, shift_C, mean, (variance_C + eps).rsqrt().float())
-        ctx.setting = (tuple(x_BHWC.shape), f"{act}_{kind}", count)
-        ctx.mark_non_differentiable(mean, variance)
-        return out_BHWC.permute(0, 3, 1, 2), mean, variance
+        ctx.setting = (tuple(x_BHWC.shape), f"{act}_{kind}", count, total)
+        found = (mean, variance, torch.tensor(float(count)))
+        ctx.mark_non_differentiable(*found)
+        return out_BHWC.permute(0, 3, 1, 2), *found
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy_NCHW: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         pooled, where, scale_C, shift_C, mean_C, rstd_C = ctx.saved_tensors
-        size, kind, count = ctx.setting
+        size, kind, count, total = ctx.setting
         dy_BHWC = channels_last(dy_NCHW.to(pooled.dtype))
         sums_B2C = torch.empty(size[0], 2, size[3])
         call(f"gradient_sums_{kind}", _Shape(*size), dy_BHWC, pooled, scale_C, shift_C, mean_C, sums_B2C)
-        bias_C, product_C = sums_B2C.double().sum(0)
-        offset_C, slope_C = (bias_C / count).float(), (product_C * rstd_C.double().square() / count).float()
+        sums_2C = sums_B2C.double().sum(0)
+        bias_C, product_C = sums_2C.clone() if total else sums_2C  # of this process; all parameters' are added up later
+        if total:
+            total(sums_2C)
+        offset_C, slope_C = (sums_2C[0] / count).float(), (sums_2C[1] * rstd_C.double().square() / count).float()
         dx_BHWC = pooled.new_empty(size)
         given = (dy_BHWC, pooled, where, scale_C, shift_C, mean_C, offset_C, slope_C, dx_BHWC)
         call(f"gradient_{kind}", _Shape(*size), *given)
-        return dx_BHWC.permute(0, 3, 1, 2), (product_C * rstd_C).float(), bias_C.float(), None, None, None
+        return dx_BHWC.permute(0, 3, 1, 2), (product_C * rstd_C).float(), bias_C.float(), None, None, None, None
+
+
+def _about_zero(sums_2C: Tensor, count: float, origin_C: Tensor) -> Tensor:
+    """Sums of values and of squares, taken about an origin that differs between processes, as sums about zero."""
+    values_C, squares_C = sums_2C
+    shifted_C = squares_C + 2 * origin_C * values_C + count * origin_C.square()
+    return torch.stack([values_C + count * origin_C, shifted_C])
 
 
 def pool_norm_act(x_NCHW: Tensor, norm: nn.BatchNorm2d, act: nn.Module, pool: int) -> Tensor:
@@ -70,18 +93,11 @@ def pool_norm_act(x_NCHW: Tensor, norm: nn.BatchNorm2d, act: nn.Module, pool: in
     Args:
         pool: side and stride of the pool's windows, 1 for none.
     """
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    assert norm.num_batches_tracked is not None
-    assert norm.momentum is not None
     out: Tensor
-    act_name = ACTS[type(act)]
-    out, mean_C, variance_C = _PoolNormAct.apply(x_NCHW, norm.weight, norm.bias, norm.eps, act_name, pool)  # type: ignore[no-untyped-call]
-    count = out.numel() // out.shape[1]
-    with torch.no_grad():
-        norm.num_batches_tracked += 1
-        norm.running_mean.lerp_(mean_C, norm.momentum)
-        norm.running_var.lerp_(variance_C * (count / max(count - 1, 1)), norm.momentum)
+    total = norm.total if isinstance(norm, SyncedNorm2d) else None
+    given = (x_NCHW, norm.weight, norm.bias, norm.eps, ACTS[type(act)], pool, total)
+    out, mean_C, variance_C, count = _PoolNormAct.apply(*given)  # type: ignore[no-untyped-call]
+    note_batch(norm, mean_C, variance_C, float(count))
     return out
 
 

@@ -35,8 +35,9 @@ class _Normalized(torch.autograd.Function):
         out = F.batch_norm(x, mean, variance, weight_C, bias_C, training=False, eps=eps)
         ctx.save_for_backward(x, weight_C, mean, (variance_C + eps).rsqrt().to(wide.dtype))
         ctx.setting = (dims, whole, total, bias_C is not None)
-        ctx.mark_non_differentiable(mean, variance)
-        return out, mean, variance, torch.tensor(whole)
+        found = (mean, variance, torch.tensor(whole))
+        ctx.mark_non_differentiable(*found)
+        return out, *found
 
     @staticmethod
     @torch.autograd.function.once_differentiable

@@ -1,5 +1,6 @@
 """How pixels become what a net takes: resized, padded, normalised. Pure functions."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -75,10 +76,20 @@ class Normalizer:
     @classmethod
     def of(cls, images_NHWC: Tensor) -> "Normalizer":
         """Mean and deviation of each channel over all pixels; exact, from a histogram of the 256 levels."""
-        channels = [images_NHWC[..., c].flatten() for c in range(images_NHWC.shape[3])]
-        counts_CL = torch.stack([torch.bincount(values, minlength=256) for values in channels]).cpu().double()
+        return cls.of_blocks([images_NHWC])
+
+    @classmethod
+    def of_blocks(cls, blocks: Iterable[Tensor]) -> "Normalizer":
+        """The same of images (N, H, W, C) that come in blocks."""
+        counts_CL = sum((_histogram(images_NHWC) for images_NHWC in blocks), torch.zeros(()).double())
         mean_C, variance_C = moments(counts_CL / counts_CL.sum(1, keepdim=True), torch.arange(256).double() / 255)
         return cls(tuple(mean_C.tolist()), tuple(variance_C.clamp(min=1e-6).sqrt().tolist()))
+
+
+def _histogram(images_NHWC: Tensor) -> Tensor:
+    """How often each channel has each of the 256 levels: (C, 256), float64."""
+    channels = [images_NHWC[..., c].flatten() for c in range(images_NHWC.shape[3])]
+    return torch.stack([torch.bincount(values, minlength=256) for values in channels]).cpu().double()
 
 
 def _reflected(size: int, pad: int, device: torch.device) -> Tensor:

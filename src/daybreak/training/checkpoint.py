@@ -79,6 +79,18 @@ def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     return None, []
 
 
+def read_step(folder: Path, step: int) -> Checkpoint:
+    """The checkpoint of a step that another process has found to be whole.
+
+    Raises:
+        RunError: this process does not find the same.
+    """
+    try:
+        return read(_path(folder, step))
+    except _DamagedError as error:
+        raise RunError(_path(folder, step), f"is damaged here ({error})", "one folder for all processes") from None
+
+
 def mark_best(folder: Path, step: int) -> None:
     """Say that the checkpoint of this step is the best so far: it stays until another one is."""
     write_json(folder / BEST, {"step": step})

@@ -48,6 +48,8 @@ def choose_convolutions(session: Session) -> None:
         size = session.classifier.size  # at which it will be evaluated, in batches of another size
         channels = session.dataset.decode.channels
         session.net(torch.zeros(images_a_forward(size, session.device), channels, size, size))
+    # What one process measured holds for all: their sums then have the bits of a run that goes on with its choices.
+    session.convolutions.chosen = session.team.say(lambda: session.convolutions.chosen)
 
 
 @contextmanager
@@ -116,9 +118,10 @@ def made_up_images(session: Session, progress: float) -> Tensor:
     if isinstance(loader, FeatureLoader):
         return loader.blank(device)
     assert isinstance(loader, Loader)
-    size, images = loader.size_at(progress), loader.batch_size
+    rows = session.team.rows(loader.batch_size)
+    size, images = loader.size_at(progress), rows.stop - rows.start
     padded = size + 2 * scale_pixels(config.crop, size)
-    blank_NHWC = torch.zeros((images, padded, padded, loader.images_NHWC.shape[3]), dtype=torch.uint8, device=device)
+    blank_NHWC = torch.zeros((images, padded, padded, loader.images.channels), dtype=torch.uint8, device=device)
     mine = draw_epoch(config, images, seed=0, epoch=0, device=device)
     index_B = torch.arange(images, device=device)
     return augment_batch(config, blank_NHWC, index_B, mine, size, loader.normalize, loader.dtype)

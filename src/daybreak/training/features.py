@@ -310,11 +310,11 @@ class FeatureLoader(Batches):
     def work_done(self, steps: int) -> float:
         return steps / self.steps
 
-    def batch(self, step: int, progress: float) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+    def batch(self, step: int, progress: float, rows: slice = slice(None)) -> tuple[Tensor, Tensor]:  # noqa: ARG002
         """Features (B, D) or maps (B, C, H, W), float32, and labels (B,) of a step counted over the whole run."""
         epoch, at = divmod(step, self.steps_per_epoch)
-        index_B = self.indices(step)
-        view_B = self._views(epoch)[at * self.batch_size : (at + 1) * self.batch_size]
+        index_B = self.indices(step)[rows]
+        view_B = self._views(epoch)[at * self.batch_size : (at + 1) * self.batch_size][rows]
         return self._gathered(index_B.cpu().numpy(), view_B).to(self.labels_N.device), self.labels_N[index_B]
 
     def blank(self, device: torch.device) -> Tensor:

@@ -71,7 +71,7 @@ def make_ready(session: Session, compiles: Compile = "auto") -> dict[str, str] |
     Returns:
         What to tell: "why" steps are slower than they could be, or nothing; None where nothing had to be done.
     """
-    if session.device.type != "cuda":
+    if session.device.type != "cuda" or session.team.size > 1:  # what processes tell each other is not recorded
         return None
     compiles = "never" if session.features is not None else compiles  # `forward` is then no module
     told = compile_net(session) if is_worth_compiling(session, compiles) else {}

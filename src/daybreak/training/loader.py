@@ -1,7 +1,7 @@
 """Training batches: the order of samples, the resolution of the moment, and the augmented images.
 
-All images live on the training device as uint8 (CIFAR-10: 154 MB). A batch is a pure function of
-(recipe, seed, step, progress): nothing in here advances, so any step can be asked for at any time.
+A batch is a pure function of (recipe, seed, step, progress): nothing in here advances, so any step can be asked for at
+any time. Where its images come from: training/images.py.
 Epochs are whole batches: the few images left over are others in every epoch.
 """
 
@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from daybreak.core.config import Recipe, Stage
-from daybreak.runs.transforms import Normalizer, pad_reflect, resize, scale_pixels
+from daybreak.runs.transforms import Normalizer, scale_pixels
 from daybreak.training.augment import Draws, augment_batch, draw_epoch
 from daybreak.training.balance import balanced_order
+from daybreak.training.images import TrainingImages
 from daybreak.training.schedule import scale_at
 
 MIN_SIZE = 9  # px: below this the nets' pools leave nothing
@@ -47,7 +48,7 @@ class Batches(ABC):
         epochs = max(recipe.epochs, math.ceil(recipe.min_steps / self.steps_per_epoch))
         self.steps = recipe.steps or self.steps_per_epoch * epochs
         self.epochs = math.ceil(self.steps / self.steps_per_epoch)
-        self._ordered: tuple[int, Tensor] | None = None  # of the epoch last asked for
+        self._orders: dict[int, Tensor] = {}  # of the epochs last asked for
 
     @abstractmethod
     def size_at(self, progress: float) -> int:
@@ -58,8 +59,12 @@ class Batches(ABC):
         """The share of the recipe's work in its first `steps` steps: what is left takes time in proportion."""
 
     @abstractmethod
-    def batch(self, step: int, progress: float) -> tuple[Tensor, Tensor]:
-        """What the net learns from in a step counted over the whole run, and its labels (B,)."""
+    def batch(self, step: int, progress: float, rows: slice = slice(None)) -> tuple[Tensor, Tensor]:
+        """What the net learns from in a step counted over the whole run, and its labels (B,).
+
+        Args:
+            rows: of the batch; the others are left out, and these are as they are with them.
+        """
 
     def indices(self, step: int) -> Tensor:
         """Which samples are in the batch of a step: int64 (B,)."""
@@ -67,51 +72,51 @@ class Batches(ABC):
         return self._order(epoch)[at * self.batch_size : (at + 1) * self.batch_size]
 
     def _order(self, epoch: int) -> Tensor:
-        if self._ordered is None or self._ordered[0] != epoch:
+        if epoch not in self._orders:
             if self.recipe.balance == "sampling":
                 order_N = balanced_order(self.labels_N.cpu().numpy(), self.seed, epoch)
             else:
                 order_N = epoch_order(len(self.labels_N), self.seed, epoch)
-            self._ordered = (epoch, torch.from_numpy(order_N).to(self.labels_N.device))
-        return self._ordered[1]
+            newest = dict(list(self._orders.items())[-1:])
+            self._orders = newest | {epoch: torch.from_numpy(order_N).to(self.labels_N.device)}
+        return self._orders[epoch]
 
 
 class Loader(Batches):
     """Batches of augmented images.
 
     Args:
-        images_NHWC: all training images, uint8, square, on the training device.
-        labels_N: int64, on the same device.
+        labels_N: int64, on the training device.
         dtype: of the images handed out.
     """
 
     def __init__(
         self,
         recipe: Recipe,
-        images_NHWC: Tensor,
+        images: TrainingImages,
         labels_N: Tensor,
         normalize: Normalizer,
         seed: int,
         dtype: torch.dtype,
     ) -> None:
         super().__init__(recipe, labels_N, seed)
-        self.normalize, self.dtype, self.images_NHWC = normalize, dtype, images_NHWC
+        self.normalize, self.dtype, self.images = normalize, dtype, images
         self._drawn: tuple[int, Draws] | None = None  # of the epoch last asked for
-        self._size, self._padded_NHWC = 0, images_NHWC
 
     def size_at(self, progress: float) -> int:
-        return side_at(self.recipe.resolution, progress, self.images_NHWC.shape[1])
+        return side_at(self.recipe.resolution, progress, self.images.side)
 
     def work_done(self, steps: int) -> float:
         return self._pixels_before(steps) / self._pixels_before(self.steps)
 
-    def batch(self, step: int, progress: float) -> tuple[Tensor, Tensor]:
+    def batch(self, step: int, progress: float, rows: slice = slice(None)) -> tuple[Tensor, Tensor]:
         """Images (B, C, H, W) and labels (B,) of a step counted over the whole run, at the size of this progress."""
         draws = self._draws(step // self.steps_per_epoch)
-        index_B, size = self.indices(step), self.size_at(progress)
-        padded_NHWC = self._padded_at(size)
-        mine = draws.take(self._rows(step, index_B))
-        images = augment_batch(self.recipe.augment, padded_NHWC, index_B, mine, size, self.normalize, self.dtype)
+        index_B, size, config = self.indices(step), self.size_at(progress), self.recipe.augment
+        mine, index_B = draws.take(self._rows(step, index_B)[rows]), index_B[rows]
+        padded_NHWC, at_B = self.images.padded(index_B, size, scale_pixels(config.crop, size))
+        self.images.expect(self.indices(step + 1)[rows])
+        images = augment_batch(config, padded_NHWC, at_B, mine, size, self.normalize, self.dtype)
         return images, self.labels_N[index_B]
 
     def _rows(self, step: int, index_B: Tensor) -> Tensor:
@@ -149,11 +154,3 @@ class Loader(Batches):
             samples, device = len(self.labels_N), self.labels_N.device
             self._drawn = (epoch, draw_epoch(self.recipe.augment, samples, self.seed, epoch, device))
         return self._drawn[1]
-
-    def _padded_at(self, size: int) -> Tensor:
-        """The whole set at one resolution, prepared once when the schedule gets there (0.3 s for CIFAR-10)."""
-        if size != self._size:
-            images_NHWC = resize(self.images_NHWC, size)
-            self._padded_NHWC = pad_reflect(images_NHWC, scale_pixels(self.recipe.augment.crop, size))
-            self._size = size
-        return self._padded_NHWC

@@ -9,7 +9,7 @@ import numpy as np
 
 from daybreak.core import metrics
 from daybreak.core.config import OnNonfinite
-from daybreak.core.errors import BadStepError, NonFiniteError, StorageError
+from daybreak.core.errors import BadStepError, LostProcessError, NonFiniteError, StorageError
 from daybreak.core.events import OnEvent
 from daybreak.core.options import TrainOptions
 from daybreak.core.signals import StopRequest
@@ -64,6 +64,8 @@ def fit(
         callback.on_start(session)
     try:
         reached = _epochs(Loop(session, run, stop, options, log, saver), on_event)
+    except LostProcessError:  # in the middle of a step: the newest checkpoint is what is left
+        raise
     except NonFiniteError as error:
         if isinstance(error, BadStepError):
             with suppress(StorageError):  # the bad step is what the user has to know
@@ -86,7 +88,8 @@ def _epochs(loop: Loop, on_event: OnEvent) -> bool:
             row = evaluate_epoch_at(session, loop.stop, position)
             if row is None:
                 return False
-            wants_stop = _tell_of_epoch(session, row)
+            wants_stop = session.team.is_true_for_any(_tell_of_epoch(session, row))
+            session.team.align([*session.net.parameters(), *session.net.buffers()])  # should processors round otherwise
             run.append_metrics(row)
             on_event(row)
             loop.saver.note(row)

@@ -18,24 +18,26 @@ from daybreak.core.errors import UsageError
 from daybreak.core.nets import OwnNet
 from daybreak.core.plugins import Factory
 from daybreak.data.dataset import Dataset, Split
-from daybreak.models.anatomy.trace import count_macs, trace
 from daybreak.models.cut import Cut, pixels_of
 from daybreak.models.groups import Sample
 from daybreak.models.layers import use_convolutions
 from daybreak.models.pretrained import pretrain
 from daybreak.models.registry import SMALLEST_SIZE, build_net, check_net, place
+from daybreak.models.synced_norm import synchronize_norms
 from daybreak.models.winograd.choice import Convolutions
 from daybreak.runs.classifier import Classifier, autocast
-from daybreak.runs.transforms import Normalizer, resize
+from daybreak.runs.transforms import Normalizer, scale_pixels
 from daybreak.training.balance import class_weights
 from daybreak.training.extensions import Extensions, batch_generator
 from daybreak.training.features import FeatureLoader, Features, Trunk, on_features
+from daybreak.training.images import training_images
 from daybreak.training.loader import Batches, Loader, side_at
 from daybreak.training.optim import ScheduledOptimizer, build_optimizer
 from daybreak.training.probe import MOST, fit_linear
 from daybreak.training.progress import Horizon, StepHorizon, TimeHorizon
+from daybreak.training.team import Team
 
-NO_EXTENSIONS = Extensions()
+NO_EXTENSIONS, ALONE = Extensions(), Team()
 
 Phase = tuple[torch.Size, torch.dtype, torch.Size, torch.dtype, int]  # see `step.phase_of`
 
@@ -59,6 +61,7 @@ class Session:
         graphs: of the phases of the run, on CUDA.
         weights_K: what an image of each class counts in the loss; None where all count alike.
         features: of a run that trains the head alone.
+        team: the processes that train the net together.
     """
 
     recipe: Recipe
@@ -78,6 +81,7 @@ class Session:
     extensions: Extensions = NO_EXTENSIONS
     weights_K: Tensor | None = None
     features: Features | None = None
+    team: Team = ALONE
     step: int = 0
     skipped: int = 0
     sizes: Counter[int] = field(default_factory=Counter)
@@ -88,11 +92,14 @@ class Session:
         return self.horizon.progress(self.step)
 
     def batch(self, progress: float) -> tuple[Tensor, Tensor]:
-        """Images (B, C, H, W) and labels (B,) of the step to come, augmented."""
-        images_BCHW, labels_B = self.loader.batch(self.step, progress)
+        """Images (B, C, H, W) and labels (B,) of the step to come, augmented: this process's part of the batch."""
         if self.extensions.augment is None:
-            return images_BCHW, labels_B
-        return self.extensions.augment(images_BCHW, labels_B, batch_generator(self.seed, self.step))
+            return self.loader.batch(self.step, progress, self.team.rows(self.loader.batch_size))
+        # Somebody's own may mix images, so it gets all of them, in every process.
+        whole = self.loader.batch(self.step, progress)
+        images_BCHW, labels_B = self.extensions.augment(*whole, batch_generator(self.seed, self.step))
+        rows = self.team.rows(len(images_BCHW))
+        return images_BCHW[rows], labels_B[rows]
 
     @property
     def stepping_seconds(self) -> float:
@@ -101,14 +108,19 @@ class Session:
 
     @torch.no_grad()
     def logits(self, name: str, part: Split, index_M: np.ndarray | slice, size: int) -> np.ndarray:
-        """What the net as it now is says about images of a part, one view: (M, K), float32.
+        """What the net as it now is says about images of a part, one view: (M, K), float32. Each process asks it about
+        its share of them.
 
         Args:
             name: of the part, as the curves call it.
+            index_M: which images; a slice is that of all.
             size: at which the net sees the images.
         """
         if self.features is None:
-            return replace(self.classifier, size=size).logits(part.images_NHWC[index_M])
+            count = len(part.labels_N[index_M])
+            rows = self.team.rows(count)
+            mine = rows if isinstance(index_M, slice) else index_M[rows]
+            return self.team.gathered(replace(self.classifier, size=size).logits(part.images_NHWC[mine]), count)
         net, view = self.classifier.net, self.features.plain(name, part)
         above, index_M = Cut(net, self.recipe.tune).logits, np.arange(len(view))[index_M]
         training = net.training
@@ -130,6 +142,8 @@ def prepare(
     extensions: Extensions = Extensions(),
     convolutions: Convolutions | None = None,
     resumes: bool = False,
+    team: Team = ALONE,
+    memory: int | None = None,
 ) -> Session:
     """Everything before the first step; on the clock from the moment the training images are read.
 
@@ -140,14 +154,18 @@ def prepare(
         extensions: a net, loss or augmentation in place of the recipe's.
         convolutions: the choices of a run that goes on; by default they are made anew.
         resumes: as many views as the recipe says, whatever the budget: a run that goes on has had them.
+        team: the processes that train the net together.
+        memory: bytes that the training images may take, see `training.images`.
 
     Raises:
-        UsageError: the net cannot take the images, or does not answer with logits.
+        UsageError: the net cannot take the images, does not answer with logits, or cannot be trained by a team.
     """
     dtype = compute_dtype(recipe.precision, device)
     net = place(initial_net(recipe, dataset, seed, extensions.net), device)
     convolutions = convolutions or Convolutions(recipe.convolution)
     use_convolutions(net, convolutions)
+    if team.size > 1:
+        synchronize_norms(net, team.total)
     size = max(SMALLEST_SIZE, dataset.request.size or max(dataset.decode.size, recipe.size or 0))
     if recipe.features:  # which are computed once, at one size
         size = side_at(recipe.resolution, 0.0, size)
@@ -170,7 +188,7 @@ def prepare(
             loader = FeatureLoader(recipe, features.views, labels_N, size, seed)
             normalize = trunk.normalize
         else:
-            loader = _image_loader(recipe, net, dataset, labels_N, size, seed, dtype)
+            loader = _image_loader(recipe, net, dataset, labels_N, size, seed, dtype, memory)
             normalize = loader.normalize
         weights_K = _weights(recipe, dataset, device)
         if parts and features:
@@ -181,27 +199,37 @@ def prepare(
         # (A run that goes on may have to compute features again, which its cycle need not pay for.)
         for_features = before if resumes and before else clock.seconds("features")
         over_time = budget - for_features if budget and not recipe.is_head_only else None
-        horizon = StepHorizon(loader) if over_time is None else _over_time(over_time, clock, synchronizer(device))
+        horizon = StepHorizon(loader) if over_time is None else _over_time(over_time, clock, synchronizer(device), team)
+        team.align([*net.parameters(), *net.buffers()])  # processors differ in the last bits of what the data decides
     evaluated = ema.module if ema else net
     classifier = Classifier(evaluated, dataset.classes, size, normalize, device, dtype)
     return Session(
         recipe=recipe, dataset=dataset, seed=seed, device=device, dtype=dtype, watch=clock, net=net,
         forward=parts.logits if parts else net, ema=ema, optimizer=optimizer, loader=loader, horizon=horizon,
         classifier=classifier, convolutions=convolutions, extensions=extensions, weights_K=weights_K, features=features,
+        team=team,
     )  # fmt: skip
 
 
 def _image_loader(
-    recipe: Recipe, net: nn.Module, dataset: Dataset, labels_N: Tensor, size: int, seed: int, dtype: torch.dtype
+    recipe: Recipe,
+    net: nn.Module,
+    dataset: Dataset,
+    labels_N: Tensor,
+    size: int,
+    seed: int,
+    dtype: torch.dtype,
+    memory: int | None,
 ) -> Loader:
-    """All training images on the device, which the net may look at before it learns from them."""
-    images_NHWC = resize(torch.from_numpy(np.array(dataset.train.images_NHWC)).to(labels_N.device), size)
-    own = _own_normalizer(net, images_NHWC.shape[3])
-    normalize = own or Normalizer.of(images_NHWC)
+    """The training images, which the net may look at before it learns from them."""
+    pad = scale_pixels(recipe.augment.crop, size)
+    images = training_images(dataset.train, size, pad, labels_N.device, memory)
+    own = _own_normalizer(net, images.channels)
+    normalize = own or Normalizer.of_blocks(images.blocks())
     fit_data: Callable[[Sample, int], None] | None = getattr(net, "fit_data", None)
     if fit_data is not None and getattr(recipe.model, "weights", "none") == "none":  # else the weights have it already
-        fit_data(lambda n: normalize(images_NHWC[spread(len(images_NHWC), n)]), size)
-    return Loader(recipe, images_NHWC, labels_N, normalize, seed, dtype)
+        fit_data(lambda n: normalize(images.take(spread(len(images), n))), size)
+    return Loader(recipe, images, labels_N, normalize, seed, dtype)
 
 
 FOR_VIEWS = {True: 0.85, False: 0.4}  # of a budget, by whether the head alone learns; the rest is for what learns
@@ -272,7 +300,7 @@ def _weights(recipe: Recipe, dataset: Dataset, device: torch.device) -> Tensor |
     return torch.from_numpy(class_weights(dataset.train.labels_N, len(dataset.classes))).to(device)
 
 
-def _over_time(budget: float, clock: Stopwatch, wait: Callable[[], None]) -> TimeHorizon:
+def _over_time(budget: float, clock: Stopwatch, wait: Callable[[], None], team: Team) -> TimeHorizon:
     """The cycle over a time that is not for computing features. What is left off its clock is counted as paused. A step
     is over when the device says so: the host would queue seconds of steps ahead, and then find one very long."""
 
@@ -280,7 +308,7 @@ def _over_time(budget: float, clock: Stopwatch, wait: Callable[[], None]) -> Tim
         wait()
         return clock.seconds("train") - clock.seconds("features")
 
-    return TimeHorizon(max(budget, 1e-3), elapsed, lambda gap: clock.move(gap, "train", "paused"))
+    return TimeHorizon(max(budget, 1e-3), team.clock(elapsed), lambda gap: clock.move(gap, "train", "paused"))
 
 
 def initial_net(recipe: Recipe, dataset: Dataset, seed: int, factory: Factory | None = None) -> nn.Module:
@@ -290,28 +318,6 @@ def initial_net(recipe: Recipe, dataset: Dataset, seed: int, factory: Factory | 
         net = build_net(recipe.model, len(dataset.classes), dataset.decode.channels, factory)
         pretrain(net, recipe.model)
         return net
-
-
-def train_flops(session: Session) -> int | None:
-    """Floating-point operations of all steps so far: two a multiply-add, the backward pass counted as two forwards.
-    None for a net that cannot be traced."""
-    channels, batch_size = session.dataset.decode.channels, session.loader.batch_size
-    # A copy on the CPU: tracing runs the net.
-    net = build_net(session.recipe.model, len(session.dataset.classes), channels, session.extensions.net)
-    try:
-        if session.features is not None:
-            layers = trace(net, session.classifier.size, channels)
-            learning = [name for name, p in session.net.named_parameters() if p.requires_grad]
-            above = sum(layer.macs for layer in layers if any(name.startswith(f"{layer.name}.") for name in learning))
-            below = sum(layer.macs for layer in layers) - above
-            images = len(session.features.views) * len(session.dataset.train.labels_N)
-            return 2 * (images * below + 3 * session.step * batch_size * above)
-        macs = sum(steps * count_macs(net, size, channels) for size, steps in session.sizes.items())
-    except Exception:  # whatever torch.fx does not like about a net of somebody's own
-        if isinstance(session.recipe.model, OwnNet):
-            raise
-        return None
-    return 3 * 2 * batch_size * macs
 
 
 def curve_split(dataset: Dataset) -> tuple[str, Split]:

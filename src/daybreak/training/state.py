@@ -27,8 +27,10 @@ from daybreak.training.step_log import StepLog
 
 Row = Mapping[str, Any]
 
-EXACT_ON = ("device", "gpu", "cpu", "cpu_capability", "threads", "torch", "numpy", "compute_dtype", "loops", "steps")
-
+EXACT_ON = (
+    "device", "gpu", "cpu", "cpu_capability", "threads", "processes",
+    "torch", "numpy", "compute_dtype", "loops", "steps",
+)  # fmt: skip
 
 LENGTH = ("epochs", "steps", "min_steps")  # of a recipe: what `--resume` can change
 
@@ -54,7 +56,8 @@ class Saver:
         if self._keeps_best and row["val_acc"] > self._best:
             self._best = row["val_acc"]
             self.save()
-            checkpoint.mark_best(self.run.checkpoints, self.session.step)
+            if self.session.team.is_first:
+                checkpoint.mark_best(self.run.checkpoints, self.session.step)
 
     def save_if_due(self) -> None:
         """Save if enough steps or seconds have passed since the last time."""
@@ -70,11 +73,14 @@ class Saver:
             StorageError: the file system refused; earlier checkpoints are as they were.
         """
         self.log.flush()
+        self._step, self._seconds = self.session.step, self.session.watch.seconds("train")
+        if not self.session.team.is_first:
+            return
         state = capture(self.session, self.run.flush_metrics(), self._decided_by)
         if not all(value.isfinite().all() for value in state.tensors.values() if value.is_floating_point()):
             raise NonFiniteError(f"step {self.session.step}", "the weights are not finite", "a lower schedule.max_lr")
         checkpoint.write(self.run.checkpoints, state)
-        self._step, self._seconds = self.session.step, self.session.watch.seconds("train")
+        self._seconds = self.session.watch.seconds("train")  # writing takes time too
 
 
 def capture(session: Session, metrics_bytes: int = 0, decided_by: Row | None = None) -> Checkpoint:
@@ -157,6 +163,8 @@ def circumstances(session: Session) -> dict[str, Any]:
     """What the bits of a result depend on besides recipe, data and seed."""
     here = describe_hardware(session.device) | versions()
     here["compute_dtype"] = str(session.dtype).removeprefix("torch.")
+    if session.team.size > 1:
+        here["processes"] = session.team.size
     if session.device.type == "cpu":  # convolutions and norms round otherwise in C than in plain PyTorch
         here["loops"] = "native" if library() else "plain"
     if session.device.type == "cuda":

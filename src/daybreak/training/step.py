@@ -79,7 +79,7 @@ def _names(session: Session, logits_BK: Tensor) -> str:
 
 
 def train_step(session: Session, images_BCHW: Tensor, labels_B: Tensor) -> Tensor:
-    """Forward, backward, update; returns the mean loss over the batch.
+    """Forward, backward, update; returns the mean loss over the batch, whose part of this process is given.
 
     Raises:
         BadStepError: see `check_step`.
@@ -89,6 +89,7 @@ def train_step(session: Session, images_BCHW: Tensor, labels_B: Tensor) -> Tenso
     else:
         before = Before.of(session)
         logits, loss = learn(session, images_BCHW, labels_B)
+        loss = session.team.add_up(session.net.parameters(), loss.detach())
         check_step(session, logits, loss, before)
         session.optimizer.step()
     if session.ema:
@@ -97,14 +98,28 @@ def train_step(session: Session, images_BCHW: Tensor, labels_B: Tensor) -> Tenso
 
 
 def learn(session: Session, images_BCHW: Tensor, labels_B: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits (B, K) and loss, with the gradients in their place."""
+    """Logits (B, K) and loss, with the gradients in their place: of a team, what this process's images add to those of
+    the batch."""
+    if not session.team.is_first:  # dropout draws the same at rank 0 as in one process, and elsewhere something else
+        torch.manual_seed(hash((session.seed, session.team.rank, session.step)))
     with autocast(session.device, session.dtype):
         logits = session.forward(images_BCHW)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # bfloat16 is too coarse for a loss
     loss = loss_of(session)(logits, labels_B)
+    if session.team.size > 1:
+        loss = loss * share(session, labels_B)
     session.optimizer.zero_grad()
     loss.backward()
     return logits, loss
+
+
+def share(session: Session, labels_B: Tensor) -> float | Tensor:
+    """What the mean over this process's images counts in the mean over the batch."""
+    index_B = session.loader.indices(session.step)
+    weights_K = session.weights_K
+    if weights_K is None or session.extensions.loss or labels_B.is_floating_point():
+        return len(labels_B) / len(index_B)
+    return weights_K[labels_B].sum() / weights_K[session.loader.labels_N[index_B]].sum()
 
 
 def phase_of(session: Session, images_BCHW: Tensor, labels_B: Tensor) -> Phase:

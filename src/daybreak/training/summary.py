@@ -10,7 +10,8 @@ from daybreak.data.dataset import Dataset
 from daybreak.models.anatomy.trace import count_params
 from daybreak.runs.directory import ModelCard
 from daybreak.runs.predictions import Predictions
-from daybreak.training.session import Session, train_flops
+from daybreak.training.flops import train_flops
+from daybreak.training.session import Session
 from daybreak.training.step_log import images_per_second
 
 FORMAT = 2  # of config.json; 1 was written by 0.1.0, which had no "options"
@@ -63,6 +64,9 @@ def summary_of(
     """
     scores = _scores(predictions, session.dataset.classes, val_acc)
     reached = scores["test_acc_tta"]
+    seconds = session.watch.seconds("train")
+    if error is None:  # (after one the others may be gone)
+        seconds = session.team.longest(seconds)
     met = None if options.target is None or reached is None else bool(reached >= options.target)
     return (
         scores
@@ -71,7 +75,7 @@ def summary_of(
             "tta": session.recipe.tta,
             "balance": session.recipe.balance,
             "features": session.features and session.features.as_json(),
-            "train_seconds": session.watch.seconds("train"),
+            "train_seconds": seconds,
             "features_seconds": session.watch.seconds("features"),
             "compile_seconds": session.watch.seconds("compile"),
             "evaluate_seconds": session.watch.seconds("evaluate"),
@@ -89,6 +93,7 @@ def summary_of(
             "train_flops": train_flops(session),
             "peak_rss_bytes": peak_memory_bytes(),
             "device": session.device.type,
+            "processes": session.team.size,
             "dataset": session.dataset.title,
             "notes": [*session.dataset.notes, *_pause(session), *_found(session)],
             "recipe": session.recipe.name,

@@ -4,19 +4,16 @@ What they leave out: reports and galleries (they work on the finished directory)
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
-from functools import partial
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from daybreak.core import metrics
 from daybreak.core.clock import Stopwatch
 from daybreak.core.config import Recipe, with_epochs
 from daybreak.core.device import kept_memory, pick_device, repeatable, synchronizer
-from daybreak.core.errors import BadStepError, NonFiniteError, RunError, StoppedError, StorageError, UsageError
+from daybreak.core.errors import RunError, StoppedError, UsageError
 from daybreak.core.events import OnEvent
 from daybreak.core.files import check_space
 from daybreak.core.options import TrainOptions, lengthened
@@ -24,17 +21,18 @@ from daybreak.core.process_state import left_as_found, plain_torch
 from daybreak.core.signals import StopRequest
 from daybreak.data.dataset import Dataset
 from daybreak.models.winograd.choice import Convolutions
-from daybreak.runs.classifier import predict_test
 from daybreak.runs.directory import RunDirectory
-from daybreak.runs.predictions import Predictions
 from daybreak.training import checkpoint, state
 from daybreak.training.compilation import choose_convolutions
 from daybreak.training.extensions import Extensions
+from daybreak.training.finish import to_the_end
 from daybreak.training.graphs import make_ready
-from daybreak.training.loop import fit
-from daybreak.training.session import Session, prepare
+from daybreak.training.images import Streamed
+from daybreak.training.onlooker import created, reopened
+from daybreak.training.session import ALONE, Session, prepare
 from daybreak.training.step import is_guarded
-from daybreak.training.summary import config_of, model_card, summary_of
+from daybreak.training.summary import config_of
+from daybreak.training.team import Team
 
 
 def train(
@@ -46,6 +44,7 @@ def train(
     extensions: Extensions = Extensions(),
     watch: Stopwatch | None = None,
     by_features: bool = False,
+    team: Team = ALONE,
     on_event: OnEvent = lambda event: None,
 ) -> RunDirectory:
     """Train a net and leave a run directory behind.
@@ -57,6 +56,7 @@ def train(
         watch: a clock that runs already, where choosing the recipe has spent part of the budget.
         by_features: evaluate the finished net on features where it has them, one view, and not by taking the test
             images through the whole net once more.
+        team: the processes that train it together; each of them makes this call.
         on_event: called with every row of metrics as it comes, and with what a progress display needs.
 
     Returns:
@@ -73,24 +73,26 @@ def train(
     """
     where = pick_device(options.device)
     check_options(options, dataset, where)
-    with _undisturbed(where) as stop, repeatable(options.deterministic):
+    check_team(team, recipe, dataset)
+    with _undisturbed(where, team) as stop, repeatable(options.deterministic):
         torch.manual_seed(options.seed)
         session = _prepared(
             stop, recipe, "nothing was trained yet; the same command begins again",
             lambda: prepare(
-                recipe, dataset, options.seed, where, budget=options.budget, watch=watch, extensions=extensions
+                recipe, dataset, options.seed, where, budget=options.budget, watch=watch, extensions=extensions,
+                team=team, memory=options.memory,
             ),
         )  # fmt: skip
         choose_convolutions(session)
         if session.horizon.is_done(0):
             raise UsageError(f"--budget {options.budget:g}s", "over before the first step", "a longer budget")
         # Only now: a recipe that cannot be built leaves no run behind.
-        with RunDirectory.create(out, extensions.net) as run:
+        with created(team, out, extensions.net) as run:
             check_space(run.path, state.bytes_to_keep(session))
             run.write_config(config_of(session, options))
-            on_event(_start(session, run, dataset.notes))
+            on_event(_start(session, run, [*dataset.notes, *_streamed(session)]))
             _make_ready(session, options, on_event)
-            return _to_the_end(session, run, options, stop, on_event, by_features)
+            return to_the_end(session, run, options, stop, on_event, by_features)
 
 
 def resume(
@@ -102,6 +104,7 @@ def resume(
     budget: float | None = None,
     extensions: Extensions = Extensions(),
     command: Sequence[str] = (),
+    team: Team = ALONE,
     on_event: OnEvent = lambda event: None,
 ) -> RunDirectory:
     """Go on with a run from its newest checkpoint that is whole; without any, from its beginning. A finished run stays
@@ -117,6 +120,7 @@ def resume(
             it where its steps so far put it: a finished run that is extended finds its rate risen again.
         budget: the same for a run over wall-clock time.
         command: the command line, for the record.
+        team: the processes that go on with it, which may be more or fewer than before.
 
     Raises:
         UsageError: the run is as long already, or the two lengths are mixed up.
@@ -126,8 +130,8 @@ def resume(
     options = options or RunDirectory.open(path).options
     where = pick_device(options.device)
     with (
-        _undisturbed(where) as stop,
-        RunDirectory.reopen(path, extensions.net) as run,
+        _undisturbed(where, team) as stop,
+        reopened(team, path, extensions.net) as run,
         repeatable(options.deterministic),
     ):
         _check_length(run, epochs, budget)
@@ -135,7 +139,8 @@ def resume(
         check_options(options, dataset, where)
         torch.manual_seed(options.seed)
         recipe = with_epochs(run.recipe, epochs)
-        saved, notes = checkpoint.newest(run.checkpoints)
+        check_team(team, recipe, dataset)
+        saved, notes = _newest(run, team)
         if saved is None and run.has_result:
             raise RunError(run.checkpoints, "missing, though the run has come to a result", "a whole copy of the run")
         watch = Stopwatch(synchronizer(where), saved.facts["spent"] if saved else {})
@@ -143,7 +148,7 @@ def resume(
             stop, recipe, f"the run is as it was; --resume {run.path} goes on",
             lambda: prepare(
                 recipe, dataset, options.seed, where, watch=watch, extensions=extensions,
-                budget=options.budget, resumes=True,
+                budget=options.budget, resumes=True, team=team, memory=options.memory,
                 convolutions=Convolutions.of(run.config.get("convolutions")),
             ),
         )  # fmt: skip
@@ -165,11 +170,11 @@ def resume(
         kept = run.metrics_until(session.step, saved.facts["metrics_bytes"] if saved else 0)
         notes += [kept.damage] if kept.damage else []
         config = _resumed_config(run.config, session, options, [*command], notes)
-        # Everything has been read and found sound: only now is anything written.
+        team.say(lambda: "")  # Everything has been read and found sound, by all: only now is anything written.
         run.keep_metrics(kept)
         run.write_config(config)
-        on_event(_start(session, run, notes))
-        return _to_the_end(session, run, options, stop, on_event)
+        on_event(_start(session, run, [*notes, *_streamed(session)]))
+        return to_the_end(session, run, options, stop, on_event)
 
 
 def _prepared(stop: StopRequest, recipe: Recipe, remark: str, make: Callable[[], Session]) -> Session:
@@ -196,13 +201,37 @@ def check_options(options: TrainOptions, dataset: Dataset, device: torch.device)
         raise UsageError("--keep best", "only the test part is there, and it chooses nothing", "--validate 0.1 with it")
 
 
+def check_team(team: Team, recipe: Recipe, dataset: Dataset) -> None:
+    """
+    Raises:
+        UsageError: several processes have nothing to share in this training.
+    """
+    if team.size == 1:
+        return
+    if recipe.features:
+        why = "trains the top of a net on features that one process computes in the time"
+        raise UsageError(f"--recipe {recipe.name} in {team.size} processes", why, "one process, or --set features=0")
+    if min(recipe.batch_size, len(dataset.train.labels_N)) < 2 * team.size:
+        why = f"a batch of {recipe.batch_size} leaves one of them without two images"
+        raise UsageError(f"{team.size} processes", why, "fewer, or a larger --set batch_size")
+
+
+def _newest(run: RunDirectory, team: Team) -> tuple[checkpoint.Checkpoint | None, list[str]]:
+    """What `checkpoint.newest` finds for the first process, which sets damaged ones aside."""
+    saved, notes = checkpoint.newest(run.checkpoints) if team.is_first else (None, [])
+    step = team.say(lambda: saved.facts["step"] if saved else None)
+    if team.is_first or step is None:
+        return saved, notes
+    return checkpoint.read_step(run.checkpoints, step), notes
+
+
 @contextmanager
-def _undisturbed(device: torch.device) -> Iterator[StopRequest]:
+def _undisturbed(device: torch.device, team: Team) -> Iterator[StopRequest]:
     """While the block runs signals are noted, memory is kept and PyTorch is as usual; what the process has in common
     with its other parts is afterwards as it was."""
     memory = kept_memory() if device.type == "cpu" else nullcontext()
     generators = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-    with left_as_found(), plain_torch(), StopRequest() as stop, memory, generators:
+    with left_as_found(), plain_torch(), team.stop_request() as stop, memory, generators:
         yield stop
 
 
@@ -239,87 +268,15 @@ def _check_longer(session: Session, run: RunDirectory, is_longer: bool) -> None:
         raise UsageError(f"--resume {run.path}", why, "--epochs or --budget above what it had")
 
 
-def _to_the_end(
-    session: Session,
-    run: RunDirectory,
-    options: TrainOptions,
-    stop: StopRequest,
-    on_event: OnEvent,
-    by_features: bool = False,
-) -> RunDirectory:
-    """Train, evaluate, and write down the result."""
-    try:
-        by_the_rule = fit(session, run, stop, options, on_event)
-    except NonFiniteError as error:
-        with suppress(StorageError):  # the bad step is what the user has to know
-            _write_what_is_left(session, run, options, error)
-        raise
-    finally:
-        session.graphs.clear()  # they hold on to the session, and so to the device's memory
-    keeps_best = options.keep == "best" and not stop.signal
-    weights_of_step = state.take_best(session, run.checkpoints) if keeps_best else session.step
-    _write_model(session, run)
-    predictions = None if stop.signal else evaluate_finished(session, run, stop, by_features)
-    summary = summary_of(
-        session,
-        options,
-        predictions,
-        val_acc=_val_acc(session) if predictions else None,
-        interrupted=None if predictions else stop.signal,  # what comes later does not undo a finished training
-        by_the_rule=by_the_rule,
-        weights_of_step=weights_of_step,
-    )
-    run.write_summary(summary)
-    on_event({"event": "end"} | summary)
-    for callback in session.extensions.callbacks:
-        callback.on_end(summary)
-    return run
-
-
-def _write_what_is_left(session: Session, run: RunDirectory, options: TrainOptions, error: NonFiniteError) -> None:
-    """The net before a bad step. Where the net itself is not finite, the result of an earlier part of the run stays."""
-    if isinstance(error, BadStepError):
-        _write_model(session, run)
-    if not run.has_result:
-        run.write_summary(summary_of(session, options, error=str(error)))
-
-
-def _write_model(session: Session, run: RunDirectory) -> None:
-    run.remove_results()  # a resumed run may have some, of the weights that are now replaced
-    run.write_model(session.classifier.net, model_card(session))
-
-
-def evaluate_finished(
-    session: Session, run: RunDirectory, stop: StopRequest, by_features: bool = False
-) -> Predictions | None:
-    """Store what the finished net says about the test images; None where a signal came."""
-    classifier, test, tta = session.classifier, session.dataset.test, session.recipe.tta
-
-    def on_features() -> Predictions:
-        logits_NK = session.logits("test", test, slice(None), classifier.size)
-        return Predictions(logits_NK, logits_NK, np.asarray(test.labels_N), np.asarray(test.names, dtype=np.str_))
-
-    ask = on_features if by_features and session.features else partial(predict_test, classifier, test, tta)
-    with session.watch.timed("evaluate"), session.watch.timed("final"):
-        predictions = stop.unless_stopped(ask)
-    if predictions:
-        run.write_predictions(predictions)
-    return predictions
-
-
-def _val_acc(session: Session) -> float | None:
-    """Accuracy of the finished net on the validation part, one view, at full size."""
-    part = session.dataset.validation
-    if part is None:
-        return None
-    with session.watch.timed("evaluate"):
-        return metrics.accuracy(session.logits("val", part, slice(None), session.classifier.size), part.labels_N)
-
-
 def _make_ready(session: Session, options: TrainOptions, on_event: OnEvent) -> None:
     told = make_ready(session, options.compile)
     if told is not None:
         on_event({"event": "compile"} | told)
+
+
+def _streamed(session: Session) -> list[str]:
+    images = getattr(session.loader, "images", None)
+    return ["training images are read as they are needed: they do not fit in memory"] * isinstance(images, Streamed)
 
 
 def _start(session: Session, run: RunDirectory, notes: Sequence[str]) -> dict[str, Any]:
