@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from held_out import without_test
 from peers import append, open_record, read, setting_of
 from scipy import stats
-from tune import without_test
 
 from daybreak.core.config import override, parse_settings
 from daybreak.core.files import write_json

@@ -18,10 +18,10 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from held_out import without_test
 from matplotlib.figure import Figure
 from peers import open_record, setting_of
 from tables import between
-from tune import without_test
 
 from daybreak.benchmarking.record import spread
 from daybreak.core.config import Recipe, override

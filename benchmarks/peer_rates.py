@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from held_out import without_test
 from peers import (
     FROM_NOTHING,
     RATES,
@@ -32,7 +33,6 @@ from peers import (
     write_pixels,
 )
 from platformdirs import user_cache_path
-from tune import without_test
 
 from daybreak.data import open_dataset
 

@@ -34,6 +34,7 @@ COMMANDS = (
     "bench",
     "lr-find",
     "serve",
+    "sweep",
 )
 
 

@@ -20,7 +20,7 @@ def script(name: str) -> Any:
         return importlib.import_module(name)
 
 
-anchor_original, anchor_steps, stairs, tune = map(script, ("anchor_original", "anchor_steps", "stairs", "tune"))
+anchor_original, anchor_steps, stairs = map(script, ("anchor_original", "anchor_steps", "stairs"))
 
 
 def test_every_stair_changes_what_it_says_and_nothing_else() -> None:
@@ -79,10 +79,3 @@ def test_time_to_equal_accuracy_is_read_off_the_line_through_the_recipes(tmp_pat
     assert found["anchor_runs"] == 2
     del runs["long"]
     assert anchor_steps.at_equal_accuracy(runs, tmp_path)["ratio"] is None  # nothing of ours is as good
-
-
-def test_a_line_of_the_table_of_trials_has_every_run_in_it() -> None:
-    rows = [{"held_out_acc": a, "held_out_acc_tta": a + 0.01, "held_out_loss": 1 - a} for a in (0.90, 0.92)]
-    found = tune.summary("sprint epochs=2", [*rows, {"failed": "step 3"}])
-    assert found == ("| sprint epochs=2 | 91.000 ± 1.414 | 92.000 ± 1.414 | 0.090 ± 0.014 | 2 | 1 failed |")
-    assert tune.summary("x", [{"failed": "step 3"}]) == "| x | - | - | - | 0 | 1 failed |"

@@ -4,8 +4,8 @@
     run = db.train("cifar10", recipe="sprint")
 
 Names are imported when they are first used, so that `daybreak --help` and worker processes start at once. For the same
-reason no module may have the name of a function in here (hence `training`, `inspection`, `benchmarking`): importing it
-would hide the function.
+reason no module may have the name of a function in here (hence `training`, `inspection`, `benchmarking`, `sweeping`):
+importing it would hide the function.
 """
 
 from importlib import import_module
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from daybreak.benchmarking.bench import bench
     from daybreak.core.errors import DaybreakError
     from daybreak.models.groups import ParamGroup
+    from daybreak.sweeping.sweep import sweep
     from daybreak.training.callbacks import Callback
 
 __version__ = version("daybreak")
@@ -36,6 +37,7 @@ __all__ = [
     "recipes",
     "resume",
     "samples",
+    "sweep",
     "train",
 ]
 HOMES = {
@@ -43,6 +45,7 @@ HOMES = {
     "DaybreakError": "daybreak.core.errors",
     "ParamGroup": "daybreak.models.groups",
     "bench": "daybreak.benchmarking.bench",
+    "sweep": "daybreak.sweeping.sweep",
 }
 
 

@@ -18,6 +18,9 @@ import typer
 from daybreak.cli import train_commands
 
 # isort: split
+from daybreak.cli import sweep_command
+
+# isort: split
 from daybreak.cli import run_commands
 
 # isort: split
@@ -36,6 +39,7 @@ __all__ = [
     "main",
     "run_commands",
     "serve_command",
+    "sweep_command",
     "train_commands",
 ]  # these modules add their verbs to app
 

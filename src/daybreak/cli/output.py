@@ -220,6 +220,24 @@ def bench(record: dict[str, Any]) -> None:
     console.print(f"record: {record['record']}", highlight=False, markup=False)
 
 
+def sweep(found: dict[str, Any], shown: int = 5) -> None:
+    """The best trials with their settings, and where the recipe and the page are."""
+    keys = list(found["space"])
+    table = _table("trial:", "validation:", *(f"{key}:" for key in keys), "epochs:", "seconds:")
+    finished = sorted((row for row in found["trials"] if row["state"] == "complete"), key=lambda row: -row["val_acc"])
+    for row in finished[:shown]:
+        values = (f"{v:.4g}" if isinstance(v, float) else _name(str(v)) for v in map(row["settings"].get, keys))
+        table.add_row(
+            str(row["trial"]), f"{row['val_acc']:.2%}", *values, f"{row['epochs']:g}", f"{row['train_seconds']:.1f}"
+        )
+    console.print(table)
+    counts = ", ".join(f"{count} {state}" for state, count in found["counts"].items())
+    note = "; times are of workers that shared a machine" if found["shared_machine"] else ""
+    console.print(f"{len(found['trials'])} trials: {counts}{note}", highlight=False, markup=False)
+    for name, path in (("recipe", found["recipe"]), ("report", found["report"]), ("to train it", found["command"])):
+        console.print(f"{name}: {path}", highlight=False, markup=False)
+
+
 def _latency(row: dict[str, Any]) -> None:
     """The latency of a recipe's net in each form: milliseconds of a call with so many images."""
     which = f"its latency is that of {row['latency_form']}" if row["latency_form"] else "no form answers as it does"

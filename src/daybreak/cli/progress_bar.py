@@ -46,6 +46,8 @@ class TrainingProgress:
             self._line(f"note: {event['why']}")
         elif event["event"] == "run":
             self._line(f"{event['label']}, seed {event['seed']}")
+        elif event["event"] == "trial":
+            self._trial(event)
         elif event["event"] == "latency":
             self._line(f"{event['label']}: how long it takes to answer ({', '.join(event['forms'])})")
         elif event["event"] == "step":
@@ -77,6 +79,16 @@ class TrainingProgress:
             f"epoch {event['epoch']:>3}  train {event['train_acc']:6.2%} loss {event['train_loss']:.3f}"
             f"  {part} {event[f'{part}_acc']:6.2%} loss {event[f'{part}_loss']:.3f}"
             f"  {event['size']} px  lr {event['lr']:.4g}  {event['train_seconds']:.1f} s"
+        )
+
+    def _trial(self, event: Event) -> None:
+        accuracy = event["why"] if event["val_acc"] is None else f"val {event['val_acc']:.2%}"
+        settings = "  ".join(
+            f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}"
+            for key, value in event["settings"].items()
+        )
+        self._line(
+            f"trial {event['trial']} {event['state']}: {accuracy}  {settings}  ({event['done']} of {event['trials']})"
         )
 
     def _line(self, text: str) -> None:

@@ -13,8 +13,12 @@ from daybreak.core.errors import one_line
 from daybreak.report.chart import svg
 
 
-def render(template: str, script: str = "page.js", **values: Any) -> str:
-    """The page as text. Style and script are parts of it; the browser runs them by their SHA-256 and nothing else."""
+def render(template: str, script: str | None = "page.js", **values: Any) -> str:
+    """The page as text. Style and script are parts of it; the browser runs them by their SHA-256 and nothing else.
+
+    Args:
+        script: what the page has besides what every page shares.
+    """
     environment = Environment(
         loader=PackageLoader("daybreak", "report/templates"),
         autoescape=True,
@@ -24,7 +28,7 @@ def render(template: str, script: str = "page.js", **values: Any) -> str:
     # Names from files may hold line breaks and bytes that are no text: `plain` makes one line of them.
     environment.filters |= {"plain": one_line, "svg": svg}
     style = Markup(environment.get_template("page.css").render())
-    code = Markup(_source(environment, "common.js") + _source(environment, script))
+    code = Markup("".join(_source(environment, name) for name in ("common.js", script) if name))
     policy = {"style_hash": _hash(style), "script_hash": _hash(code)}
     return environment.get_template(template).render(**values, style=style, script=code, **policy)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from daybreak.core import metrics
 from daybreak.core.device import describe_hardware, peak_memory_bytes, versions
+from daybreak.core.fanout import workers_here
 from daybreak.core.options import TrainOptions
 from daybreak.data.dataset import Dataset
 from daybreak.models.anatomy.trace import count_params
@@ -94,6 +95,7 @@ def summary_of(
             "peak_rss_bytes": peak_memory_bytes(),
             "device": session.device.type,
             "processes": session.team.size,
+            "shared_machine": workers_here() > 1,
             "dataset": session.dataset.title,
             "notes": [*session.dataset.notes, *_pause(session), *_found(session)],
             "recipe": session.recipe.name,
