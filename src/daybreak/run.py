@@ -125,10 +125,11 @@ class Run:
         seed: int = 0,
         data: str | Path | None = None,
         on_event: OnEvent = lambda event: None,
+        workers: int = 1,
     ) -> dict[str, Any]:
         """Images whose labels are probably wrong, the most suspicious first: "test", and "train" with `folds`, for
-        which as many nets are trained for `budget` seconds each. They stand in the next report."""
-        return find_suspects(self.directory, folds, budget, seed, data, on_event)
+        which as many nets are trained for `budget` seconds each, by `workers`. They stand in the next report."""
+        return find_suspects(self.directory, folds, budget, seed, data, on_event, workers)
 
     def predict(
         self, *images: str | Path, top: int = 3, reject: float | None = None, tta: Tta = "none"

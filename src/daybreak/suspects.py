@@ -1,13 +1,20 @@
 """Search a run for labels that are probably wrong."""
 
+import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from daybreak.core import fanout
 from daybreak.core.clock import Stopwatch, check_budget
-from daybreak.core.config import override
+from daybreak.core.config import Recipe, override
 from daybreak.core.device import pick_device, synchronizer
+from daybreak.core.errors import RunError, UsageError
 from daybreak.core.events import OnEvent
+from daybreak.core.files import whole_file
 from daybreak.evaluation.evaluate import evaluate
 from daybreak.evaluation.label_errors import Suspect, suspects
 from daybreak.recipes.finetune import HEAD_ONLY
@@ -24,6 +31,7 @@ def find_suspects(
     seed: int = 0,
     data: str | Path | None = None,
     on_event: OnEvent = lambda event: None,
+    workers: int = 1,
 ) -> dict[str, Any]:
     """Search a run's test part, and its training part where there are folds; the result stands in `suspects.json`.
 
@@ -31,10 +39,13 @@ def find_suspects(
         folds: nets to train for the training part.
         budget: seconds of training for each; where the run is one on features, their heads take what they take.
         data: where the run's data is now, if it has moved.
+        workers: processes that share the folds, and this machine's cores: a budget then trains less.
 
     Returns:
         "test" and, where it was searched, "train": lists of suspects as plain values; "folds" and "budget".
     """
+    if workers < 1:
+        raise UsageError(f"--workers {workers}", "not a number of processes", "--workers 2")
     if folds:
         check_budget(budget)
     dataset = run_dataset(run, data)
@@ -50,11 +61,49 @@ def find_suspects(
         else:
             recipe, _ = recipe_choice.for_budget(budget, dataset, seed, where, Stopwatch(synchronizer(where)))
             seconds = budget
-        logits_NK = out_of_sample(dataset, recipe, folds=folds, budget=seconds, seed=seed, on_event=on_event)
+        if workers == 1:
+            logits_NK = out_of_sample(dataset, recipe, folds=folds, budget=seconds, seed=seed, on_event=on_event)
+        else:
+            shared = {"recipe": recipe.model_dump(mode="json"), "folds": folds, "budget": seconds, "seed": seed}
+            logits_NK = _by_workers(run, data, shared, min(workers, folds))
         found |= {"train": _rows(suspects(logits_NK, dataset.train, dataset.classes)), "folds": folds, "budget": budget}
     run.write_suspects(found)
     return found
 
 
+def _by_workers(run: RunDirectory, data: str | Path | None, shared: Mapping[str, Any], workers: int) -> np.ndarray:
+    """Logits (N, K) of all training images, from folds that processes have shared out."""
+    with tempfile.TemporaryDirectory() as scratch:
+        where = {"run": str(run.path.absolute()), "data": None if data is None else str(Path(data).absolute())}
+        if data is not None and not Path(data).exists():  # a name
+            where["data"] = str(data)
+        files = [Path(scratch) / f"{n}.npy" for n in range(workers)]
+        jobs = [
+            {**shared, **where, "only": [*range(1 + n, shared["folds"] + 1, workers)], "out": str(file)}
+            for n, file in enumerate(files)
+        ]
+        with fanout.started("daybreak.suspects", jobs) as running:
+            fanout.wait(running, lambda: None, "nothing was changed; the same command starts again")
+            if not all(file.exists() for file in files):
+                raise running.error() or RunError(run.path, "a worker has died", "the same command again")
+        parts: list[np.ndarray] = [np.load(file) for file in files]
+        return np.sum(parts, axis=0)
+
+
+def _share(job: Mapping[str, Any]) -> None:
+    """What a worker's process does: some of the folds."""
+    dataset = run_dataset(RunDirectory.open(job["run"]), job["data"])
+    recipe = Recipe.model_validate(job["recipe"])
+    logits_NK = out_of_sample(
+        dataset, recipe, folds=job["folds"], budget=job["budget"], seed=job["seed"], only=job["only"]
+    )
+    with whole_file(Path(job["out"])) as temporary, temporary.open("wb") as file:
+        np.save(file, logits_NK)
+
+
 def _rows(found: list[Suspect]) -> list[dict[str, Any]]:
     return [asdict(suspect) for suspect in found]
+
+
+if __name__ == "__main__":  # as `find_suspects` starts it
+    fanout.run_worker(_share)

@@ -3,12 +3,15 @@
 Runs are interleaved (every recipe's first seed, then every recipe's second, …), so that a drifting machine hits all
 alike. A run whose loss stops being finite counts as failed. What proves a run is kept in the record's folder; a series
 that was interrupted goes on with the runs it lacks when it is started again.
+
+With several workers the runs are fanned out over processes that share this machine. Their accuracies are as good as
+any; of their times nothing is kept, and no record is written.
 """
 
 import json
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +19,10 @@ from daybreak import api
 from daybreak.benchmarking import dawnbench
 from daybreak.benchmarking.latency import Latency, fastest, forms_of, measure
 from daybreak.benchmarking.record import check_same_setting, evidence, keep_evidence, make_record, write_record
+from daybreak.core import fanout
 from daybreak.core.config import Compile, Device, Recipe, with_epochs
 from daybreak.core.device import describe_hardware, pick_device, versions
-from daybreak.core.errors import NonFiniteError, StoppedError, UsageError
+from daybreak.core.errors import NonFiniteError, RunError, StoppedError, UsageError
 from daybreak.core.events import OnEvent
 from daybreak.core.files import write_json
 from daybreak.core.options import TrainOptions, train_options
@@ -29,6 +33,7 @@ from daybreak.training import recipe_choice
 from daybreak.training.balance import balance_for
 
 LATENCY = "latency.json"
+MODULE = "daybreak.benchmarking"  # what a worker's process runs
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,7 @@ def bench(
     device: Device = "auto",
     latency: Latency = "quick",
     compile: Compile = "auto",
+    workers: int = 1,
     on_event: OnEvent = lambda event: None,
 ) -> dict[str, Any]:
     """Train every recipe with every seed; returns the record, which is also written to its folder ("record").
@@ -85,14 +91,20 @@ def bench(
         latency: how long each recipe's first run takes to answer: "quick" times it as it is and with its batch norms
             folded, "all" also compiled and as ONNX in float32 and in eight bits, for records; "none" nothing.
         compile: whether nets are compiled before training, on CUDA.
+        workers: processes on this machine, which share its cores. What they say of time is not kept: there is no
+            record then, and no latency, cost or time to target.
 
     Raises:
-        UsageError: there is nothing to run, no such recipe, or no such choice.
+        UsageError: there is nothing to run, no such recipe or choice, or what needs times is asked of several workers.
         RunError: the record is there already and has other data, another machine, other versions or recipes.
         StorageError: the record cannot be written.
     """
     train_options(epochs=epochs, budget=min(budgets, default=None), target=target, dawn_rule=dawn_rule, seed=seed)
-    forms = forms_of(latency)
+    if workers != 1:
+        _check_shared(
+            workers, {"--out": out, "--dawn": dawn_folder, "--cost-per-hour": cost_per_hour, "--target": target}
+        )
+    forms = forms_of(latency if workers == 1 else "none")
     chosen = {name: with_epochs(get_recipe(name), epochs) for name in recipes}
     labels = [recipe.name for recipe in chosen.values()]
     for name in {label for label in labels if labels.count(label) > 1}:
@@ -110,13 +122,64 @@ def bench(
     meant = {recipe.name: balance_for(recipe, dataset, TrainOptions())[0] for recipe in chosen.values()}
     check_same_setting(folder, facts, meant)
     series = Series(data, candidates, range(seed, seed + runs), folder, device, forms, compile)
-    for run_seed in series.seeds:
-        for candidate in series.candidates:
+    runs_to_do = [(candidate, run_seed) for run_seed in series.seeds for candidate in series.candidates]
+    if workers == 1:
+        for candidate, run_seed in runs_to_do:
             _run_once(series, candidate, run_seed, on_event)
+    else:
+        _fan_out(series, runs_to_do, workers, on_event)
     record = finish(series.folder, target, dawn_rule, cost_per_hour)
     if dawn_folder is not None:
         write_dawn(Path(dawn_folder), series.folder, record, cost_per_hour)
     return record | {"record": str(folder)}
+
+
+def _check_shared(workers: int, timed: Mapping[str, object]) -> None:
+    """
+    Raises:
+        UsageError: there are no workers, or an option needs times that they cannot have.
+    """
+    if workers < 1:
+        raise UsageError(f"--workers {workers}", "not a number of processes", "--workers 2")
+    for option in (name for name, value in timed.items() if value is not None):
+        why = "workers that share a machine have no times that could enter a record"
+        raise UsageError(f"{option} with --workers", why, f"--workers 1, or leave {option} out")
+
+
+def _fan_out(series: Series, runs_to_do: Sequence[tuple[Candidate, int]], workers: int, on_event: OnEvent) -> None:
+    """Runs over processes, each with every n-th of them, and what is kept of them as it comes."""
+    values = asdict(series) | {
+        "data": str(series.data),
+        "folder": str(series.folder),
+        "seeds": None,
+        "candidates": None,
+    }
+    jobs = [
+        {"series": values, "runs": [[asdict(candidate), seed] for candidate, seed in runs_to_do[first::workers]]}
+        for first in range(min(workers, len(runs_to_do)))
+    ]
+    told: set[tuple[str, int]] = set()
+
+    def look() -> None:
+        for candidate, seed in runs_to_do:
+            run = (candidate.label, seed)
+            if run not in told and (series.folder / candidate.label / f"seed-{seed}").exists():
+                told.add(run)
+                on_event({"event": "run", "label": candidate.label, "seed": seed})
+
+    with fanout.started(MODULE, jobs) as running:
+        fanout.wait(running, look, f"what was finished is in {series.folder}")
+        look()
+        if len(told) < len(runs_to_do):
+            raise running.error() or RunError(series.folder, "a worker has died", "the same command again")
+
+
+def run_share(job: Mapping[str, Any]) -> None:
+    """What a worker's process does: its runs of a series, one after the other."""
+    values = job["series"] | {"folder": Path(job["series"]["folder"]), "candidates": (), "seeds": range(0)}
+    series = Series(**values | {"forms": tuple(values["forms"])})
+    for candidate, seed in job["runs"]:
+        _run_once(series, Candidate(**candidate), seed, lambda event: None)
 
 
 def _size(data: str | Path, recipes: Iterable[Recipe], over_budgets: bool) -> int | None:

@@ -100,14 +100,18 @@ def make_record(folder: Path, target: float | None = None, dawn_rule: bool = Fal
     for label, runs in found.items():
         if runs[0].options.budget is None and any(_recipe_of(run) != _recipe_of(runs[0]) for run in runs):
             raise RunError(folder / label, "its runs were made with different recipes", "another --out")
+    is_shared = any(run.summary.get("shared_machine") for runs in found.values() for run in runs)
     rows = [_row(label, runs, target, dawn_rule) for label, runs in found.items()]
+    if is_shared:
+        rows = [row | _without_times() for row in rows]
     rows.sort(key=lambda row: row["train_seconds"]["mean"] or math.inf)
-    return {"clock": CLOCK, **(facts[0] if facts else {}), "target": target, "recipes": rows}
+    shared = {"shared_machine": is_shared} if is_shared else {}
+    return {"clock": CLOCK, **(facts[0] if facts else {}), **shared, "target": target, "recipes": rows}
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> Path:
-    """record.json, whole or not at all."""
-    return write_json(folder / "record.json", record)
+    """record.json, whole or not at all; accuracies.json where runs shared a machine, which is no record."""
+    return write_json(folder / ("accuracies.json" if record.get("shared_machine") else "record.json"), record)
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -164,6 +168,11 @@ def _row(label: str, runs: Sequence[RunDirectory], target: float | None, dawn_ru
         times = [_time_to(run, target, dawn_rule) for run in runs]
         row["time_to_target"] = time_to_target(times, target, dawn_rule)
     return row
+
+
+def _without_times() -> dict[str, Any]:
+    """A row's times where its runs shared a machine: none, so that they cannot be quoted."""
+    return {figure: spread([]) for figure in (*SECONDS, "images_per_second")} | {"time_to_target": None}
 
 
 def _values(runs: Sequence[RunDirectory], figure: str) -> list[float]:

@@ -118,6 +118,7 @@ def suspects(
     ] = None,
     budget: Annotated[str, typer.Option(metavar="TIME", help="Training time per fold.")] = "1m",
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the folds and of their nets.")] = 0,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that share the folds, and this machine's cores.")] = 1,
     data: MovedData = None,
     net: NetOption = None,
     as_json: Json = False,
@@ -130,7 +131,7 @@ def suspects(
     from daybreak.core.clock import parse_seconds
 
     with TrainingProgress(stderr, quiet) as on_event:
-        found = api.load(run, net).suspects(folds, parse_seconds(budget, "--budget"), seed, data, on_event)
+        found = api.load(run, net).suspects(folds, parse_seconds(budget, "--budget"), seed, data, on_event, workers)
     print_result(found, as_json, lambda: output.suspects(found))
 
 

@@ -117,6 +117,10 @@ def bench(
         str, typer.Option(metavar="auto|always|never", help="Compile nets before training, on CUDA.")
     ] = "auto",
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps")] = "auto",
+    workers: Annotated[
+        int,
+        typer.Option(min=1, help="Processes that share this machine's cores: accuracies only, no times, no record."),
+    ] = 1,
     as_json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -132,6 +136,6 @@ def bench(
             data, recipe or [], epochs=epochs, budgets=budgets, runs=runs, seed=seed, target=target,
             dawn_rule=dawn_rule, cost_per_hour=cost_per_hour, dawn_folder=dawn, out=out,
             device=choice("--device", device, DEVICES), latency=latency,  # type: ignore[arg-type]
-            compile=choice("--compile", compile, COMPILE), on_event=on_event,
+            compile=choice("--compile", compile, COMPILE), workers=workers, on_event=on_event,
         )  # fmt: skip
     print_result(record, as_json, lambda: output.bench(record))

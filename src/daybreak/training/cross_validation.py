@@ -1,6 +1,7 @@
 """Logits for training images from nets that never trained on them."""
 
 import tempfile
+from collections.abc import Container
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +26,7 @@ def out_of_sample(
     budget: float | None = None,
     seed: int = 0,
     device: Device = "auto",
+    only: Container[int] | None = None,
     on_event: OnEvent = lambda event: None,
 ) -> np.ndarray:
     """Logits (N, K) of all training images, each by a net that was trained on the other folds.
@@ -33,6 +35,7 @@ def out_of_sample(
         recipe: of every fold's net. On features, which the folds share, a fold takes seconds.
         folds: how many; stratified by class.
         budget: seconds of training a fold, instead of the recipe's epochs.
+        only: the folds to train, from 1; the images of others keep zeros. All by default.
         on_event: called with the progress of every fold's training.
 
     Raises:
@@ -47,6 +50,8 @@ def out_of_sample(
     logits_NK = np.zeros((len(labels_N), len(dataset.classes)), np.float32)
     splits = StratifiedKFold(folds, shuffle=True, random_state=seed).split(labels_N, labels_N)
     for number, (known, asked) in enumerate(splits, 1):
+        if only is not None and number not in only:
+            continue
         on_event({"event": "run", "label": f"fold {number} of {folds}", "seed": seed})
         fold = replace(dataset, train=train_part.take(known), test=train_part.take(asked), validation=None)
         with tempfile.TemporaryDirectory() as folder:
