@@ -19,7 +19,8 @@ from daybreak.core.config import override
 from daybreak.core.errors import one_line
 from daybreak.data import open_dataset
 from daybreak.evaluation.evaluate import evaluate
-from daybreak.explain.maps import explain
+from daybreak.explain.maps import MapOptions, explain
+from daybreak.explain.ranking import most_faithful
 from daybreak.recipes import RECIPES
 from daybreak.report import figures, items
 from daybreak.report.report import SECTIONS, write_report
@@ -71,7 +72,7 @@ def test_every_section_is_there(page: Page) -> None:
         "Learning rate",
         "Most confused",
         "Per class",
-        "Grad-CAM",
+        "Class activation maps",
         "temperature",
         "first filters",
     ):
@@ -140,7 +141,9 @@ def test_the_maps_on_the_page_are_the_nets(run: RunDirectory, page: Page) -> Non
     image = np.asarray(open_dataset("digits", size=24).test.images_NHWC[[item["index"]]])
     for which, target in enumerate((item["top"][0][0], item["true"])):
         cells = np.frombuffer(base64.b64decode(item["maps"][which]), np.uint8)
-        maps = explain(run.classifier(), image, np.array([[target]]))
+        methods = most_faithful([stage["name"] for stage in data["stages"]])
+        maps = explain(run.classifier(), image, np.array([[target]]), MapOptions(method=methods))
+        assert methods == {stage["name"]: stage["method"] for stage in data["stages"]}
         assert [m.layer for m in maps] == [stage["name"] for stage in data["stages"]]
         sides = [stage["side"] for stage in data["stages"]]
         assert sides == [min(16, m.values_HW.shape[0]) for m in maps]
@@ -166,7 +169,7 @@ def test_the_number_of_mistakes_left_out_is_reported(run: RunDirectory, monkeypa
 
 
 def test_numbers_on_the_page_are_the_runs(run: RunDirectory, page: Page) -> None:
-    assert f"{100 * run.summary['test_acc']:.2f} %" in page.text
+    assert f"{100 * run.summary['test_acc']:.2f}\N{NO-BREAK SPACE}%" in page.text
     true, predicted, count = evaluate(run, tta="none").most_confused(1)[0]
     assert f"{true} taken for {predicted}: {count} images" in page.values("aria-label")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from daybreak.core import fanout
+from daybreak.core import fanout, metrics
 from daybreak.core.clock import Stopwatch, check_budget
 from daybreak.core.config import Recipe, override
 from daybreak.core.device import pick_device, synchronizer
@@ -42,7 +42,8 @@ def find_suspects(
         workers: processes that share the folds, and this machine's cores: a budget then trains less.
 
     Returns:
-        "test" and, where it was searched, "train": lists of suspects as plain values; "folds" and "budget".
+        "test" and, where it was searched, "train": lists of suspects as plain values; "folds", "budget" and
+        "train_balanced_acc", how often the nets of the folds were right, as the mean over classes.
     """
     if workers < 1:
         raise UsageError(f"--workers {workers}", "not a number of processes", "--workers 2")
@@ -66,7 +67,9 @@ def find_suspects(
         else:
             shared = {"recipe": recipe.model_dump(mode="json"), "folds": folds, "budget": seconds, "seed": seed}
             logits_NK = _by_workers(run, data, shared, min(workers, folds))
+        confusion_KK = metrics.confusion_matrix(logits_NK, np.asarray(dataset.train.labels_N))
         found |= {"train": _rows(suspects(logits_NK, dataset.train, dataset.classes)), "folds": folds, "budget": budget}
+        found |= {"train_balanced_acc": metrics.balanced_accuracy(confusion_KK)}
     run.write_suspects(found)
     return found
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import minimize_scalar
-from scipy.special import logsumexp
+from scipy.special import logsumexp, ndtri
 
 
 def softmax(logits_NK: np.ndarray) -> np.ndarray:
@@ -21,6 +21,17 @@ def correct(logits_NK: np.ndarray, labels_N: np.ndarray) -> np.ndarray:
 def accuracy(logits_NK: np.ndarray, labels_N: np.ndarray) -> float:
     """Top-1: the share of images whose highest logit is the label's."""
     return float(correct(logits_NK, labels_N).mean())
+
+
+def wilson_interval(hits: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
+    """The interval of a share (Wilson 1927), which holds near 0 and 1, too. Without trials it is (0, 1)."""
+    if not trials:
+        return 0.0, 1.0
+    z, share = float(ndtri(0.5 + confidence / 2)), hits / trials
+    spread = z * np.sqrt(share * (1 - share) / trials + (z / (2 * trials)) ** 2)
+    low, high = (share + z**2 / (2 * trials) + sign * spread for sign in (-1, 1))
+    scale = 1 + z**2 / trials
+    return max(0.0, float(low / scale)), min(1.0, float(high / scale))
 
 
 def cross_entropy(logits_NK: np.ndarray, labels_N: np.ndarray) -> float:
@@ -71,6 +82,15 @@ def expected_calibration_error(logits_NK: np.ndarray, labels_N: np.ndarray, bins
     """ECE (Guo et al. 2017, eq. 3): mean gap between confidence and accuracy over equal-width bins of confidence."""
     gaps = [b.images * abs(b.accuracy - b.confidence) for b in reliability(logits_NK, labels_N, bins)]
     return sum(gaps) / len(labels_N)
+
+
+def chance_calibration_error(logits_NK: np.ndarray, labels_N: np.ndarray, bins: int = 15) -> float:
+    """The ECE that a perfectly calibrated net would have on as many images, by chance alone: each image is then right
+    with its confidence, a bin's gap is close to normal, and the mean of its size is sqrt(2/π) of its deviation."""
+    confidence_N = softmax(logits_NK).max(1)
+    bin_N = np.minimum((confidence_N * bins).astype(int), bins - 1)
+    variance = np.bincount(bin_N, confidence_N * (1 - confidence_N), bins)
+    return float(np.sqrt(2 / np.pi * variance).sum() / len(labels_N))
 
 
 def fit_temperature(logits_NK: np.ndarray, labels_N: np.ndarray) -> float:

@@ -39,7 +39,7 @@ def class_maps(
     images_NCHW: Tensor,
     target_N: Tensor,
     layers: Sequence[str],
-    method: Method = "grad-cam",
+    method: Method | Mapping[str, Method] = "grad-cam",
     against_N: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Maps (N, h, w), float32 and not negative, of every named stage.
@@ -47,28 +47,39 @@ def class_maps(
     Args:
         images_NCHW: prepared images, float32.
         target_N: int64, the class to explain for each image.
+        method: of all stages, or of each by its name.
         against_N: int64, the class to explain it against: the score is then the difference of the two logits, and
             the map shows evidence for `target` and against `against`.
 
     Raises:
         UsageError: a stage or the method has no such name.
     """
-    check_method(method)
     layers = check_layers(net, layers)
+    methods = dict.fromkeys(layers, method) if isinstance(method, str) else {name: method[name] for name in layers}
+    for each in methods.values():
+        check_method(each)
 
     def score_of(logits_NK: Tensor) -> Tensor:
         score_N = logits_NK.gather(1, target_N[:, None])[:, 0]
         return score_N if against_N is None else score_N - logits_NK.gather(1, against_N[:, None])[:, 0]
 
+    of_gradients = [name for name in layers if methods[name] in _OF_GRADIENTS]
+    others = [name for name in layers if name not in of_gradients]
+    maps: dict[str, Tensor] = {}
     with _untouched(net):
-        if method in _OF_GRADIENTS:
-            activations, gradients = activations_and_gradients(net, images_NCHW, score_of, layers)
-            return {name: _OF_GRADIENTS[method](activations[name], gradients[name]).relu() for name in layers}
-        activations = activations_of(net, images_NCHW, layers)
-        if method == "eigen-cam":
-            return {name: _eigen_cam(activations[name]) for name in layers}
-        score_against = partial(_scores_of_masked, net, images_NCHW, target_N, against_N)
-        return {name: _score_cam(activations[name], score_against) for name in layers}
+        if of_gradients:
+            activations, gradients = activations_and_gradients(net, images_NCHW, score_of, of_gradients)
+            for name in of_gradients:
+                maps[name] = _OF_GRADIENTS[methods[name]](activations[name], gradients[name]).relu()
+        if others:
+            activations = activations_of(net, images_NCHW, others)
+            score_against = partial(_scores_of_masked, net, images_NCHW, target_N, against_N)
+            for name in others:
+                of_channels = methods[name] == "score-cam"
+                maps[name] = (
+                    _score_cam(activations[name], score_against) if of_channels else _eigen_cam(activations[name])
+                )
+    return {name: maps[name] for name in layers}
 
 
 def check_method(method: str) -> None:

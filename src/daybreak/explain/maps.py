@@ -1,6 +1,6 @@
 """Class activation maps of a classifier's images. How a map is computed: daybreak.explain.cam."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,12 +50,13 @@ class MapOptions:
 
     Attributes:
         layers: stages by name; None means all.
+        method: of all stages, or of each by its name.
         target: a class, "predicted" or "true"; None leaves the choice to the caller.
         against: a class, "predicted" or "true": the map then shows evidence for the target and against this class.
     """
 
     layers: Sequence[str] | None = None
-    method: Method = "grad-cam"
+    method: Method | Mapping[str, Method] = "grad-cam"
     target: str | None = None
     against: str | None = None
 
@@ -90,6 +91,16 @@ def explain(
             for name in names
         ]
     return found
+
+
+def stage_words(m: ClassMap, net_size: int) -> str:
+    """The stage's resolution and what one of its cells sees of the image."""
+    height, width = m.values_HW.shape
+    cells = "1 cell" if m.is_single_cell else f"{height}×{width} cells"
+    if m.field is None:
+        return cells
+    seen = "the whole image" if m.field.size >= 2 * net_size else f"{m.field.size}×{m.field.size} px"
+    return f"{cells}; each sees {seen} of {net_size}×{net_size}"
 
 
 def class_numbers(name: str, classes: Sequence[str], predicted_N: np.ndarray, true_N: np.ndarray | None) -> np.ndarray:

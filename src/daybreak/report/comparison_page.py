@@ -28,6 +28,8 @@ def write_comparison(found: Comparison, path: str | Path) -> Path:
     dataset, histories = _images_of(found), [run.metrics("epoch") for run in found.runs]
     page = render(
         "compare.html",
+        ("pictures.css",),
+        ("charts.js",),
         title="Runs compared",
         subtitle=", ".join(found.labels),
         rows=[_row(found, n) for n in range(len(found.runs))],

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import io
+from collections.abc import Sequence
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -12,25 +13,36 @@ from PIL import Image
 from daybreak.core.errors import one_line
 from daybreak.report.chart import svg
 
+SHORT = 24  # characters of a name that is shown
 
-def render(template: str, script: str | None = "page.js", **values: Any) -> str:
+
+def render(template: str, styles: Sequence[str] = (), scripts: Sequence[str] = (), **values: Any) -> str:
     """The page as text. Style and script are parts of it; the browser runs them by their SHA-256 and nothing else.
 
     Args:
-        script: what the page has besides what every page shares.
+        styles, scripts: files below `templates/style` and `templates/script`, after those that every page has.
     """
     environment = Environment(
         loader=PackageLoader("daybreak", "report/templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
+        lstrip_blocks=True,
     )
     # Names from files may hold line breaks and bytes that are no text: `plain` makes one line of them.
-    environment.filters |= {"plain": one_line, "svg": svg}
-    style = Markup(environment.get_template("page.css").render())
-    code = Markup("".join(_source(environment, name) for name in ("common.js", script) if name))
+    environment.filters |= {"plain": one_line, "svg": svg, "short": short_name}
+    sheets = ("tokens.css", "page.css", *styles)
+    style = Markup("".join(environment.get_template(f"style/{name}").render() for name in sheets))
+    code = Markup("".join(_source(environment, f"script/{name}") for name in ("common.js", "scroll.js", *scripts)))
     policy = {"style_hash": _hash(style), "script_hash": _hash(code)}
     return environment.get_template(template).render(**values, style=style, script=code, **policy)
+
+
+def short_name(name: object, longest: int = SHORT) -> str:
+    """A name on one line, without its middle where it is too long: what tells names apart is mostly at their ends."""
+    text = one_line(name)
+    tail = longest * 2 // 5
+    return text if len(text) <= longest else f"{text[: longest - tail - 1]}…{text[-tail:]}"
 
 
 def data_uri(picture: Image.Image) -> str:

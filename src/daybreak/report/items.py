@@ -16,7 +16,9 @@ from daybreak.core import metrics
 from daybreak.core.errors import one_line
 from daybreak.data.picture import to_picture
 from daybreak.evaluation.evaluation import Evaluation
-from daybreak.explain.maps import ClassMap, explain
+from daybreak.explain.maps import ClassMap, MapOptions, explain, stage_words
+from daybreak.explain.ranking import most_faithful
+from daybreak.models.registry import stages_of
 from daybreak.report.html import data_uri
 from daybreak.runs.classifier import Classifier
 
@@ -58,14 +60,16 @@ def page_data(
     items: Sequence[Item], evaluation: Evaluation, classifier: Classifier, images_NHWC: np.ndarray
 ) -> dict[str, Any]:
     """The data of the page's script: classes, stages, the sheet, and one row per image with its five most likely
-    classes and its maps for the predicted and the true class."""
+    classes and its maps for the predicted and the true class, each by the most faithful method of one pass."""
     indices = [item.index for item in items]
     probability_NK = metrics.softmax(evaluation.logits_NK[indices])
     true_N, predicted_N = evaluation.labels_N[indices], probability_NK.argmax(1)
     pixels = np.asarray(images_NHWC[indices])
-    maps = explain(classifier, pixels, np.stack([predicted_N, true_N], 1)) if indices else []
+    methods = most_faithful(tuple(stages_of(classifier.net)))
+    options = MapOptions(method=methods)
+    maps = explain(classifier, pixels, np.stack([predicted_N, true_N], 1), options) if indices else []
     maps = [m for m in maps if not m.is_single_cell]
-    stages = {m.layer: min(MAX_MAP_SIDE, m.values_HW.shape[0]) for m in maps}
+    stages = {m.layer: m for m in maps}
     rows: list[dict[str, Any]] = [
         {
             "index": item.index,
@@ -88,7 +92,15 @@ def page_data(
             rows[n]["boxes"] = [[round(v, 1) for v in m.field_of_max(classifier.size)] for m in mine]
     return {
         "classes": [one_line(name) for name in evaluation.classes],
-        "stages": [{"name": name, "side": side} for name, side in stages.items()],
+        "stages": [
+            {
+                "name": name,
+                "side": min(MAX_MAP_SIDE, m.values_HW.shape[0]),
+                "words": stage_words(m, classifier.size),
+                "method": methods[name],
+            }
+            for name, m in stages.items()
+        ],
         "sheet": data_uri(sheet(pixels)) if indices else "",
         "side": min(pixels.shape[1], THUMBNAIL) if indices else 0,
         "columns": COLUMNS,
@@ -118,26 +130,26 @@ def _encoded(maps: Sequence[ClassMap]) -> str:
     return base64.b64encode(torch.cat(parts).numpy().tobytes()).decode()
 
 
-def sheet(images_NHWC: np.ndarray) -> Image.Image:
-    """All images in one picture, COLUMNS per row; images up to THUMBNAIL px keep their exact pixels."""
-    side = min(images_NHWC.shape[1], THUMBNAIL)
+def sheet(images_NHWC: np.ndarray, largest: int = THUMBNAIL) -> Image.Image:
+    """All images in one picture, COLUMNS per row; images up to `largest` px keep their exact pixels."""
+    side = min(images_NHWC.shape[1], largest)
     rows = -(-len(images_NHWC) // COLUMNS)
     out = Image.new("L" if images_NHWC.shape[3] == 1 else "RGB", (COLUMNS * side, rows * side))
     for n, image_HWC in enumerate(images_NHWC):
-        out.paste(thumbnail(image_HWC), (n % COLUMNS * side, n // COLUMNS * side))
+        out.paste(thumbnail(image_HWC, largest), (n % COLUMNS * side, n // COLUMNS * side))
     return out
 
 
-def thumbnail(image_HWC: np.ndarray) -> Image.Image:
-    """The image itself, or a copy reduced to THUMBNAIL px if it is larger."""
+def thumbnail(image_HWC: np.ndarray, largest: int = THUMBNAIL) -> Image.Image:
+    """The image itself, or a copy reduced to `largest` px if it is larger."""
     picture = to_picture(image_HWC)
-    if picture.width <= THUMBNAIL:
+    if picture.width <= largest:
         return picture
-    return picture.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+    return picture.resize((largest, largest), Image.Resampling.LANCZOS)
 
 
 def drawn_uri(picture: Image.Image) -> str:
     """A drawing as lossy WebP in a data URI: a third of the bytes of PNG. For images of the data use `data_uri`."""
     buffer = io.BytesIO()
-    picture.save(buffer, "WEBP", quality=88)
+    picture.save(buffer, "WEBP", quality=80)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

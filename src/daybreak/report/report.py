@@ -11,27 +11,33 @@ from daybreak.core import metrics
 from daybreak.core.config import Device
 from daybreak.core.errors import one_line
 from daybreak.core.files import write_picture, write_text
+from daybreak.data import Dataset
 from daybreak.evaluation.evaluate import evaluate
 from daybreak.evaluation.evaluation import Evaluation
 from daybreak.explain.cam import check_layers
-from daybreak.explain.features import Observed, observe, principal_plane
+from daybreak.explain.features import observe, principal_plane
 from daybreak.explain.overlay import HEAT
-from daybreak.models.registry import stages_of
-from daybreak.report import figures, run_charts, sections
+from daybreak.report import figures, run_charts, sections, stages, verdict
+from daybreak.report.cards import cards
 from daybreak.report.chart import Chart
-from daybreak.report.html import data_uri, render
+from daybreak.report.embedding import scatter
+from daybreak.report.html import render
 from daybreak.report.items import page_data, pick_items
+from daybreak.report.matrix import matrix
+from daybreak.report.next_step import next_step
 from daybreak.runs.classifier import Classifier
 from daybreak.runs.curves import PART_NAMES, curve_part
 from daybreak.runs.datasets import run_dataset
 from daybreak.runs.directory import RunDirectory
 
 SECTIONS = (
-    ("curves", "curves"), ("confusion", "confusion"), ("mistakes", "mistakes"), ("maps", "maps"),
-    ("calibration", "calibration"), ("labels", "labels"), ("duplicates", "duplicates"), ("features", "features"),
-    ("data", "data"), ("reproduce", "reproduce"),
+    ("verdict", "Verdict"), ("curves", "Accuracy and loss"), ("confusion", "Confusion matrix"),
+    ("mistakes", "Mistakes"), ("maps", "Maps"), ("calibration", "Calibration"), ("labels", "Wrong labels"),
+    ("duplicates", "Duplicates"), ("features", "Learned features"), ("embeddings", "Embeddings"), ("data", "Data"),
+    ("reproduce", "Reproduce"),
 )  # fmt: skip
-LARGEST_MATRIX = 20  # classes
+STYLES = ("report.css", "matrix.css", "pictures.css")
+SCRIPTS = ("charts.js", "pictures.js", "gallery.js", "scatter.js")
 HEAT_STEPS = 32
 
 
@@ -47,25 +53,28 @@ def write_report(run: RunDirectory, *, data: str | Path | None = None, device: D
     """
     evaluation = evaluate(run, tta="none", device=device, moved_to=data)
     dataset, classifier = run_dataset(run, data), run.classifier(device)
-    last = check_layers(classifier.net, None)[-1]
-    seen = observe(classifier, dataset.test.images_NHWC, last)
-    suspects = sections.suspects(run, dataset, evaluation)
+    test_NHWC, last = dataset.test.images_NHWC, check_layers(classifier.net, None)[-1]
+    seen = observe(classifier, test_NHWC, last)
+    plane_N2 = principal_plane(seen.embeddings_ND)
+    suspects, duplicates = sections.suspects(run, dataset, evaluation), sections.duplicates(dataset, evaluation)
+    calibration, epochs, charts = sections.calibration(evaluation), run.metrics("epoch"), training_charts(run)
     items, left_out = pick_items(evaluation, [s["index"] for s in suspects["test_rows"]], dataset.decode.size)
-    epochs, charts = run.metrics("epoch"), training_charts(run)
-    bins = metrics.reliability(evaluation.logits_NK, evaluation.labels_N)
+    draw_figures(run, charts, evaluation, plane_N2)
+    methods = stages.methods_of_strips(classifier, seen.peaks_NK.shape[1])
     page = render(
         "report.html",
+        STYLES,
+        SCRIPTS,
         title=f"{run.summary['recipe']} on {run.summary['dataset']}",
         subtitle=_subtitle(run),
-        sections=SECTIONS if epochs else SECTIONS[1:],
+        sections=[row for row in SECTIONS if epochs or row[0] != "curves"],
+        verdict=verdict_of(run, evaluation, dataset, suspects, duplicates, calibration["temperature"]),
+        cards=cards(evaluation, run.summary),
         summary=run.summary,
         config=run.config,
         command=one_line(shlex.join(run.config["command"])),
         evaluation=evaluation,
         classes=evaluation.classes,
-        top_5=metrics.top_k_accuracy(evaluation.logits_NK, evaluation.labels_N, 5)
-        if len(evaluation.classes) > 5
-        else None,
         epochs=epochs,
         part=curve_part(epochs),
         part_name=PART_NAMES[curve_part(epochs)],
@@ -73,19 +82,47 @@ def write_report(run: RunDirectory, *, data: str | Path | None = None, device: D
         charts=charts,
         matrix=matrix(evaluation),
         left_out=left_out,
-        strips=sections.strips(classifier, evaluation, dataset.test.images_NHWC),
-        stages=list(stages_of(classifier.net)),
-        charts_of_calibration=run_charts.calibration(bins),
-        calibration=sections.calibration(evaluation),
+        strips=stages.strips(classifier, evaluation, test_NHWC, methods),
+        masks="score-cam" in methods.values(),
+        chart_of_calibration=run_charts.calibration(metrics.reliability(evaluation.logits_NK, evaluation.labels_N)),
+        calibration=calibration,
         coverage=run_charts.coverage(metrics.answered(evaluation.logits_NK, evaluation.labels_N)),
         suspects=suspects,
-        duplicates=sections.duplicates(dataset),
+        duplicates=duplicates,
         views=sections.views(classifier, dataset, evaluation, seen, last),
-        figures=draw_figures(run, charts, evaluation, seen),
+        embedding=scatter(plane_N2, evaluation, test_NHWC),
         data=sections.described(dataset),
-        images=page_data(items, evaluation, classifier, dataset.test.images_NHWC) | _for_maps(classifier),
+        images=page_data(items, evaluation, classifier, test_NHWC) | _for_maps(classifier),
     )
     return write_text(run.path / "report.html", page)
+
+
+def verdict_of(
+    run: RunDirectory,
+    evaluation: Evaluation,
+    dataset: Dataset,
+    suspects: Mapping[str, Any],
+    duplicates: Mapping[str, Any],
+    temperature: float,
+) -> dict[str, Any]:
+    """The findings about a run, those that can be had, and the next step."""
+    epochs, confusion_KK, classes = run.metrics("epoch"), evaluation.confusion, evaluation.classes
+    part, images, size = curve_part(epochs), len(evaluation.labels_N), dataset.decode.size
+    train_K = np.bincount(dataset.train.labels_N, minlength=len(classes))
+    held_out = images if part == "test" else len(dataset.validation.labels_N) if dataset.validation else 0
+    fit = verdict.fit(epochs, part, PART_NAMES[part], held_out)
+    found = [
+        verdict.accuracy(int(np.trace(confusion_KK)), confusion_KK.sum(1), evaluation.macro_f1),
+        fit,
+        verdict.weakest(confusion_KK, classes),
+        verdict.pair(confusion_KK, classes),
+        verdict.calibration(evaluation.logits_NK, evaluation.labels_N, temperature),
+        verdict.balance(train_K, classes, evaluation.balanced_accuracy),
+        verdict.leaks(duplicates["total"], duplicates["other_label"], images, size, duplicates["without"]),
+        verdict.labels(len(suspects["test_rows"]), images, suspects["hidden"]),
+    ]
+    step = next_step(run, fit, leaks=duplicates["total"], suspects=len(suspects["test_rows"]), size=size)
+    return {"findings": [finding for finding in found if finding], "next": step}
 
 
 def training_charts(run: RunDirectory) -> dict[str, list[Chart]]:
@@ -100,24 +137,11 @@ def training_charts(run: RunDirectory) -> dict[str, list[Chart]]:
     }
 
 
-def matrix(evaluation: Evaluation) -> dict[str, Any]:
-    """The confusion matrix for the page: of the classes with the most mistakes, where there are many."""
-    counts_KK = evaluation.confusion
-    k = len(counts_KK)
-    wrong_K = counts_KK.sum(0) + counts_KK.sum(1) - 2 * np.diag(counts_KK)
-    rows = sorted(np.argsort(-wrong_K, kind="stable")[:LARGEST_MATRIX].tolist())
-    share_KK = counts_KK / np.maximum(counts_KK.sum(1, keepdims=True), 1)
-    shade_KK = np.ceil(10 * share_KK).astype(int)
-    cells = [[{"count": int(counts_KK[t, p]), "shade": int(shade_KK[t, p])} for p in range(k)] for t in range(k)]
-    return {"rows": rows, "cells": cells, "left_out": k - len(rows)}
-
-
 def draw_figures(
-    run: RunDirectory, charts: Mapping[str, list[Chart]], evaluation: Evaluation, seen: Observed
-) -> dict[str, str]:
-    """All figures at paper quality below `figures/`; returns those that the page shows, as data URIs."""
+    run: RunDirectory, charts: Mapping[str, list[Chart]], evaluation: Evaluation, plane_N2: np.ndarray
+) -> None:
+    """All figures at paper quality below `figures/`."""
     predicted_N = evaluation.logits_NK.argmax(1)
-    plane_N2 = principal_plane(seen.embeddings_ND)
     made = {
         "confusion": figures.confusion(evaluation.confusion, evaluation.classes),
         "reliability": figures.reliability(metrics.reliability(evaluation.logits_NK, evaluation.labels_N)),
@@ -127,7 +151,6 @@ def draw_figures(
     for name, figure in made.items():
         write_text(run.path / "figures" / f"{name}.svg", figures.svg(figure))
         write_picture(run.path / "figures" / f"{name}.png", figures.png(figure, dpi=200))
-    return {"embeddings": data_uri(figures.png(made["embeddings"], dpi=110))}
 
 
 def _subtitle(run: RunDirectory) -> str:

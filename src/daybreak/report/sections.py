@@ -8,67 +8,36 @@ from PIL import Image
 
 from daybreak.core import metrics
 from daybreak.data import Dataset
+from daybreak.data.advice import FROM_SIDE
 from daybreak.data.dataset import Split
-from daybreak.data.duplicates import MIN_CORRELATION, near_duplicates
+from daybreak.data.duplicates import MIN_CORRELATION, Duplicate, near_duplicates
 from daybreak.data.picture import enlarged
 from daybreak.data.statistics import mean_and_std
 from daybreak.evaluation.evaluation import Evaluation
 from daybreak.evaluation.label_errors import suspects as find_suspects
 from daybreak.explain.features import Observed, activation_sheets, filter_sheet, grid, top_images
-from daybreak.explain.gallery import mistake_maps
-from daybreak.explain.maps import ClassMap
-from daybreak.explain.overlay import draw_box, field_box, overlay
+from daybreak.explain.overlay import draw_box
+from daybreak.report import verdict
 from daybreak.report.html import data_uri
 from daybreak.report.items import drawn_uri, thumbnail
 from daybreak.runs.classifier import Classifier
 from daybreak.runs.directory import RunDirectory
 
-STRIPS = 8  # mistakes whose maps are in the page itself, to be read without a script
-MAP_SIZE = 84  # px
+NOT_SAID = "suspects.json does not say how often the nets were right that were asked: run daybreak suspects again"
 MAX_SHOWN = 24  # suspect labels of each part, and duplicates
 REJECTED_BELOW = (0.5, 0.7, 0.8, 0.9, 0.95)  # confidences for which the page says what `predict --reject` would do
-EXAMPLES, EXAMPLE_CLASSES = 10, 20  # training images per class, and classes at most
-TOP_IMAGE_SIZE = 64  # px
-
-
-def strips(classifier: Classifier, evaluation: Evaluation, images_NHWC: np.ndarray) -> list[dict[str, Any]]:
-    """The most confident mistakes: at every stage the maps for the predicted and the true class, and the receptive
-    field of the maximum for the predicted class."""
-    wrong = evaluation.mistakes(STRIPS)
-    images = np.asarray(images_NHWC[[m.index for m in wrong]])
-    maps = mistake_maps(classifier, wrong, images)
-    shown = []
-    for n, (mistake, image_HWC) in enumerate(zip(wrong, images, strict=True)):
-        mine = [m for m in maps if m.image == n]
-        predicted, true = mine[: len(mine) // 2], mine[len(mine) // 2 :]
-        rows = [
-            _row(
-                f"predicted: {mistake.predicted}",
-                "wrong",
-                [_map_cell(m, image_HWC, mistake.predicted) for m in predicted],
-            ),
-            _row(f"true: {mistake.true}", "right", [_map_cell(m, image_HWC, mistake.true) for m in true]),
-            _row(
-                "receptive field of the maximum (predicted)",
-                "head",
-                [_field_cell(m, image_HWC, classifier.size) for m in predicted],
-            ),
-        ]
-        shown.append({"mistake": mistake, "image": data_uri(thumbnail(image_HWC)), "rows": rows})
-    return shown
+EXAMPLES, EXAMPLE_CLASSES = 8, 20  # training images per class, and classes at most
+TOP_IMAGE_SIZE = 96  # px
+EXAMPLE_SIZE = 48  # px
 
 
 def calibration(evaluation: Evaluation) -> dict[str, Any]:
     logits, labels = evaluation.logits_NK, evaluation.labels_N
-    temperature = metrics.fit_temperature(logits, labels)
-    error = "overconfident" if temperature > 1 else "underconfident"
+    answered = metrics.answered(logits, labels)
     return {
-        "temperature": temperature,
+        "temperature": metrics.fit_temperature(logits, labels),
         "ece_after": metrics.expected_calibration_error(metrics.cross_fitted(logits, labels), labels),
-        "verdict": f"The net is {error}: divide its logits by the temperature."
-        if abs(temperature - 1) > 0.05
-        else "The net is well calibrated.",
-        "rejecting": [_rejecting(metrics.answered(logits, labels), reject) for reject in REJECTED_BELOW],
+        "rejecting": [_rejecting(answered, reject) for reject in REJECTED_BELOW],
     }
 
 
@@ -80,30 +49,33 @@ def _rejecting(found: list[metrics.Answered], reject: float) -> dict[str, float 
 
 
 def suspects(run: RunDirectory, dataset: Dataset, evaluation: Evaluation) -> dict[str, Any]:
-    """Labels that are probably wrong: those that `daybreak suspects` found, or else the test part is searched now."""
+    """Labels that are probably wrong: those that `daybreak suspects` found, or else the test part is searched now. None
+    of a part are shown where the nets that were asked are too often wrong; `hidden` says so."""
     found = run.suspects() or {}
-    if "test" not in found:
-        found |= {"test": [asdict(s) for s in find_suspects(evaluation.logits_NK, dataset.test, dataset.classes)]}
-    splits = {"test": dataset.test, "train": dataset.train}
-    parts = [
-        (
-            part,
-            [row | {"picture": _picture_of(splits[part], row["index"])} for row in found[part][:MAX_SHOWN]],
-            len(found[part]),
-        )
-        for part in ("test", "train")
-        if part in found
-    ]
-    return {
-        "parts": parts,
-        "counts": {part: len(split.labels_N) for part, split in splits.items()},
-        "test_rows": found["test"],
-        "searched_train": "train" in found,
-    }
+    parts = [_suspects_of("test", dataset.test, found.get("test"), verdict.mistrust(evaluation.balanced_accuracy))]
+    if parts[0]["hidden"] is None and "test" not in found:
+        rows = [asdict(s) for s in find_suspects(evaluation.logits_NK, dataset.test, dataset.classes)]
+        parts = [_suspects_of("test", dataset.test, rows, None)]
+    if "train" in found:
+        known = found.get("train_balanced_acc")
+        hidden = NOT_SAID if known is None else verdict.mistrust(known)
+        parts.append(_suspects_of("training", dataset.train, found["train"], hidden))
+    test_rows = parts[0]["all"]
+    return {"parts": parts, "test_rows": test_rows, "searched_train": "train" in found, "hidden": parts[0]["hidden"]}
 
 
-def duplicates(dataset: Dataset) -> dict[str, Any]:
-    found, (train, test), classes = near_duplicates(dataset), (dataset.train, dataset.test), dataset.classes
+def _suspects_of(name: str, split: Split, rows: list[dict[str, Any]] | None, hidden: str | None) -> dict[str, Any]:
+    kept = [] if hidden or rows is None else rows
+    shown = [row | {"picture": _picture_of(split, row["index"])} for row in kept[:MAX_SHOWN]]
+    return {"name": name, "images": len(split.labels_N), "all": kept, "rows": shown, "hidden": hidden}
+
+
+def duplicates(dataset: Dataset, evaluation: Evaluation) -> dict[str, Any]:
+    """Test images that are in the training part, too, and the accuracy without them. Images of a few pixels are alike
+    without being of one thing: of these only exact copies count."""
+    train, test, classes = dataset.train, dataset.test, dataset.classes
+    is_exact = dataset.decode.size < FROM_SIDE
+    found = [d for d in near_duplicates(dataset) if not is_exact or _is_copy(dataset, d)]
     rows = [
         asdict(d)
         | {"test": _picture_of(test, d.test), "train": _picture_of(train, d.train)}
@@ -111,8 +83,23 @@ def duplicates(dataset: Dataset) -> dict[str, Any]:
         | {"test_label": classes[test.labels_N[d.test]], "train_label": classes[train.labels_N[d.train]]}
         for d in found[:MAX_SHOWN]
     ]
-    other = sum(not d.same_label for d in found)
-    return {"rows": rows, "total": len(found), "other_label": other, "min_correlation": MIN_CORRELATION}
+    others_N = np.ones(len(test.labels_N), bool)
+    others_N[[d.test for d in found]] = False
+    right_N = metrics.correct(evaluation.logits_NK, evaluation.labels_N)
+    return {
+        "rows": rows,
+        "total": len(found),
+        "other_label": sum(not d.same_label for d in found),
+        "is_exact": is_exact,
+        "without": float(right_N[others_N].mean()) if others_N.any() else None,
+        "min_correlation": MIN_CORRELATION,
+    }
+
+
+def _is_copy(dataset: Dataset, d: Duplicate) -> bool:
+    image_HWC = dataset.test.images_NHWC[d.test]
+    image_HWC = image_HWC[:, ::-1] if d.mirrored else image_HWC
+    return np.array_equal(image_HWC, dataset.train.images_NHWC[d.train])
 
 
 def views(
@@ -144,44 +131,26 @@ def views(
 
 
 def described(dataset: Dataset) -> dict[str, Any]:
-    """Counts, mean and standard deviation, and a few training images of each class."""
+    """Counts, mean and standard deviation, and a few training images of the first classes."""
     train, test, k = dataset.train, dataset.test, len(dataset.classes)
     mean, std = mean_and_std(train.images_NHWC)
-    chosen = [np.flatnonzero(train.labels_N == c)[:EXAMPLES] for c in range(min(k, EXAMPLE_CLASSES))]
-    blank = Image.new("RGBA", (40, 40))
-    rows = [[enlarged(np.asarray(train.images_NHWC[i]), 40) for i in row] for row in chosen]
-    pictures = [picture for row in rows for picture in row + [blank] * (EXAMPLES - len(row))]
-    counts = (np.bincount(split.labels_N, minlength=k).tolist() for split in (train, test))
+    counts = [np.bincount(split.labels_N, minlength=k).tolist() for split in (train, test)]
+    examples = [_examples(train, c) if c < EXAMPLE_CLASSES else None for c in range(k)]
     return {
-        "per_class": list(zip(dataset.classes, *counts, strict=True)),
+        "per_class": list(zip(dataset.classes, *counts, examples, strict=True)),
         "train": len(train.labels_N),
         "test": len(test.labels_N),
+        "validation": len(dataset.validation.labels_N) if dataset.validation else 0,
         "size": dataset.decode.size,
         "mean": ", ".join(f"{v:.3f}" for v in mean),
         "std": ", ".join(f"{v:.3f}" for v in std),
-        "examples": drawn_uri(grid(pictures, EXAMPLES)),
     }
 
 
-def _row(name: str, style: str, cells: list[dict[str, Any]]) -> dict[str, Any]:
-    return {"name": name, "style": style, "cells": cells}
-
-
-def _map_cell(m: ClassMap, image_HWC: np.ndarray, target: str) -> dict[str, Any]:
-    if m.is_single_cell:
-        return {"picture": None, "words": "1×1: no spatial resolution"}
-    if m.is_empty:
-        return {"picture": None, "words": "no evidence"}
-    picture = drawn_uri(overlay(image_HWC, m.values_HW, MAP_SIZE))
-    return {"picture": picture, "words": f"map for {target} at {m.layer}"}
-
-
-def _field_cell(m: ClassMap, image_HWC: np.ndarray, size: int) -> dict[str, Any]:
-    if m.is_empty:
-        return {"picture": None, "words": "–"}
-    picture = drawn_uri(field_box(m, image_HWC, size, MAP_SIZE))
-    side = "size unknown" if m.field is None else f"{m.field.size} px"
-    return {"picture": picture, "words": f"receptive field of a cell of {m.layer}, {side}"}
+def _examples(split: Split, label: int) -> str | None:
+    index = np.flatnonzero(split.labels_N == label)[:EXAMPLES]
+    pictures = [enlarged(np.asarray(split.images_NHWC[i]), EXAMPLE_SIZE) for i in index]
+    return drawn_uri(grid(pictures, EXAMPLES)) if pictures else None
 
 
 def _picture_of(split: Split, index: int) -> str:

@@ -110,7 +110,8 @@ class _Page:
     def show(self) -> Response:
         subject, folder = self.subject, self.subject.folder
         page = render(
-            "serve.html", "serve.js", title=one_line(subject.title), subtitle=one_line(folder.resolve().name),
+            "serve.html", ("pictures.css", "serve.css"), ("serve.js",),
+            title=one_line(subject.title), subtitle=one_line(folder.resolve().name),
             measured=subject.measured, classes=self.names, files=files_of_run(folder), max_bytes=MAX_BYTES,
             explains=subject.explains, reject=self.options.reject,
         )  # fmt: skip

@@ -40,7 +40,6 @@ def write_page(path: Path, study: "Study", found: Mapping[str, Any]) -> Path:
     rows = sorted(found["trials"], key=lambda row: (row["state"] != "complete", -(row["val_acc"] or 0.0)))
     page = render(
         "sweep.html",
-        script=None,
         title=f"Sweep of {found['base']} on {found['dataset']}",
         subtitle=found["study"],
         found=found,

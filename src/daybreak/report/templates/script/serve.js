@@ -5,8 +5,6 @@
   let shown = null; // of those that have been asked about: {image, found, message, class, against}
   let asking = new AbortController(); // of the maps for another class: only the latest counts
 
-  // Both ends of a long name; the whole is in the title.
-  const short = (name) => (name.length <= 32 ? name : `${name.slice(0, 18)}…${name.slice(-12)}`);
   const likeliest = ({ top: [first] }) => `${first.class}, ${percent(first.probability)}`;
   const inWords = (found) => (found.unknown ? `unknown (closest: ${likeliest(found)})` : likeliest(found));
 
@@ -45,7 +43,7 @@
     const name = item.image.name || "image";
     const button = make("button", { type: "button", title: name },
       ...(item.found ? [make("img", { class: "pixels", src: item.found.image, alt: "" })] : []),
-      make("span", {}, make("b", { class: item.found ? "" : "wrong" }, item.found ? inWords(item.found) : "no answer"), make("span", { class: "soft" }, short(name))));
+      make("span", {}, make("b", { class: item.found ? "" : "wrong" }, item.found ? inWords(item.found) : "no answer"), make("span", { class: "soft" }, short(name, 32))));
     button.item = item;
     button.addEventListener("click", () => { show(item); result.scrollIntoView({ block: "nearest" }); });
     at("asked").prepend(make("li", {}, button));

@@ -1,0 +1,76 @@
+"""What to do next with a run: one command that can be run as it stands, and why."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from daybreak.core.errors import one_line
+from daybreak.core.options import TrainOptions, lengthened
+from daybreak.report.verdict import Finding
+from daybreak.runs.directory import RunDirectory
+
+LONGER = 2  # times as long
+PHOTOS = 96  # px: from this side on a pretrained net is the better start
+
+
+@dataclass(frozen=True)
+class Step:
+    why: str
+    command: str
+
+
+def next_step(run: RunDirectory, fit: Finding | None, *, leaks: int, suspects: int, size: int) -> Step:
+    """The step that promises most: the data first, then the training, then a closer look.
+
+    Args:
+        fit: the finding about the curves.
+        leaks: test images that are in the training part, too.
+        suspects: labels shown that look wrong.
+        size: side of the images in px.
+    """
+    recipe, options, fault = run.recipe, _options(run), fit.fault if fit else None
+    if leaks:
+        which = _said(["daybreak", "data", options.data])
+        return Step("See which images are in both parts, and keep them in one", which)
+    if fault == "undertrained":
+        return Step(f"Train {LONGER} times as long", _said(_longer(run, options)))
+    if fault and size >= PHOTOS and not recipe.features:
+        started = TrainOptions(data=options.data, recipe="finetune", seed=options.seed, split_seed=options.split_seed)
+        return Step("Start from a net that knows photos (pip install 'daybreak[lite]')", _said(started.command()))
+    if fault == "overfitted" and not recipe.augment.cutout and not recipe.features and "options" in run.config:
+        hidden = replace(options, settings={**options.settings, "augment.cutout": 8})
+        return Step("Hide a part of each training image", _said(hidden.command()))
+    if suspects:
+        return Step("Check the training labels as well", _said(["daybreak", "suspects", run.path, "--folds", "4"]))
+    closer = ["daybreak", "explain", run.path, "--class", "predicted", "--against", "true"]
+    return Step("See what speaks for the wrong class in the worst mistakes", _said(closer))
+
+
+def _options(run: RunDirectory) -> TrainOptions:
+    """The run's options, with the data and the recipe that it took where none was named."""
+    options = run.options
+    data, recipe = options.data or run.config["data"]["request"]["data"], options.recipe or run.recipe.name
+    return replace(options, data=data, recipe=recipe)
+
+
+def _longer(run: RunDirectory, options: TrainOptions) -> Sequence[object]:
+    if options.budget is not None:
+        length: dict[str, Any] = {"epochs": None, "budget": round(LONGER * options.budget, 1)}
+    else:
+        length = {"epochs": max(1, round(LONGER * run.summary["epochs"])), "budget": None}
+    if "options" in run.config:
+        return lengthened(options, **length).command()
+    flag = "epochs" if length["epochs"] else "budget"
+    # The recipe and the settings of a run of 0.1.0 stand only in its command.
+    return [*_without(run.config["command"], "--epochs", "--budget"), f"--{flag}", length[flag]]
+
+
+def _without(command: Sequence[str], *flags: str) -> list[str]:
+    """The words without these flags and their values."""
+    left_out = {at + n for at, word in enumerate(command) if word in flags for n in (0, 1)}
+    return [word for at, word in enumerate(command) if at not in left_out]
+
+
+def _said(words: Sequence[object]) -> str:
+    return one_line(shlex.join(map(str, words)))
