@@ -231,6 +231,24 @@ def test_evaluate(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out)["test_acc_tta"] != found["test_acc"]  # mirrored digits mislead
 
 
+def test_full_augmentation_follows_the_recipe(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`small` does not mirror, as a mirrored 2 is no 2: three views are left. The accuracy of one stands beside."""
+    assert call("evaluate", trained, "--tta", "full", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["views"] == 3
+    assert "no mirrored views: the recipe does not mirror images in training" in found["notes"]
+    assert call("evaluate", trained, "--tta", "flip", "--json") == 0
+    mirrored = json.loads(capsys.readouterr().out)
+    assert mirrored["views"] == 2
+    assert mirrored["test_acc_tta"] < found["test_acc_tta"]  # mirrored digits mislead
+    assert any("mirrored views can mislead the net" in note for note in mirrored["notes"])
+    assert call("evaluate", trained, "--tta", "full") == 0
+    line = capsys.readouterr().out.splitlines()[0]
+    assert line.startswith(
+        f"{found['test_acc_tta']:.2%} of 359 test images of digits (3 views; one view: {found['test_acc']:.2%})"
+    )
+
+
 def test_evaluate_on_other_data(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     digits = db.open_dataset("digits")
     x, y = digits.test.images_NHWC[:, :, :, 0], digits.test.labels_N
@@ -265,7 +283,7 @@ def test_other_data_with_other_classes_is_refused(
 
 
 @pytest.mark.slow
-def test_a_run_can_be_judged_from_elsewhere_and_after_its_data_moved(
+def test_a_run_can_be_evaluated_from_elsewhere_and_after_its_data_moved(
     shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -278,8 +296,8 @@ def test_a_run_can_be_judged_from_elsewhere_and_after_its_data_moved(
     assert call("report", "../run") == 3
     assert "--data" in capsys.readouterr().err
     assert call("report", "../run", "--data", "../moved") == 0
-    spoilt = next((tmp_path / "moved" / "test" / "red").iterdir())
-    Image.new("RGB", (16, 16)).save(spoilt)
+    damaged = next((tmp_path / "moved" / "test" / "red").iterdir())
+    Image.new("RGB", (16, 16)).save(damaged)
     assert call("report", "../run", "--data", "../moved") == 3
     assert "content" in capsys.readouterr().err
 
@@ -695,7 +713,7 @@ with StopRequest():
 def test_evaluate_draws_no_test_part_from_what_may_have_been_trained_on(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Data without a test part: the run's own is judged on the run's own part, any other is refused."""
+    """Data without a test part: the run's own is evaluated on the run's own part, any other is refused."""
     digits = db.open_dataset("digits")
     x, y = digits.train.images_NHWC[:200, :, :, 0], digits.train.labels_N[:200]
     np.savez(tmp_path / "whole.npz", x_train=x, y_train=y)

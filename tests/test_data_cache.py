@@ -64,6 +64,17 @@ def test_the_second_start_reads_and_decodes_nothing(folder: Path, monkeypatch: p
     assert second.seconds["open"] > 0
 
 
+def test_a_copy_at_its_own_size_is_found_by_that_size(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch):
+    """As `daybreak data` makes it, and `daybreak evaluate --data` asks for it."""
+    folder = write_folder(tmp_path / "set", sample_files())
+    first = open_dataset(folder)
+    forbid(monkeypatch, "files.decode", "files.read_header")
+    same(first, open_dataset(folder, size=first.decode.size))
+    assert len(entries(cache)) == 1
+    with pytest.raises(pytest.fail.Exception, match=r"files\.(decode|read_header) was called"):
+        open_dataset(folder, size=first.decode.size + 1)
+
+
 def test_negative_control_a_cold_start_decodes(folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch):
     open_dataset(folder)
     shutil.rmtree(cache)

@@ -1,9 +1,12 @@
 """Logits: test-time views with their weights, batches of any size, a net left as it was."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from daybreak.core.config import override
 from daybreak.core.errors import UsageError
 from daybreak.core.nets import net_config
 from daybreak.data.dataset import images_a_block
@@ -12,6 +15,7 @@ from daybreak.explain.faithfulness import scores
 from daybreak.explain.features import observe
 from daybreak.explain.maps import explain
 from daybreak.models.registry import build_net
+from daybreak.recipes import RECIPES
 from daybreak.runs.classifier import Classifier, images_a_forward, tta_views
 from daybreak.runs.transforms import Normalizer
 
@@ -36,6 +40,26 @@ def test_the_six_views_are_shifts_and_mirrors_with_airbenchs_weights() -> None:
     assert torch.equal(down_right[:-1, :-1], x[0, 0, 1:, 1:])
     assert down_right[-1, -1] == x[0, 0, -2, -2]  # the border is reflected
     assert torch.equal(down_right_mirrored, down_right.flip(1))
+
+
+def test_without_mirrors_three_views_are_left_and_flip_is_taken_at_its_word() -> None:
+    x = torch.arange(32.0 * 32).view(1, 1, 32, 32)
+    views, six = tta_views(x, "full", mirrors=False), tta_views(x, "full")
+    assert [weight for weight, _ in views] == [0.5, 0.25, 0.25]
+    assert all(torch.equal(view, six[2 * i][1]) for i, (_, view) in enumerate(views))
+    assert len(tta_views(x, "flip", mirrors=False)) == 2
+    one = replace(classifier(), mirrors=False)
+    one.net.eval()
+    with torch.no_grad():
+        expected = sum(weight * one.net(view) for weight, view in tta_views(one.prepare(IMAGES), "full", mirrors=False))
+    assert isinstance(expected, torch.Tensor)
+    assert np.allclose(one.logits(IMAGES, "full"), expected.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["small", "page", "sprint", "finetune"])
+def test_which_recipes_mirror(name: str) -> None:
+    assert RECIPES[name].mirrors == (name != "small")
+    assert not override(RECIPES["page"], {"augment.flip": "none"}).mirrors
 
 
 @pytest.mark.parametrize(("tta", "count"), [("none", 1), ("flip", 2), ("full", 6)])

@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -39,7 +40,7 @@ def test_an_option_is_known_everywhere(name: str) -> None:
     assert text.endswith(".")
     (parameter,) = [p for p in TRAIN.params if p.name == name]
     assert name == "data" or flag_of(name) in parameter.opts
-    assert getattr(parameter, "help", text) == text
+    assert re.fullmatch(rf"{re.escape(text)}( Default: [\w]+\.)?", getattr(parameter, "help", text))
     for function in (db.train, db.resume):
         signature = inspect.signature(function)
         assert name in signature.parameters or (function is db.resume and name == "run")

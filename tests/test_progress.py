@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,9 @@ from hypothesis import strategies as st
 from daybreak import api
 from daybreak.core.clock import parse_seconds
 from daybreak.core.errors import UsageError
+from daybreak.recipes import RECIPES
 from daybreak.training import loop
+from daybreak.training.expectation import about_budget
 from daybreak.training.progress import TimeHorizon
 from daybreak.training.session import Session
 
@@ -146,3 +149,35 @@ def test_a_budget_holds_on_a_machine_that_changes_pace(
     assert [row["progress"] for row in rows] == sorted(row["progress"] for row in rows)
     assert (run.directory.options.budget, run.summary.budget) == (budget, budget)
     assert [row["epoch"] for row in run.history][-1] == pytest.approx(run.summary.epochs, abs=0.01)
+
+
+def test_a_budget_for_few_epochs_says_what_to_expect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time is made of steps of a second each: of 22 an epoch 45 fit into 45 s, which are two epochs."""
+    clock, plain = Clock(), loop.train_step
+
+    def step(session: Session, *batch: torch.Tensor) -> torch.Tensor:
+        clock.now += 1.0
+        return plain(session, *batch)
+
+    monkeypatch.setattr("daybreak.core.clock.time", SimpleNamespace(perf_counter=clock))
+    monkeypatch.setattr("daybreak.training.step_log.SECONDS_BETWEEN_READINGS", 0.0)
+    monkeypatch.setattr(loop, "train_step", step)
+    events: list[Any] = []
+    for budget, name in ((45.0, "short"), (200.0, "long")):
+        api.train(
+            "digits", recipe="small", budget=budget, settings=TINY, out=tmp_path / name, report=False,
+            on_event=events.append,
+        )  # fmt: skip
+    (note,) = [event["why"] for event in events if event["event"] == "note"]
+    assert note == (
+        "about 2.0 epochs fit into 45 s here: expect much less than a finished net; for 5: --budget 111s or "
+        "--set model.width=0.05"
+    )
+
+
+def test_a_recipe_for_few_epochs_has_what_it_needs() -> None:
+    step = {"step": 10, "stepping_seconds": 10.0, "progress": 0.1}
+    short, long = RECIPES["sprint-2"], RECIPES["sprint"]
+    assert about_budget(100.0, step, 50, short, 32) is None
+    assert "about 2.0 epochs fit into 1 min 40 s" in str(about_budget(100.0, step, 50, long, 32))
+    assert "for 5: --budget 5m or --size 32" in str(about_budget(100.0, step, 50, long, 64))

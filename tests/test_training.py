@@ -76,7 +76,7 @@ def test_the_seed_decides_everything(digits: Dataset) -> None:
 
 
 def test_a_loss_of_probabilities_cannot_fall_to_zero() -> None:
-    """The write-up's mistake: sure and right, softmax twice still costs ln(1 + 9/e) = 1.4612, cross-entropy nothing."""
+    """Confident and right, softmax before the loss still costs ln(1 + 9/e) = 1.4612, cross-entropy nothing."""
     logits, labels = 1000 * torch.eye(10), torch.arange(10)
     plain, twice = (tiny(**{"loss": kind, "label_smoothing": 0}) for kind in ("cross-entropy", "softmax-twice"))
     assert batch_loss(plain, logits, labels).item() == 0.0
@@ -132,7 +132,7 @@ def test_a_run_directory_is_whole(digits: Dataset, tmp_path: Path) -> None:
     assert epochs[-1]["progress"] == 1.0
     keys = {"lr", "train_loss", "train_acc", "test_loss", "test_acc", "train_seconds", "size"}
     assert keys <= epochs[0].keys()
-    assert [e["event"] for e in events if e["event"] != "step"] == ["start", "epoch", "epoch", "end"]
+    assert [e["event"] for e in events if e["event"] not in ("step", "phase")] == ["start", "epoch", "epoch", "end"]
     stored = again.predictions()
     assert stored is not None
     fresh = again.classifier("cpu").logits(digits.test.images_NHWC)
@@ -154,7 +154,7 @@ def test_summary_numbers_agree(digits: Dataset, tmp_path: Path) -> None:
     assert s["train_flops"] == 6 * count_macs(net, 16, 1) * 44 * 64
 
 
-def test_moving_average_is_what_is_judged(digits: Dataset) -> None:
+def test_moving_average_is_what_is_evaluated(digits: Dataset) -> None:
     session = prepare(tiny(ema=0.5), digits, 0, CPU)
     assert session.ema is not None
     expected = [p.detach().clone() for p in session.net.parameters()]

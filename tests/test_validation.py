@@ -9,8 +9,10 @@ import pytest
 import torch
 from resuming import final_state
 from resuming import recipe as resuming_recipe
+from scipy.stats import norm
 
 import daybreak as db
+from daybreak.core import metrics
 from daybreak.core.config import Recipe, override
 from daybreak.core.errors import UsageError
 from daybreak.core.options import TrainOptions
@@ -20,6 +22,7 @@ from daybreak.runs.classifier import Classifier
 from daybreak.runs.directory import RunDirectory
 from daybreak.training import loop
 from daybreak.training.callbacks import Callback, Step
+from daybreak.training.expectation import about_target
 from daybreak.training.extensions import Extensions
 from daybreak.training.session import Session
 from daybreak.training.train import resume, train
@@ -69,7 +72,7 @@ def test_the_test_part_is_seen_once(held_out: Dataset, tmp_path: Path, monkeypat
 
 
 class Ruin(Callback):
-    """Spoils the net from a step on, as a rate that is too high would: the best epoch is then not the last."""
+    """Ruins the net from a step on, as a rate that is too high would: the best epoch is then not the last."""
 
     def __init__(self, after: int) -> None:
         self.after = after
@@ -97,6 +100,60 @@ def test_the_best_epoch_is_what_the_run_ends_with(held_out: Dataset, tmp_path: P
     assert (best.checkpoints / f"step-{chosen:08d}").is_dir()
     assert last.summary["weights_of_step"] == 4 * steps
     assert not (last.checkpoints / f"step-{chosen:08d}").exists()  # what nothing uses is not kept
+
+
+@pytest.mark.parametrize(("right", "of", "expected"), [(90, 100, 0.8396444904), (10, 10, 0.7870580299), (0, 10, 0.0)])
+def test_the_lower_bound_is_wilsons(right: int, of: int, expected: float) -> None:
+    """The lower root of (share - p)² n = z² p (1 - p), at the 95 % quantile of the normal distribution."""
+    found = metrics.lower_bound(right / of, of)
+    assert found == pytest.approx(expected, abs=1e-9)
+    assert (right / of - found) ** 2 * of == pytest.approx(norm.ppf(0.95) ** 2 * found * (1 - found))
+
+
+def test_a_target_ends_training_once_the_validation_part_shows_it(held_out: Dataset, tmp_path: Path) -> None:
+    """At the first epoch whose lower bound reaches it, which its accuracy alone has passed before or then."""
+    whole = train(tiny(8), held_out, tmp_path / "whole", TrainOptions(device="cpu")).metrics("epoch")
+    assert held_out.validation is not None
+    n = len(held_out.validation.labels_N)
+    target = metrics.lower_bound(whole[4]["val_acc"], n)
+    first = next(row for row in whole if metrics.lower_bound(row["val_acc"], n) >= target)
+    events: list[Any] = []
+    options = TrainOptions(device="cpu", target=target)
+    run = train(tiny(8), held_out, tmp_path / "run", options, on_event=events.append)
+    assert [row["val_acc"] for row in run.metrics("epoch")] == [
+        row["val_acc"] for row in whole if row["step"] <= first["step"]
+    ]
+    assert run.summary["steps"] == first["step"] < whole[-1]["step"]
+    assert run.summary["ended_by"] == "validation"
+    (note,) = [note for note in run.summary["notes"] if note.startswith("training ended after ")]
+    assert note in [event.get("why") for event in events]
+    assert run.summary["target_met"] == (run.summary["test_acc_tta"] >= target)
+    again = resume(run.path, held_out)
+    assert (again.summary["steps"], again.summary["ended_by"]) == (first["step"], "validation")
+
+
+def test_a_target_that_is_only_reached_by_the_point_estimate_does_not_end_it(held_out: Dataset, tmp_path: Path) -> None:
+    whole = train(tiny(3), held_out, tmp_path / "whole", TrainOptions(device="cpu")).metrics("epoch")
+    options = TrainOptions(device="cpu", target=max(row["val_acc"] for row in whole))
+    run = train(tiny(3), held_out, tmp_path / "run", options)
+    assert (run.summary["steps"], run.summary["ended_by"]) == (whole[-1]["step"], None)
+
+
+def test_a_target_without_a_validation_part_says_what_one_would_give(
+    held_out: Dataset, digits: Dataset, tmp_path: Path
+) -> None:
+    why = about_target(TrainOptions(target=0.9), digits)
+    assert why is not None
+    assert "--validate 0.1 ends it once 144 images held out show 90.00%" in why
+    assert about_target(TrainOptions(target=0.9), held_out) is None
+    assert about_target(TrainOptions(target=0.9, dawn_rule=True), digits) is None
+    assert about_target(TrainOptions(), digits) is None
+    events: list[Any] = []
+    settings = {"model.width": 0.1}
+    db.train(
+        "digits", target=0.01, epochs=1, settings=settings, out=tmp_path / "r", report=False, on_event=events.append
+    )
+    assert why.replace("90.00%", "1.00%") in [event.get("why") for event in events]
 
 
 def test_the_best_epoch_of_a_resumed_run(held_out: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

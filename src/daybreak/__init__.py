@@ -1,4 +1,4 @@
-"""daybreak trains image classifiers in the least time your hardware allows, and shows why they are wrong.
+"""daybreak trains image classifiers in the least time your hardware allows, and shows why they make their mistakes.
 
     import daybreak as db
     run = db.train("cifar10", recipe="sprint")

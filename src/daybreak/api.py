@@ -1,6 +1,5 @@
 """What `import daybreak` offers, but for `bench`. The command line calls these functions."""
 
-import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -16,7 +15,6 @@ from daybreak.core.device import pick_device, synchronizer
 from daybreak.core.errors import StoppedError, UsageError
 from daybreak.core.events import OnEvent
 from daybreak.core.files import write_json, write_picture, write_text
-from daybreak.core.launcher import launch
 from daybreak.core.lr_curve import LrFindResult
 from daybreak.core.nets import is_from_library
 from daybreak.core.options import TrainOptions, resumed_options, takes_options, train_options
@@ -38,8 +36,10 @@ from daybreak.runs.datasets import run_dataset
 from daybreak.runs.directory import RunDirectory, default_paths
 from daybreak.training import recipe_choice
 from daybreak.training.callbacks import Callback
+from daybreak.training.expectation import about_target, with_expectation
 from daybreak.training.extensions import BatchAugment, Extensions, Given, Loss, check_given
 from daybreak.training.lr_finder import lr_find
+from daybreak.training.onlooker import begun
 from daybreak.training.team import Team, joined
 from daybreak.training.tracking import tracked
 from daybreak.training.train import resume as resume_run
@@ -80,36 +80,10 @@ def train(
     name = recipe.name if isinstance(recipe, Recipe) else recipe
     chosen = train_options(data=data, recipe=name, **given.names(), **options)
     with joined(pick_device(chosen.device)) as team:
-        begun = _begun(chosen, team)
-        if begun is not None:
-            return _resume(begun, given, {}, team, on_event)
+        run = begun(chosen, team)
+        if run is not None:
+            return _resume(run, given, {}, team, on_event)
         return _train(data, recipe, given, chosen, team, on_event)
-
-
-def _begun(options: TrainOptions, team: Team) -> Path | None:
-    """The run that this call goes on with: a launcher that starts dead processes again makes the same call again. Of
-    any other call its directory has to be free, which is looked at before data is opened.
-
-    Raises:
-        As `RunDirectory.create`, and UsageError if it is another call's run.
-    """
-    out = Path(options.out) if options.out else None
-    may_restart = launch().may_restart and team.size > 1
-    if may_restart and out is None:
-        why = "missing, and a launcher that starts processes again must find the run"
-        raise UsageError("--out", why, "--out DIR, in a folder that all machines see")
-    begun = out is not None and team.say(lambda: _is_begun(out, options, may_restart))
-    return out if begun else None
-
-
-def _is_begun(out: Path, options: TrainOptions, may_restart: bool) -> bool:
-    if not may_restart or not (out / "config.json").is_file():
-        RunDirectory.check_new(out)
-        return False
-    begun_with = RunDirectory.open(out).options.command()
-    if begun_with != options.command():
-        raise UsageError(f"--out {out}", f"has the run of {shlex.join(begun_with)}", "another directory, or --resume")
-    return True
 
 
 def _train(
@@ -139,9 +113,12 @@ def _train(
         watch = Stopwatch(synchronizer(pick_device(chosen.device)))
         named = recipe if isinstance(recipe, Recipe) or recipe is None else str(recipe)
         meant = _recipe(dataset, named, chosen, extensions, watch, team, send)
+        if why := about_target(chosen, dataset):
+            send({"event": "note", "why": why})
+        send = with_expectation(chosen, meant, dataset, send)
         out = Path(chosen.out) if chosen.out else default_paths(dataset.name, meant.name, chosen.seed)
         directory = train_run(meant, dataset, out, chosen, extensions=extensions, watch=watch, team=team, on_event=send)
-    return _reported(directory, chosen, team)
+    return _reported(directory, chosen, team, on_event=on_event)
 
 
 def _told(options: TrainOptions, team: Team, on_event: OnEvent) -> AbstractContextManager[OnEvent]:
@@ -225,15 +202,22 @@ def _resume(path: str | Path, given: Given, options: Mapping[str, Any], team: Te
             team=team,
             on_event=send,
         )
-    return _reported(directory, chosen, team, data)
+    return _reported(directory, chosen, team, data, on_event)
 
 
-def _reported(directory: RunDirectory, options: TrainOptions, team: Team, data: str | Path | None = None) -> Run:
+def _reported(
+    directory: RunDirectory,
+    options: TrainOptions,
+    team: Team,
+    data: str | Path | None = None,
+    on_event: OnEvent = lambda event: None,
+) -> Run:
     """The run, with its report where it is finished. A signal meanwhile leaves a finished run without a report."""
     if not team.is_first:
         return Run(RunDirectory.open(directory.path, directory.net_factory))
     has_report = (directory.path / "report.html").exists()  # of a run that was finished before
     if options.report and not has_report and not directory.summary["interrupted"]:
+        on_event({"event": "phase", "what": "writing the report"})
         with StopRequest() as stop:
             stop.unless_stopped(lambda: write_report(directory, data=data, device=options.device))
         if stop.signal:
@@ -252,6 +236,7 @@ def find_lr(
     device: Device = "auto",
     settings: Mapping[str, Any] | None = None,
     out: str | Path | None = None,
+    on_event: OnEvent = lambda event: None,
 ) -> LrFindResult:
     """The learning-rate range test of a recipe on a data set; no state is left behind.
 
@@ -262,12 +247,16 @@ def find_lr(
         highest: the rate to end with.
         settings: dotted recipe keys to override.
         out: a folder for `lr-find.json`, `lr-find.svg` and `lr-find.png`.
+        on_event: called with progress; see `daybreak.training.lr_finder.lr_find`.
     """
     told = recipe_choice.for_photos(data, TrainOptions(settings=dict(settings or {}))) if recipe is None else None
     recipe = told["recipe"] if told and told["event"] == "choice" else recipe
     dataset = open_dataset(data, size=recipe_choice.size_for(data, recipe, settings))
     chosen = recipe_choice.named_or_default(recipe, dataset, None, settings)
-    found = lr_find(chosen, dataset, seeds=range(seeds), steps=steps, lowest=lowest, highest=highest, device=device)
+    found = lr_find(
+        chosen, dataset, seeds=range(seeds), steps=steps, lowest=lowest, highest=highest, device=device,
+        on_event=on_event,
+    )  # fmt: skip
     if out is not None:
         folder, figure = Path(out), figures.rates(found)
         write_json(folder / "lr-find.json", found.as_json())

@@ -8,6 +8,7 @@ import typer
 from daybreak import __version__
 from daybreak.cli import output
 from daybreak.cli.options import (
+    ABOUT,
     Data,
     Debug,
     Json,
@@ -17,6 +18,7 @@ from daybreak.cli.options import (
     SkipBad,
     SplitSeed,
     Strict,
+    announce,
     app,
     print_result,
     recipe_names,
@@ -38,7 +40,7 @@ def daybreak(
     """Options of the program itself; its help text is the app's."""
 
 
-@app.command(epilog="Example: daybreak recipes sprint")
+@app.command(rich_help_panel=ABOUT, epilog="Example: daybreak recipes sprint")
 def recipes(
     name: Annotated[
         str | None,
@@ -60,7 +62,7 @@ def recipes(
     print_result(listed, as_json, lambda: output.recipes(found))
 
 
-@app.command(epilog="Example: daybreak inspect page --picture page.png")
+@app.command(rich_help_panel=ABOUT, epilog="Example: daybreak inspect page --picture page.png")
 def inspect(
     what: Annotated[
         str,
@@ -86,7 +88,7 @@ def inspect(
     print_result(facts, as_json, lambda: output.inspection(found, picture))
 
 
-@app.command(epilog="Example: daybreak data my-photos/ --sheet sheet.png")
+@app.command(rich_help_panel=ABOUT, epilog="Example: daybreak data my-photos/ --sheet sheet.png")
 def data(
     data: Data,
     sheet: Annotated[
@@ -104,6 +106,7 @@ def data(
     debug: Debug = False,
 ) -> None:
     """Describe and check a data set: counts, sizes, mean and deviation, duplicates across splits, and what to do."""
+    announce(f"opening data {data}", quiet)
     from daybreak.core.options import train_options
     from daybreak.data import check_strictly, contact_sheet, describe, open_dataset
     from daybreak.training.recipe_choice import for_photos
@@ -117,9 +120,10 @@ def data(
     print_result(facts, as_json, lambda: output.data_set(facts, opened.notes))
 
 
-@app.command(epilog="Example: daybreak doctor")
+@app.command(rich_help_panel=ABOUT, epilog="Example: daybreak doctor")
 def doctor(as_json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
     """Describe this machine: what daybreak would use and why, and any problems. Takes a few seconds."""
+    announce("looking at this machine", quiet)
     from daybreak.doctor import doctor as diagnose
 
     found = diagnose()

@@ -3,16 +3,50 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
+from typer.core import TyperCommand, TyperOption
 
 from daybreak.core.errors import UsageError
+from daybreak.core.options import DATA as DATA_PANEL
+from daybreak.core.options import OUTPUT
 
-app = typer.Typer(
+TRAIN, LOOK, USE, ABOUT = "Train", "Look at a run", "Use a run", "Data, nets and this machine"  # groups of commands
+
+# What a value is called where an option does not say.
+VALUES: dict[Any, str] = {int: "N", float: "NUMBER", str: "NAME", list[str]: "NAME", Path: "PATH"}
+Verb = TypeVar("Verb", bound=Callable[..., Any])
+
+
+class _Command(TyperCommand):
+    """A command that lists its --help with the other options about output, and calls values what a person would."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        parameters: list[Any] = [*super().get_params(ctx)]
+        for parameter in parameters:
+            if getattr(parameter, "is_flag", False):
+                parameter.metavar = ""
+            elif parameter.metavar is None:
+                parameter.metavar = VALUES.get(parameter.type_descriptor.annotation)
+        return parameters
+
+    def get_help_option(self, ctx: Any) -> TyperOption | None:
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.rich_help_panel = OUTPUT
+        return option
+
+
+class _App(typer.Typer):
+    def command(self, *arguments: Any, **more: Any) -> Callable[[Verb], Verb]:
+        return super().command(*arguments, **{"cls": _Command} | more)
+
+
+app = _App(
     name="daybreak",
-    help="Train image classifiers in the least time your hardware allows, and see why they are wrong.",
+    help="Train image classifiers in the least time your hardware allows, and see why they make their mistakes.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -20,9 +54,11 @@ app = typer.Typer(
 )
 stderr = Console(stderr=True, soft_wrap=True)
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback on errors.")]
+Json = Annotated[
+    bool, typer.Option("--json", rich_help_panel=OUTPUT, help="Print one JSON object on stdout, and nothing else.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", rich_help_panel=OUTPUT, help="Show no progress.")]
+Debug = Annotated[bool, typer.Option("--debug", rich_help_panel=OUTPUT, help="Show a traceback on errors.")]
 DATA_HELP = "cifar10, cifar100, mnist, fashion-mnist, digits, or a folder, archive or .npz."
 
 
@@ -41,7 +77,10 @@ def recipe_names() -> list[str]:
 
 
 Data = Annotated[str, typer.Argument(metavar="DATA", help=DATA_HELP, autocompletion=data_names)]
-MovedData = Annotated[str | None, typer.Option("--data", help="New place of the run's data, if it has moved.")]
+MovedData = Annotated[
+    str | None,
+    typer.Option("--data", rich_help_panel=DATA_PANEL, help="New place of the run's data, if it has moved."),
+]
 RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")]
 NetOption = Annotated[
     str | None,
@@ -63,6 +102,13 @@ Settings = Annotated[
 ]
 DEVICES = ("auto", "cpu", "cuda", "mps")
 COMPILE = ("auto", "always", "never")
+
+
+def announce(work: str, quiet: bool = False) -> None:
+    """Tell whoever is watching what the command is doing, before anything that takes seconds is even imported. In a log
+    an error stays the only line."""
+    if stderr.is_terminal and not quiet:
+        stderr.print(f"{work} …", highlight=False, markup=False)
 
 
 def print_result(values: dict[str, Any], as_json: bool, show: Callable[[], object]) -> None:

@@ -63,7 +63,8 @@ def last_line(summary: dict[str, Any], path: Path) -> str:
 
 
 def evaluation(found: "Evaluation") -> None:
-    views = {"none": "one view", "flip": "flip TTA", "full": "six-view TTA"}[found.tta]
+    one_view = f"{found.views} views; one view: {found.accuracy_of_one_view:.2%}"
+    views = "one view" if found.views == 1 else one_view
     console.print(
         f"{found.accuracy:.2%} of {len(found.labels_N)} test images of {found.dataset} ({views}), "
         f"loss {found.loss:.3f}, calibration error {found.ece:.2%}; over classes: balanced accuracy "
@@ -80,11 +81,13 @@ def evaluation(found: "Evaluation") -> None:
         console.print(f"note: {one_line(note)}", highlight=False, markup=False)
 
 
-def maps(rows: list[dict[str, Any]]) -> None:
-    """The path of every map, and notes on stderr."""
+def maps(rows: list[dict[str, Any]], sheet: Path | None) -> None:
+    """The path of every map and then of the contact sheet, and notes on stderr."""
     for row in rows:
         if row["path"]:
             print(row["path"])
+    if sheet:
+        print(sheet)
     notes = (f"{row['path']}: {row['note']}" if row["path"] else row["note"] for row in rows if "note" in row)
     for note in dict.fromkeys(notes):
         print(f"note: {note}", file=sys.stderr)
@@ -109,8 +112,8 @@ def comparison(found: "Comparison", page: Path) -> None:
     print(page)
 
 
-def rates(found: "LrFindResult", picture: Path) -> None:
-    """What each rule suggests, how far seeds agree, and the pair for one cycle."""
+def rates(found: "LrFindResult", picture: Path, command: str) -> None:
+    """What each rule suggests, how far seeds agree, the pair for one cycle, and the command that uses it."""
     table = _table("rule", "rate:", "highest over lowest seed:")
     for rule, rate in found.suggestions.items():
         table.add_row(rule, f"{rate:.3g}", f"{found.spread[rule]:.2f}")
@@ -119,7 +122,8 @@ def rates(found: "LrFindResult", picture: Path) -> None:
         print(f"no clear answer: {found.doubt}")
     else:
         print(f"one cycle: from {found.lr_min:.3g} to {found.lr_max:.3g} ({found.rule}, and a tenth of it)")
-    print(picture)
+    print(f"curve: {picture}")
+    print(f"{'to keep the rate of the recipe' if found.doubt else 'to train with it'}: {command}")
 
 
 def exported(folder: Path, parity: Mapping[str, Any]) -> None:

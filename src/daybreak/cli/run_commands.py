@@ -12,6 +12,8 @@ import typer
 
 from daybreak.cli import output
 from daybreak.cli.options import (
+    LOOK,
+    USE,
     Debug,
     Json,
     MovedData,
@@ -19,6 +21,7 @@ from daybreak.cli.options import (
     Quiet,
     RunDir,
     TtaOption,
+    announce,
     app,
     choice,
     print_result,
@@ -30,7 +33,9 @@ if TYPE_CHECKING:
     from daybreak.export.bundle import Bundle
 
 
-@app.command(epilog="Example: daybreak evaluate runs/20261122-101502-cifar10-sprint-s0 --tta full")
+@app.command(
+    rich_help_panel=LOOK, epilog="Example: daybreak evaluate runs/20261122-101502-cifar10-sprint-s0 --tta full"
+)
 def evaluate(
     run: RunDir,
     data: Annotated[str | None, typer.Option(help="Evaluate on the test part of other data.")] = None,
@@ -41,6 +46,7 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Evaluate a run or a bundle: accuracy, metrics per class, calibration error and confusion matrix."""
+    announce(f"opening {run}", quiet)
     from daybreak.export.bundle import is_bundle
 
     if is_bundle(run):
@@ -59,7 +65,10 @@ def evaluate(
     print_result(facts, as_json, lambda: output.evaluation(evaluation))
 
 
-@app.command(epilog="Example: daybreak explain runs/RUN --n 5 --layers layer2,layer3 --class predicted --against true")
+@app.command(
+    rich_help_panel=LOOK,
+    epilog="Example: daybreak explain runs/RUN --n 5 --layers layer2,layer3 --class predicted --against true",
+)
 def explain(
     run: RunDir,
     image: Annotated[
@@ -84,16 +93,19 @@ def explain(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Write class activation maps of misclassified or given images as PNG files, for any stage."""
+    """Write class activation maps of misclassified or given images as PNG files, and a contact sheet of them all."""
+    announce(f"opening run {run}", quiet)
     from daybreak import api
     from daybreak.explain.cam import METHODS
+    from daybreak.explain.sheet import SHEET
 
     stages, chosen = layers.split(",") if layers else None, choice("--method", method, METHODS)
     rows = api.load(run, net).explain(image or [], stages, n, data, chosen, target, against)
-    print_result({"maps": rows}, as_json, lambda: output.maps(rows))
+    sheet = run / SHEET if rows else None
+    print_result({"maps": rows, "sheet": sheet and str(sheet)}, as_json, lambda: output.maps(rows, sheet))
 
 
-@app.command(epilog="Example: daybreak report runs/20261122-101502-cifar10-sprint-s0")
+@app.command(rich_help_panel=LOOK, epilog="Example: daybreak report runs/20261122-101502-cifar10-sprint-s0")
 def report(
     run: RunDir,
     data: MovedData = None,
@@ -103,13 +115,14 @@ def report(
     debug: Debug = False,
 ) -> None:
     """Write the report of a run again: one self-contained HTML file."""
+    announce(f"writing the report of {run}", quiet)
     from daybreak import api
 
     path = api.load(run, net).report(data)
     print_result({"report": str(path)}, as_json, lambda: print(path))
 
 
-@app.command(epilog="Example: daybreak suspects runs/RUN --folds 4 --budget 1m")
+@app.command(rich_help_panel=LOOK, epilog="Example: daybreak suspects runs/RUN --folds 4 --budget 1m")
 def suspects(
     run: RunDir,
     folds: Annotated[
@@ -126,6 +139,7 @@ def suspects(
     debug: Debug = False,
 ) -> None:
     """List suspect labels: those that are probably wrong, most suspicious first. The report shows them too."""
+    announce(f"opening run {run}", quiet)
     from daybreak import api
     from daybreak.cli.progress_bar import TrainingProgress
     from daybreak.core.clock import parse_seconds
@@ -135,7 +149,7 @@ def suspects(
     print_result(found, as_json, lambda: output.suspects(found))
 
 
-@app.command(epilog="Example: daybreak compare runs/A runs/B --out compare.html")
+@app.command(rich_help_panel=LOOK, epilog="Example: daybreak compare runs/A runs/B --out compare.html")
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Run directories.")],
     out: Annotated[Path, typer.Option(metavar="FILE", help="HTML file to write.")] = Path("compare.html"),
@@ -144,13 +158,14 @@ def compare(
     debug: Debug = False,
 ) -> None:
     """Compare runs: settings, accuracy, images that only one of them gets right, and whether that is chance."""
+    announce(f"comparing {len(runs)} runs", quiet)
     from daybreak import api
 
     found = api.compare(*runs, out=out)
     print_result(found.as_json() | {"report": str(out)}, as_json, lambda: output.comparison(found, out))
 
 
-@app.command(epilog="Example: daybreak predict runs/RUN cat.jpg holiday-photos/ --top 3")
+@app.command(rich_help_panel=USE, epilog="Example: daybreak predict runs/RUN cat.jpg holiday-photos/ --top 3")
 def predict(
     run: RunDir,
     images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Files, folders, or - for standard input.")],
@@ -213,7 +228,7 @@ def _only_for_runs(bundle: Path, options: dict[str, str | None]) -> None:
             )
 
 
-@app.command(epilog="Example: daybreak export runs/RUN --format onnx --int8 --out cats")
+@app.command(rich_help_panel=USE, epilog="Example: daybreak export runs/RUN --format onnx --int8 --out cats")
 def export(
     run: RunDir,
     form: Annotated[
@@ -239,6 +254,7 @@ def export(
     debug: Debug = False,
 ) -> None:
     """Write a bundle: the model with its preprocessing, a model card, and proof that it answers as the run does."""
+    announce(f"exporting {run}", quiet)
     from daybreak import api
     from daybreak.export.write import FORMS
 

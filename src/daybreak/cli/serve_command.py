@@ -6,14 +6,14 @@ from typing import Annotated, Any
 
 import typer
 
-from daybreak.cli.options import Debug, Json, NetOption, Quiet, RunDir, app, print_result
+from daybreak.cli.options import USE, Debug, Json, NetOption, Quiet, RunDir, app, print_result
 from daybreak.cli.run_commands import open_bundle
 from daybreak.core.extras import needing
 
 NETWORK = "Network"
 
 
-@app.command(epilog="Example: daybreak serve runs/20261122-101502-cifar10-sprint-s0 --port 8000")
+@app.command(rich_help_panel=USE, epilog="Example: daybreak serve runs/20261122-101502-cifar10-sprint-s0 --port 8000")
 def serve(
     run: RunDir,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 picks a free one.")] = 8000,

@@ -10,11 +10,13 @@ from daybreak.cli import output
 from daybreak.cli.options import (
     COMPILE,
     DEVICES,
+    TRAIN,
     Data,
     Debug,
     Json,
     Quiet,
     Settings,
+    announce,
     app,
     choice,
     print_result,
@@ -22,14 +24,19 @@ from daybreak.cli.options import (
 )
 from daybreak.cli.train_options import takes_train_options
 from daybreak.core.errors import TARGET_MISSED_EXIT_CODE, UsageError
+from daybreak.core.options import TRAINING, train_options
 
 
-@app.command(epilog="Example: daybreak train cifar10 --recipe sprint --seed 0")
+@app.command(rich_help_panel=TRAIN, epilog="Example: daybreak train cifar10 --recipe sprint --seed 0")
 @takes_train_options
 def train(
     resume: Annotated[
         Path | None,
-        typer.Option(metavar="RUN", help="Go on with this run; with more --epochs or --budget than it had, extend it."),
+        typer.Option(
+            metavar="RUN",
+            rich_help_panel=TRAINING,
+            help="Go on with this run; with more --epochs or --budget than it had, extend it.",
+        ),
     ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -37,13 +44,14 @@ def train(
     **given: Any,
 ) -> None:
     """Train a classifier: a run directory, a report, and one last line with accuracy, seconds and the directory."""
+    if resume is None and "data" not in given:
+        raise UsageError("daybreak train", "DATA is missing", "daybreak train cifar10, or --resume RUN")
+    announce(f"opening data {given['data']}" if resume is None else f"opening run {resume}", quiet)
     from daybreak import api
     from daybreak.cli.progress_bar import TrainingProgress
     from daybreak.core.launcher import launch
     from daybreak.training.recipe_choice import what_it_takes
 
-    if resume is None and "data" not in given:
-        raise UsageError("daybreak train", "DATA is missing", "daybreak train cifar10, or --resume RUN")
     speaks = launch().is_first
     with TrainingProgress(stderr, quiet or not speaks) as on_event:
         start = partial(api.train, given.pop("data", None)) if resume is None else partial(api.resume, resume)
@@ -60,7 +68,7 @@ def train(
         raise typer.Exit(TARGET_MISSED_EXIT_CODE)
 
 
-@app.command("lr-find", epilog="Example: daybreak lr-find cifar10 --recipe page")
+@app.command("lr-find", rich_help_panel=TRAIN, epilog="Example: daybreak lr-find cifar10 --recipe page")
 def lr_find(
     data: Data,
     recipe: Annotated[str | None, typer.Option(help="See `daybreak recipes`; by default what suits the data.")] = None,
@@ -76,18 +84,27 @@ def lr_find(
     debug: Debug = False,
 ) -> None:
     """Range test: the loss while the rate climbs, and the rates that it suggests. Nothing is trained."""
+    announce(f"opening data {data}", quiet)
     from daybreak import api
+    from daybreak.cli.progress_bar import TrainingProgress
     from daybreak.core.config import parse_settings
 
-    found = api.find_lr(
-        data, recipe, seeds=seeds, steps=steps, lowest=lowest, highest=highest,
-        device=choice("--device", device, DEVICES), settings=parse_settings(settings or []), out=out,
-    )  # fmt: skip
-    picture = out / "lr-find.png"
-    print_result(found.as_json() | {"picture": str(picture)}, as_json, lambda: output.rates(found, picture))
+    changed = parse_settings(settings or [])
+    with TrainingProgress(stderr, quiet) as on_event:
+        found = api.find_lr(
+            data, recipe, seeds=seeds, steps=steps, lowest=lowest, highest=highest,
+            device=choice("--device", device, DEVICES), settings=changed, out=out, on_event=on_event,
+        )  # fmt: skip
+    picture, peak = out / "lr-find.png", None if found.doubt else float(f"{found.lr_max:.3g}")
+    use = str(train_options(data=data, recipe=recipe or found.recipe, lr=peak, settings=changed))
+    facts = found.as_json() | {"picture": str(picture), "command": use}
+    print_result(facts, as_json, lambda: output.rates(found, picture, use))
 
 
-@app.command(epilog="Example: daybreak bench cifar10 --recipe sprint-5 --recipe sprint --runs 5 --target 0.9")
+@app.command(
+    rich_help_panel=TRAIN,
+    epilog="Example: daybreak bench cifar10 --recipe sprint-5 --recipe sprint --runs 5 --target 0.9",
+)
 def bench(
     data: Data,
     recipe: Annotated[list[str] | None, typer.Option(help="A recipe to run; repeatable.")] = None,
@@ -126,6 +143,7 @@ def bench(
     debug: Debug = False,
 ) -> None:
     """Recipes side by side over many seeds: accuracy, spread, time to target, DAWNBench's four figures."""
+    announce(f"opening data {data}", quiet)
     from daybreak.benchmarking import bench as benchmark
     from daybreak.cli.progress_bar import TrainingProgress
     from daybreak.core.clock import parse_seconds

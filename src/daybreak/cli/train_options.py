@@ -31,7 +31,8 @@ def _parameter(name: str) -> inspect.Parameter:
     field, cli = OPTIONS[name], cli_of(name)
     default = field.get_default(call_default_factory=True)
     text = " ".join((field.description or "").split())
-    is_worth_showing = default == 0 or (bool(default) and not isinstance(default, bool | tuple | dict))
+    is_worth_showing = not isinstance(default, bool | tuple | dict) and (default == 0 or bool(default))
+    text += f" Default: {default}." if is_worth_showing else ""
     annotation: Any
     if name == "data":
         annotation = Annotated[str | None, typer.Argument(metavar=cli.metavar, help=text)]
@@ -45,7 +46,6 @@ def _parameter(name: str) -> inspect.Parameter:
             list[str] | None, typer.Option(flag_of(name), metavar=cli.metavar, help=text, rich_help_panel=cli.panel)
         ]
     else:
-        shown = str(default) if is_worth_showing else False
-        common: dict[str, Any] = {"help": text, "show_default": shown, "rich_help_panel": cli.panel}
+        common: dict[str, Any] = {"help": text, "show_default": False, "rich_help_panel": cli.panel}
         annotation = Annotated[str | None, typer.Option(flag_of(name), metavar=cli.metavar or "N", **common)]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)

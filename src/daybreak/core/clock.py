@@ -39,6 +39,15 @@ def check_budget(seconds: float) -> None:
         raise UsageError(f"--budget {seconds}", "not a duration", "a duration such as 90s, 5m or 1h")
 
 
+def in_words(seconds: float) -> str:
+    """A duration as a person says it, to two figures at least: 8 s, 3 min 20 s, 2 h 5 min."""
+    whole = max(1, round(seconds))
+    minutes, rest = divmod(whole, 60)
+    hours, left = divmod(minutes, 60)
+    parts = [(hours, "h"), (left, "min")] if hours else [(minutes, "min"), (rest, "s")]
+    return " ".join(f"{number} {unit}" for number, unit in parts if number)
+
+
 class Stopwatch:
     """Seconds spent in named phases; a phase can be entered many times.
 

@@ -136,7 +136,7 @@ class Recipe(Section):
 
     `epochs` is raised where the data is so small that they would come to fewer than `min_steps` steps; `steps`, where
     it is given, says how long in place of both. `loss` softmax-twice takes the cross-entropy of probabilities as if
-    they were logits: the mistake of the write-up this project starts from, kept to show what it costs. `convolution`
+    they were logits: a common mistake, kept to show what it costs. `convolution`
     says how 3×3 convolutions are computed: `auto` takes the direct form or, on CPUs, minimal filtering, whatever a
     short timing on this machine finds faster (models/winograd); `winograd` is minimal filtering on any device.
     `balance` evens out classes of unequal size: by the weight of their images in the loss, or by showing each class
@@ -173,6 +173,11 @@ class Recipe(Section):
     def is_head_only(self) -> bool:
         """Whether the head alone learns, on features, which takes seconds."""
         return bool(self.features) and self.tune == "head"
+
+    @property
+    def mirrors(self) -> bool:
+        """Whether training shows the net mirrored images. (The second view of which features are computed is one.)"""
+        return self.augment.flip != "none" or self.features > 1
 
     @model_validator(mode="after")
     def stages_cover_training(self) -> Self:

@@ -23,7 +23,7 @@ def accuracy(logits_NK: np.ndarray, labels_N: np.ndarray) -> float:
     return float(correct(logits_NK, labels_N).mean())
 
 
-def wilson_interval(hits: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
+def wilson_interval(hits: float, trials: int, confidence: float = 0.95) -> tuple[float, float]:
     """The interval of a share (Wilson 1927), which holds near 0 and 1, too. Without trials it is (0, 1)."""
     if not trials:
         return 0.0, 1.0
@@ -32,6 +32,11 @@ def wilson_interval(hits: int, trials: int, confidence: float = 0.95) -> tuple[f
     low, high = (share + z**2 / (2 * trials) + sign * spread for sign in (-1, 1))
     scale = 1 + z**2 / trials
     return max(0.0, float(low / scale)), min(1.0, float(high / scale))
+
+
+def lower_bound(share: float, n: int) -> float:
+    """The one-sided 95 % lower bound of an accuracy measured on n images: that of a two-sided interval of 90 %."""
+    return wilson_interval(share * n, n, 0.9)[0]
 
 
 def cross_entropy(logits_NK: np.ndarray, labels_N: np.ndarray) -> float:

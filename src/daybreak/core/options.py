@@ -23,7 +23,8 @@ from daybreak.core.config import MAX_EPOCHS, Balance, Compile, Device, OnNonfini
 from daybreak.core.errors import UsageError, nearest
 from daybreak.core.machine import parse_bytes
 
-DATA, OWN, SAFE = "Data", "Parts of your own (docs/extend.md)", "Reliability"
+TRAINING, DATA, OUTPUT = "Training", "Data", "Output"
+OWN, SAFE = "Parts of your own (docs/extend.md)", "Reliability"
 
 
 @plain_dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Cli:
     flag: str | None = None
     resume: bool = False
     repeat: bool = True
-    panel: str = "Options"
+    panel: str = TRAINING
 
 
 def _seconds(value: Any) -> Any:
@@ -138,8 +139,9 @@ class TrainOptions:
     report come on top. With `resume`: of the whole run."""
 
     target: Annotated[float | None, BeforeValidator(_accuracy), Cli("ACCURACY")] = None
-    """Test accuracy to reach, e.g. 0.94. Chooses the recipe where none is named; the command line exits with 8 if the
-    run ends below it."""
+    """Test accuracy to reach, e.g. 0.94. Chooses the recipe where none is named. With a validation part, training ends
+    at the first epoch whose validation accuracy has a lower bound (Wilson's, one-sided, 95 %) of at least this; the
+    test part is still evaluated once. The command line exits with 8 if the run ends below it."""
 
     dawn_rule: bool = False
     """Stop at the first epoch that reaches the target on the test images: DAWNBench's rule, under which the test images
@@ -166,7 +168,7 @@ class TrainOptions:
     )
     """Recipe keys to override, such as schedule.max_lr=0.1; repeatable."""
 
-    out: Annotated[Text, Cli("DIR", repeat=False)] = None
+    out: Annotated[Text, Cli("DIR", repeat=False, panel=OUTPUT)] = None
     """The run directory; by default a new one below runs/."""
 
     split_seed: Annotated[Seed, Cli("N", panel=DATA)] = 0
@@ -202,10 +204,10 @@ class TrainOptions:
     checkpoint_every: Annotated[str, BeforeValidator(_interval), Cli("TIME|Nsteps", resume=True, panel=SAFE)] = "1m"
     """How often to save a checkpoint, e.g. 1m or 40steps; or never."""
 
-    track: Annotated[tuple[str, ...], Cli("tensorboard|mlflow", resume=True, repeat=False)] = ()
+    track: Annotated[tuple[str, ...], Cli("tensorboard|mlflow", resume=True, repeat=False, panel=OUTPUT)] = ()
     """Also send the metrics there, if it is installed; repeatable."""
 
-    report: Annotated[bool, Cli(resume=True, repeat=False)] = True
+    report: Annotated[bool, Cli(resume=True, repeat=False, panel=OUTPUT)] = True
     """Write report.html at the end."""
 
     @model_validator(mode="after")

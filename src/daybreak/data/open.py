@@ -2,6 +2,8 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 from daybreak.core.errors import BadImagesError, UsageError
@@ -115,10 +117,12 @@ def _entry(source: Source, content: str, request: Request, verify: bool) -> tupl
 
 def _cached(content: str, request: Request, verify: bool, damage: list[str]) -> Entry | None:
     """What is in the cache; what was wrong with it is added to `damage`."""
-    for seed in (None, request.split_seed):
-        key = _key(content, request, seed)
+    sizes = dict.fromkeys((request.size, None))  # what was decoded at its own size may have the one that is wanted
+    for size, seed in product(sizes, (None, request.split_seed)):
+        key = _key(content, replace(request, size=size), seed)
         try:
-            if (entry := cache.load(key, verify)) is not None:
+            entry = cache.load(key, verify)
+            if entry is not None and request.size in (None, entry.decode.size):
                 return entry
         except DamagedEntryError as error:
             if aside := cache.set_aside(key):

@@ -11,6 +11,12 @@ from daybreak.runs.datasets import other_dataset, run_dataset
 from daybreak.runs.directory import RunDirectory
 from daybreak.runs.predictions import Predictions
 
+NOT_MIRRORED = {
+    "flip": "the recipe does not mirror images in training, so that mirrored views can mislead the net; --tta none "
+    "or full goes without",
+    "full": "no mirrored views: the recipe does not mirror images in training",
+}
+
 
 def evaluate(
     run: RunDirectory,
@@ -45,7 +51,9 @@ def evaluate(
             dataset.title,
             dataset.notes,
         )
-    return Evaluation(predictions, run.card.classes, tta, title, tuple(notes))
+    mirrors = run.recipe.mirrors
+    notes = (*notes, *(() if mirrors or tta == "none" else (NOT_MIRRORED[tta],)))
+    return Evaluation(predictions, run.card.classes, tta, title, notes, mirrors)
 
 
 def stored_predictions(run: RunDirectory, device: Device = "auto", data: str | Path | None = None) -> Predictions:

@@ -29,6 +29,7 @@ class Evaluation:
     Attributes:
         tta: the test-time augmentation of `logits_NK`.
         dataset: title of the evaluated data.
+        mirrors: whether full test-time augmentation has mirrored views (`daybreak.runs.classifier.tta_views`).
     """
 
     predictions: Predictions
@@ -36,6 +37,7 @@ class Evaluation:
     tta: Tta
     dataset: str
     notes: tuple[str, ...]
+    mirrors: bool = True
 
     @property
     def logits_NK(self) -> np.ndarray:  # noqa: N802 - shape suffix
@@ -48,6 +50,15 @@ class Evaluation:
     @property
     def accuracy(self) -> float:
         return metrics.accuracy(self.logits_NK, self.labels_N)
+
+    @property
+    def accuracy_of_one_view(self) -> float:
+        return metrics.accuracy(self.predictions.logits, self.labels_N)
+
+    @property
+    def views(self) -> int:
+        """How many views of each image the logits are averaged over."""
+        return {"none": 1, "flip": 2, "full": 6 if self.mirrors else 3}[self.tta]
 
     @property
     def loss(self) -> float:
@@ -93,7 +104,8 @@ class Evaluation:
             "dataset": self.dataset,
             "notes": list(self.notes),
             "tta": self.tta,
-            "test_acc": plain.accuracy,
+            "views": self.views,
+            "test_acc": self.accuracy_of_one_view,
             "test_acc_tta": self.accuracy,
             "test_loss": plain.loss,
             "ece": self.ece,

@@ -14,11 +14,11 @@ from daybreak.evaluation.evaluation import Mistake
 from daybreak.evaluation.files import find_images, read_images
 from daybreak.explain.maps import ClassMap, MapOptions, class_numbers, explain
 from daybreak.explain.overlay import overlay
+from daybreak.explain.sheet import FOLDER, SHEET, contact_sheet
 from daybreak.runs.classifier import Classifier
 from daybreak.runs.datasets import run_dataset
 from daybreak.runs.directory import RunDirectory
 
-FOLDER = "figures/maps"
 MAP_SIZE = 256  # px
 MAX_NAME = 60  # characters
 
@@ -39,7 +39,8 @@ def draw_mistakes(
     images_NHWC = np.asarray(run_dataset(run, data).test.images_NHWC[[m.index for m in wrong]])
     maps = mistake_maps(run.classifier(device), wrong, images_NHWC, options)
     facts = [{"index": m.index, "file": m.file} for m in wrong]
-    return draw(run, maps, images_NHWC, facts, [f"test-{m.index}" for m in wrong], options)
+    titles = [f"test image {m.index}: {m.true}, taken for {m.predicted} ({m.confidence:.0%})" for m in wrong]
+    return draw(run, maps, images_NHWC, facts, [f"test-{m.index}" for m in wrong], options, titles)
 
 
 def mistake_maps(
@@ -63,7 +64,7 @@ def draw_files(
     classifier = run.classifier(device)
     maps = maps_for(classifier, pixels_NHWC, options, [options.target or "predicted"])
     names = [f"{i}-{Path(file).stem}" for i, file in enumerate(files)]
-    return draw(run, maps, pixels_NHWC, [{"file": file} for file in files], names, options)
+    return draw(run, maps, pixels_NHWC, [{"file": file} for file in files], names, options, files)
 
 
 def maps_for(
@@ -89,12 +90,15 @@ def draw(
     facts: Sequence[Row],
     names: Sequence[str],
     options: MapOptions = MapOptions(),
+    titles: Sequence[str] | None = None,
 ) -> list[Row]:
-    """Draw each map over its image and write `NAME-LAYER-METHOD-NUMBER_CLASS.png`, in portable characters.
+    """Draw each map over its image and write `NAME-LAYER-METHOD-NUMBER_CLASS.png`, in portable characters, and all of
+    them beside their images as one contact sheet.
 
     Args:
         facts: added to the rows of each image.
         names: of the images, for their files.
+        titles: of the images, for the sheet; by default their names.
     """
     rows = []
     against = "" if options.against is None else f"-against-{_numbered(options.against, run.card.classes)}"
@@ -109,6 +113,8 @@ def draw(
         name = f"{_safe(names[m.image])}-{m.layer}-{options.method}-{_numbered(target, run.card.classes)}{against}.png"
         path = write_picture(run.path / FOLDER / name, overlay(images_NHWC[m.image], m.values_HW, MAP_SIZE))
         rows.append(row | {"path": str(path)})
+    if maps:
+        write_picture(run.path / SHEET, contact_sheet(maps, images_NHWC, titles or names, run.card.classes, options))
     return rows
 
 

@@ -25,6 +25,7 @@ class Classifier:
     Attributes:
         size: side in px at which the net sees an image.
         dtype: of the convolutions; logits are always float32.
+        mirrors: whether training mirrored images; where it did not, full test-time augmentation does not either.
     """
 
     net: nn.Module
@@ -33,6 +34,7 @@ class Classifier:
     normalize: Normalizer
     device: torch.device
     dtype: torch.dtype
+    mirrors: bool = True
 
     def prepare(self, images_NHWC: np.ndarray) -> Tensor:
         """uint8 images of any size as the net's input (N, C, size, size), float32, on the device."""
@@ -63,7 +65,7 @@ class Classifier:
         return logits.float()
 
     def _weighted_views(self, images_NCHW: Tensor, tta: Tta) -> Tensor:
-        return torch.stack([w * self.forward(view) for w, view in tta_views(images_NCHW, tta)]).sum(0)
+        return torch.stack([w * self.forward(view) for w, view in tta_views(images_NCHW, tta, self.mirrors)]).sum(0)
 
 
 def predict_test(classifier: Classifier, test: Split, tta: Tta) -> Predictions:
@@ -84,11 +86,13 @@ def images_a_forward(side: int, device: torch.device, at_32_px: int = BATCH) -> 
     return images_a_block(side, at_32_px if device.type == "cpu" else ON_AN_ACCELERATOR * at_32_px)
 
 
-def tta_views(images_NCHW: Tensor, tta: Tta) -> list[tuple[float, Tensor]]:
+def tta_views(images_NCHW: Tensor, tta: Tta, mirrors: bool = True) -> list[tuple[float, Tensor]]:
     """The views over which logits are averaged, with their weights.
 
     `flip`: the image and its mirror. `full`: those with weight 1/2 in all, and both shifted by one pixel (of 32)
-    up-left and down-right with 1/4 each; six forwards (Jordan 2024).
+    up-left and down-right with 1/4 each; six forwards (Jordan 2024). A net that has never seen mirrored images takes
+    a mirrored 2 or 5 for something else, so without `mirrors` three views are left of `full`; `flip` is what was asked
+    for by its name.
     """
     if tta not in get_args(Tta):
         raise UsageError(f"tta {tta}", "no such test-time augmentation", f"one of {', '.join(get_args(Tta))}")
@@ -100,6 +104,8 @@ def tta_views(images_NCHW: Tensor, tta: Tta) -> list[tuple[float, Tensor]]:
     padded = pad_reflect(images_NCHW.permute(0, 2, 3, 1), shift).permute(0, 3, 1, 2)
     corners = [padded[:, :, at : at + size, at : at + size] for at in (0, 2 * shift)]
     weighted = [(0.5, images_NCHW), *((0.25, corner) for corner in corners)]
+    if not mirrors:
+        return weighted
     return [(w / 2, view) for w, image in weighted for view in (image, image.flip(3))]
 
 

@@ -255,7 +255,8 @@ class RunDirectory:
         place(net, where).eval()
         use_convolutions(net, Convolutions.of(self.config.get("convolutions")))
         dtype = compute_dtype(card.precision, where)
-        return Classifier(net, card.classes, card.size, Normalizer(card.mean, card.std), where, dtype)
+        normalize = Normalizer(card.mean, card.std)
+        return Classifier(net, card.classes, card.size, normalize, where, dtype, self.recipe.mirrors)
 
     def net_from(self, weights: Path) -> nn.Module:
         """The net of model.json with the weights of a file.

@@ -17,7 +17,7 @@ from daybreak.runs.predictions import Predictions
 from daybreak.training import state
 from daybreak.training.loop import fit
 from daybreak.training.session import Session
-from daybreak.training.summary import model_card, summary_of
+from daybreak.training.summary import ended_at_target, model_card, summary_of
 
 
 def to_the_end(
@@ -30,16 +30,19 @@ def to_the_end(
 ) -> RunDirectory:
     """Train, evaluate, and write down the result."""
     try:
-        by_the_rule = fit(session, run, stop, options, on_event)
+        ending = fit(session, run, stop, options, on_event)
     except NonFiniteError as error:
         with suppress(StorageError):  # the bad step is what the user has to know
             _write_what_is_left(session, run, options, error)
         raise
     finally:
         session.graphs.clear()  # they hold on to the session, and so to the device's memory
+    if ending == "validation":
+        on_event({"event": "note", "why": ended_at_target(session, options)})
     keeps_best = options.keep == "best" and not stop.signal
     weights_of_step = _take_best(session, run) if keeps_best else session.step
     _write_model(session, run)
+    on_event({"event": "phase", "what": f"evaluating {len(session.dataset.test.labels_N):,} test images"})
     predictions = None if stop.signal else evaluate_finished(session, run, stop, by_features)
     summary = summary_of(
         session,
@@ -47,7 +50,7 @@ def to_the_end(
         predictions,
         val_acc=_val_acc(session) if predictions else None,
         interrupted=None if predictions else stop.signal,  # what comes later does not undo a finished training
-        by_the_rule=by_the_rule,
+        ending=ending,
         weights_of_step=weights_of_step,
     )
     run.write_summary(summary)

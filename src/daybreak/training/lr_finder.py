@@ -5,7 +5,8 @@ What a curve suggests is computed on a smoothed loss and its slope over the loga
 so it shifts nothing towards higher rates, as a running mean would.
 """
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from daybreak.core.config import Adam, Muon, Recipe, Sgd, override
 from daybreak.core.device import kept_memory, pick_device
 from daybreak.core.errors import BadStepError, UsageError
+from daybreak.core.events import OnEvent
 from daybreak.core.lr_curve import LrFindResult, RangeTest
 from daybreak.core.process_state import left_as_found, plain_torch
 from daybreak.data.dataset import Dataset
@@ -24,6 +26,7 @@ from daybreak.training.step import train_step
 
 STEPS = 100
 DIVERGED = 4.0  # times the lowest loss so far: the test ends
+TIMED = 3  # steps from which the length of all is estimated, after one that is slower than the rest
 RANGES = {Adam: (1e-6, 1.0), Sgd: (1e-5, 10.0), Muon: (1e-4, 10.0)}
 
 
@@ -37,12 +40,15 @@ def lr_find(
     highest: float | None = None,
     device: str = "auto",
     extensions: Extensions = Extensions(),
+    on_event: OnEvent = lambda event: None,
 ) -> LrFindResult:
     """Range tests of a recipe on a data set, with nets of their own; nothing is left behind.
 
     Args:
         seeds: one test each.
         steps: of a test, at most.
+        on_event: called after every step with `{"event": "range", "test", "tests", "steps", "work"}` and, once a few
+            steps have been timed, `"seconds"`: how long all tests take at most.
         lowest, highest: rates of the first parameter group; the others climb in proportion. By default four to six
             powers of ten, after the kind of optimizer.
 
@@ -58,9 +64,30 @@ def lr_find(
     where = pick_device(device)  # type: ignore[arg-type]
     with left_as_found(), plain_torch(), kept_memory():
         tests = [
-            range_test(prepare(recipe, dataset, seed, where, extensions=extensions), low, high, steps) for seed in seeds
-        ]
+            range_test(
+                prepare(recipe, dataset, seed, where, extensions=extensions), low, high, steps,
+                _told(on_event, number, len(seeds), steps),
+            )
+            for number, seed in enumerate(seeds, 1)
+        ]  # fmt: skip
     return LrFindResult(recipe.name, dataset.title, tuple(tests))
+
+
+def _told(on_event: OnEvent, test: int, tests: int, steps: int) -> Callable[[int], None]:
+    """What to call after each step of a test, for a display."""
+    begun = time.perf_counter()
+
+    def after(done: int) -> None:
+        nonlocal begun
+        told = {"event": "range", "test": test, "tests": tests, "steps": steps}
+        told |= {"work": (test - 1 + done / steps) / tests}
+        if test == 1 and done == 1:
+            begun = time.perf_counter()
+        if test == 1 and done == 1 + TIMED:
+            told |= {"seconds": (time.perf_counter() - begun) / TIMED * steps * tests}
+        on_event(told)
+
+    return after
 
 
 def with_rate(recipe: Recipe, rate: float) -> Recipe:
@@ -70,7 +97,9 @@ def with_rate(recipe: Recipe, rate: float) -> Recipe:
     return override(recipe, {f"schedule.{name}": rate * share for name, share in corners.items()})
 
 
-def range_test(session: Session, low: float, high: float, steps: int) -> RangeTest:
+def range_test(
+    session: Session, low: float, high: float, steps: int, after_step: Callable[[int], None] = lambda done: None
+) -> RangeTest:
     """One test with a session's own net, at the image size with which its cycle begins and the momentum with which it
     passes its peak: a rate that holds there need not hold with the higher momentum of the beginning.
 
@@ -88,6 +117,7 @@ def range_test(session: Session, low: float, high: float, steps: int) -> RangeTe
             if not np.isfinite(loss) or loss > DIVERGED * min([loss, *losses]):
                 break
             losses.append(loss)
+            after_step(len(losses))
     if len(losses) < 10:
         raise UsageError(f"rates {low:g} to {high:g}", "the loss diverges at the first of them", "a lower range")
     return RangeTest(rates[: len(losses)], np.array(losses), diverged=len(losses) < steps)

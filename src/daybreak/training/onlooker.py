@@ -1,5 +1,6 @@
-"""The run directory as the processes see it that write nothing: the first one of a team does."""
+"""The run directory of a team: the first process makes and writes it, the others look on."""
 
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,6 +8,9 @@ from typing import Any
 
 from torch import nn
 
+from daybreak.core.errors import UsageError
+from daybreak.core.launcher import launch
+from daybreak.core.options import TrainOptions
 from daybreak.core.plugins import Factory
 from daybreak.runs.directory import ModelCard, RunDirectory
 from daybreak.runs.metrics_rows import Kept
@@ -33,6 +37,32 @@ class Onlooker(RunDirectory):
     def write_predictions(self, predictions: Predictions) -> None: ...
 
     def remove_results(self) -> None: ...
+
+
+def begun(options: TrainOptions, team: Team) -> Path | None:
+    """The run that this call goes on with: a launcher that starts dead processes again makes the same call again. Of
+    any other call its directory has to be free, which is looked at before data is opened.
+
+    Raises:
+        As `RunDirectory.create`, and UsageError if it is another call's run.
+    """
+    out = Path(options.out) if options.out else None
+    may_restart = launch().may_restart and team.size > 1
+    if may_restart and out is None:
+        why = "missing, and a launcher that starts processes again must find the run"
+        raise UsageError("--out", why, "--out DIR, in a folder that all machines see")
+    is_begun = out is not None and team.say(lambda: _is_begun(out, options, may_restart))
+    return out if is_begun else None
+
+
+def _is_begun(out: Path, options: TrainOptions, may_restart: bool) -> bool:
+    if not may_restart or not (out / "config.json").is_file():
+        RunDirectory.check_new(out)
+        return False
+    begun_with = RunDirectory.open(out).options.command()
+    if begun_with != options.command():
+        raise UsageError(f"--out {out}", f"has the run of {shlex.join(begun_with)}", "another directory, or --resume")
+    return True
 
 
 @contextmanager

@@ -202,7 +202,7 @@ def prepare(
         horizon = StepHorizon(loader) if over_time is None else _over_time(over_time, clock, synchronizer(device), team)
         team.align([*net.parameters(), *net.buffers()])  # processors differ in the last bits of what the data decides
     evaluated = ema.module if ema else net
-    classifier = Classifier(evaluated, dataset.classes, size, normalize, device, dtype)
+    classifier = Classifier(evaluated, dataset.classes, size, normalize, device, dtype, recipe.mirrors)
     return Session(
         recipe=recipe, dataset=dataset, seed=seed, device=device, dtype=dtype, watch=clock, net=net,
         forward=parts.logits if parts else net, ema=ema, optimizer=optimizer, loader=loader, horizon=horizon,

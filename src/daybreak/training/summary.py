@@ -12,6 +12,7 @@ from daybreak.models.anatomy.trace import count_params
 from daybreak.runs.directory import ModelCard
 from daybreak.runs.predictions import Predictions
 from daybreak.training.flops import train_flops
+from daybreak.training.loop import Ending, epochs_done
 from daybreak.training.session import Session
 from daybreak.training.step_log import images_per_second
 
@@ -50,7 +51,7 @@ def summary_of(
     *,
     val_acc: float | None = None,
     interrupted: int | None = None,
-    by_the_rule: bool = False,
+    ending: Ending | None = None,
     error: str | None = None,
     weights_of_step: int | None = None,
 ) -> dict[str, Any]:
@@ -59,7 +60,7 @@ def summary_of(
     Args:
         val_acc: one view, of the weights that the run ends with; None without a validation part.
         interrupted: the signal that ended the run.
-        by_the_rule: DAWNBench's rule ended it, at the target.
+        ending: what ended it at the target, before its cycle did.
         error: what ended it, where something was not finite.
         weights_of_step: whose weights the run ended with, where they are not those of the last step.
     """
@@ -97,10 +98,11 @@ def summary_of(
             "processes": session.team.size,
             "shared_machine": workers_here() > 1,
             "dataset": session.dataset.title,
-            "notes": [*session.dataset.notes, *_pause(session), *_found(session)],
+            "notes": [*session.dataset.notes, *_pause(session), *_found(session), *_ended(session, options, ending)],
+            "ended_by": ending,
             "recipe": session.recipe.name,
             "seed": session.seed,
-            "target_met": by_the_rule or met,
+            "target_met": ending == "dawn-rule" or met,
             "interrupted": interrupted,
             "error": error,
         }
@@ -110,6 +112,18 @@ def summary_of(
 def _found(session: Session) -> list[str]:
     found = session.features.found if session.features else 0
     return ["features that were there were used: computing them is not in train_seconds"] if found else []
+
+
+def ended_at_target(session: Session, options: TrainOptions) -> str:
+    """That a run has ended because the validation part says that it has reached its target."""
+    return (
+        f"training ended after {epochs_done(session):g} epochs, at its target: the lower bound of the validation "
+        f"accuracy (one-sided, 95 %) is {options.target:.2%} or more"
+    )
+
+
+def _ended(session: Session, options: TrainOptions, ending: Ending | None) -> list[str]:
+    return [ended_at_target(session, options)] if ending == "validation" else []
 
 
 def _pause(session: Session) -> list[str]:

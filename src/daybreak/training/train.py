@@ -281,4 +281,5 @@ def _streamed(session: Session) -> list[str]:
 
 def _start(session: Session, run: RunDirectory, notes: Sequence[str]) -> dict[str, Any]:
     plan = {"epochs": session.horizon.epochs, "steps": session.horizon.steps, "step": session.step}
+    plan |= {"steps_per_epoch": session.loader.steps_per_epoch}
     return {"event": "start", "run": str(run.path), "notes": list(notes)} | plan
