@@ -3,8 +3,10 @@ below a legend that says how to read them."""
 
 from collections.abc import Sequence
 from itertools import groupby
+from pathlib import Path
 
 import numpy as np
+from matplotlib import get_data_path
 from PIL import Image, ImageDraw, ImageFont
 
 from daybreak.core.errors import one_line
@@ -16,7 +18,7 @@ FOLDER = "figures/maps"
 SHEET = f"{FOLDER}/contact-sheet.png"
 MAX_ROWS = 40  # of a sheet; the files beside it have all maps
 CELL, GAP, LINE, HEAD = 144, 6, 20, 52  # px
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+FONT = Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")  # which has more letters than Pillow's own
 INK, SOFT = "#222222", "#777777"
 
 
@@ -39,11 +41,12 @@ def contact_sheet(
     shown, height = rows[:MAX_ROWS], LINE + CELL + GAP
     size = (max(GAP + (1 + len(stages)) * (CELL + GAP), 4 * (CELL + GAP)), HEAD + len(shown) * height + LINE)
     sheet = Image.new("RGB", size, "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.truetype(FONT, 12)
     _legend(sheet, draw, font, options)
     for column, name in enumerate(["image", *stages]):
         draw.text((GAP + column * (CELL + GAP), HEAD - GAP), name, INK, font, anchor="ls")
-    against = f", not for {options.against}" if options.against else ""
+    other = {"true": "the true class", "predicted": "the predicted class"}.get(options.against or "", options.against)
+    against = f", not for {other}" if other else ""
     for number, row in enumerate(shown):
         top = HEAD + number * height
         text = f"{titles[row[0].image]} – evidence for {classes[row[0].target]}{against}"
@@ -57,7 +60,7 @@ def contact_sheet(
     return sheet
 
 
-def _legend(sheet: Image.Image, draw: ImageDraw.ImageDraw, font: Font, options: MapOptions) -> None:
+def _legend(sheet: Image.Image, draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont, options: MapOptions) -> None:
     """The colours from no evidence to the most, on grey as an image would be."""
     bar = overlay(np.full((1, 1, 3), 128, np.uint8), np.linspace(0, 1, CELL)[None], CELL)
     sheet.paste(bar.crop((0, 0, CELL, 12)), (GAP, GAP))
@@ -68,7 +71,7 @@ def _legend(sheet: Image.Image, draw: ImageDraw.ImageDraw, font: Font, options: 
 def _cell(
     sheet: Image.Image,
     draw: ImageDraw.ImageDraw,
-    font: Font,
+    font: ImageFont.FreeTypeFont,
     m: ClassMap,
     image_HWC: np.ndarray,
     place: tuple[int, int],
@@ -83,7 +86,7 @@ def _cell(
     draw.multiline_text((left + CELL / 2, top + CELL / 2), text, SOFT, font, anchor="mm", align="center")
 
 
-def shortened(text: str, font: Font, width: float) -> str:
+def shortened(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
     """The text as one line that is no wider than so many px."""
     line = one_line(text)
     while len(line) > 1 and font.getlength(line) > width:
