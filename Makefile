@@ -13,8 +13,10 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 help:  ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
 
+STARTED := $(shell date +%s)
+
 demo: $(READY)  ## Train on CIFAR-10 (or on digits where it cannot be had) and write a report.
-	@$(BIN)/python -m daybreak.cli.demo
+	@DAYBREAK_DEMO_STARTED=$(STARTED) $(BIN)/python -m daybreak.cli.demo
 
 test: $(READY_TO_WORK)  ## Test the whole product in about six minutes on two cores; needs a Chromium, PostgreSQL and Redis.
 	$(PYTEST) -m "not slow"
@@ -48,12 +50,16 @@ format: $(READY_TO_WORK)  ## Rewrite the code in house style.
 clean:  ## Remove the virtual environment.
 	rm -rf $(VENV)
 
-$(READY): pyproject.toml constraints.txt install-torch.sh
-	$(PYTHON) -m venv $(VENV)
-	sh install-torch.sh $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
-	touch $@
+$(READY): pyproject.toml constraints.txt install-torch.sh install.py
+	@echo "1 of 3: a virtual environment, in $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@echo "2 of 3: PyTorch"
+	@sh install-torch.sh $(BIN)/python
+	@echo "3 of 3: daybreak and the packages it needs"
+	@$(BIN)/python install.py $(BIN)/python -c constraints.txt -e .
+	@touch $@
 
 $(READY_TO_WORK): $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	touch $@
+	@echo "packages for tests, documentation and lint"
+	@$(BIN)/python install.py $(BIN)/python -c constraints.txt -e '.[dev]'
+	@touch $@

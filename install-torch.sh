@@ -4,13 +4,13 @@
 set -eu
 python=$1
 pinned=$(sed -n 's/^torch==//p' "$(dirname "$0")/constraints.txt")
-pip() { "$python" -m pip --disable-pip-version-check "$@"; }
+install() { "$python" "$(dirname "$0")/install.py" "$python" "$@"; }
 
 if [ "$(uname)" != Linux ] || [ -e /proc/driver/nvidia/version ]; then
-    pip install --quiet "torch==$pinned"
-elif ! pip install --quiet "torch==$pinned+cpu" 2>/dev/null; then
+    install "torch==$pinned"
+elif ! install "torch==$pinned+cpu" 2>/dev/null; then
     # The ordinary index has only CUDA builds for Linux; uv knows where PyTorch keeps the CPU ones.
     echo "installing the CPU build of PyTorch with uv"
-    pip install --quiet -c "$(dirname "$0")/constraints.txt" uv
+    install -c "$(dirname "$0")/constraints.txt" uv
     "$python" -m uv pip install --python "$python" --torch-backend=cpu "torch==$pinned"
 fi

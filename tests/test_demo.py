@@ -1,6 +1,11 @@
 """`make demo`: always a trained net and a report, whatever can be reached."""
 
+import importlib
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +15,8 @@ from daybreak.core.config import override
 from daybreak.core.errors import DataError
 from daybreak.data import Dataset
 from daybreak.recipes import RECIPES
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -34,7 +41,49 @@ def test_without_anything_it_trains_on_digits(
     out = capsys.readouterr()
     assert "CIFAR-10 cannot be had here (cannot be downloaded); using digits" in out.err
     assert "% on digits in" in out.out
-    assert len(list(offline.glob("runs/*-digits-small-s0/report.html"))) == 1
+    (report,) = offline.glob("runs/*-digits-small-s0/report.html")
+    head, *lines = out.out[out.out.index("what to do next:") :].splitlines()
+    commands = [line.strip() for line in lines if line.strip().startswith(".venv/bin/daybreak ")]
+    assert len(commands) == 3
+    assert f".venv/bin/daybreak explain {report.parent.relative_to(offline)}" in commands
+    assert head == "what to do next:"
+
+
+@pytest.mark.parametrize(
+    ("since_make_began", "seconds"), [(0.0, 100.0), (50.0, 70.0), (90.0, 45.0), (900.0, 45.0), (-5.0, 100.0)]
+)
+def test_training_gets_what_is_left_of_three_minutes(
+    since_make_began: float, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "time", SimpleNamespace(time=lambda: 1000.0))
+    monkeypatch.setenv(demo.STARTED, str(1000.0 - since_make_began))
+    assert demo.budget() == seconds
+
+
+def test_pip_is_followed_and_its_failure_shown(tmp_path: Path) -> None:
+    """A package is built and installed from a folder; one that is nowhere fails with pip's own words."""
+    words = [sys.executable, str(ROOT / "install.py"), sys.executable, "--no-index", "--target", str(tmp_path / "here")]
+    failed = subprocess.run([*words, "no-such-package"], capture_output=True, text=True, check=False)
+    assert failed.returncode == 1
+    assert "No matching distribution found for no-such-package" in failed.stderr
+    wheel = tmp_path / "tiny-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("tiny.py", "")
+        archive.writestr("tiny-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n")
+        archive.writestr("tiny-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr("tiny-1.0.dist-info/RECORD", "")
+    done = subprocess.run([*words, str(wheel)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert (tmp_path / "here" / "tiny.py").is_file()
+
+
+def test_what_pip_says_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    install = importlib.import_module("install")
+    assert install.doing("Collecting numpy==2.1 (from -c constraints.txt)", 4) == "package 4: numpy==2.1"
+    assert install.doing("  Downloading https://example.org/a/b.whl (3 MB)", 4) == "downloading b.whl (3 MB)"
+    assert install.doing("Installing collected packages: a, b, c", 4) == "unpacking 3 packages"
+    assert install.doing("Requirement already satisfied: x", 4) is None
 
 
 @pytest.mark.slow
@@ -45,9 +94,9 @@ def test_with_cifar_at_hand_it_says_how_to_go_on(
     images = rng.integers(0, 256, (60, 32, 32, 3), dtype=np.uint8)
     np.savez(offline / "cifar10-jpeg.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
     monkeypatch.setenv("DAYBREAK_DATA_DIR", str(offline))
-    monkeypatch.setattr(demo, "CPU_BUDGET", 1.0)
+    monkeypatch.setattr(demo, "budget", lambda: 1.0)
     assert demo.main() == 0
-    assert "the full recipe: .venv/bin/daybreak train cifar10-jpeg" in capsys.readouterr().out
+    assert ".venv/bin/daybreak train cifar10-jpeg\n      the full recipe" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("is_here", "expected"), [(True, ["cifar10"]), (False, ["cifar10-jpeg"])])
