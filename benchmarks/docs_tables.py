@@ -1,4 +1,4 @@
-"""The generated tables and figures of the docs: what nets reach, what the write-up's mistake costs, what each piece of
+"""The generated tables and figures of the docs: what nets reach, what softmax before the loss costs, what each piece of
 `sprint` is worth."""
 
 import matplotlib as mpl
@@ -28,7 +28,7 @@ def nets() -> str:
 
 
 def mistake() -> str:
-    """The assignment's run beside the one with the mistake of its write-up, epoch by epoch."""
+    """`page` beside `page-mistake`, epoch by epoch."""
     (folder,) = RECORDS.glob("*_page-mistake")
     names = ("page", "page-mistake")
     curves = [evidence(folder)[name][0].metrics("epoch") for name in names]
@@ -46,7 +46,7 @@ def mistake() -> str:
 
 
 def stairs() -> str:
-    """Step by step from the write-up's setting to `sprint`: what changes, and what the run then reaches."""
+    """Step by step from a student's write-up to `sprint`: what changes, and what the run then reaches."""
     found = _stairs()
     head = "| | change | accuracy, one view | with TTA | training | n |\n" + "| --- " * 6 + "|"
     lines = [

@@ -169,7 +169,7 @@ def peers_record() -> tuple[Row, str]:
 
 
 def peers() -> str:
-    """Other tools beside daybreak, with equal budgets and pixels, and how long the write-up's training would take."""
+    """Other tools beside daybreak, with equal budgets and pixels, and how long `seed_page` would take."""
     record, folder = peers_record()
     budgets = sorted({row["minutes"] for row in record["results"]})
     names = sorted({row["peer"] for row in record["results"]}, key=lambda name: -accuracy_at(record, name, budgets[0]))
@@ -190,7 +190,7 @@ def peers() -> str:
 
 RATES = (
     "The peers' rates are the best of a grid on held-out training images (`python benchmarks/peer_rates.py`); "
-    "`seed_page` has those of the write-up."
+    "`seed_page` has its own."
 )
 MEMORY = "Freed memory stays in the process for all of them."
 EASIER = " on the published pixels, which are easier"
@@ -250,12 +250,13 @@ def lead(record: Row, name: str, minutes: float) -> str:
 
 
 def write_up(record: Row) -> str:
-    """How long the write-up's 24 epochs would take, from its longest run here."""
+    """What `seed_page` is, and how long its 24 epochs would take, from its longest run here."""
     longest = max((r for r in record["results"] if r["peer"] == WRITE_UP and r["n"]), key=lambda r: r["minutes"])
     epochs = longest["epochs"]["mean"]
     epoch = longest["train_seconds"]["mean"] / epochs
     return (
-        f"`{WRITE_UP}` trains the way of the write-up that this project starts from: {epoch:.0f} s an epoch here "
+        f"`{WRITE_UP}` is the training that daybreak set out to improve on, a student's write-up of Page's residual "
+        f"net ([its setting](docs/stairs.md)): {epoch:.0f} s an epoch here "
         f"({epochs:.2f} epochs measured), which extrapolates to {WRITE_UP_EPOCHS * epoch / 3600:.1f} hours for its "
         f"{WRITE_UP_EPOCHS}, for which it claims {100 * WRITE_UP_CLAIM:.2f} %{EASIER * (record['dataset'] != DATASET)}."
     )

@@ -1,4 +1,4 @@
-"""From the write-up's setting to `sprint`, one change at a time: what each piece is worth.
+"""From a student's write-up of Page's net to `sprint`, one change at a time: what each piece is worth.
 
     python benchmarks/stairs.py cifar10 --runs 2 --out benchmarks/records/DATE_stairs
 
@@ -38,7 +38,7 @@ MUON = {
 FALLING = {"schedule.initial_lr": 0.14, "schedule.warmup": 0.0}
 SPRINT_NET = {"model": {"name": "sprint", "channels": (48, 256, 256), "padded": True, "activation": "silu"}}
 STEPS = (
-    Step("1-mistake", "the write-up as it was run: softmax before the loss, a rate far too low", recipe="page-mistake"),
+    Step("1-mistake", "the student's write-up: softmax before the loss, a rate far too low", recipe="page-mistake"),
     Step("2-page", "cross-entropy of the logits, the rates that a range test finds", recipe="page"),
     Step("3-to-zero", "the rate falls to zero", {"schedule.final_lr": 0.0}),
     Step("4-smooth", "label smoothing 0.1", {"label_smoothing": 0.1}),

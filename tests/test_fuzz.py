@@ -30,10 +30,10 @@ CHANGES = st.lists(st.tuples(st.integers(0, 2**20), st.integers(1, 255)), min_si
 
 def changed(data: bytes, changes: Changes) -> bytes:
     """The bytes with some of them XORed, at places counted round and round."""
-    spoilt = bytearray(data)
+    damaged = bytearray(data)
     for place, mask in changes:
-        spoilt[place % len(spoilt)] ^= mask
-    return bytes(spoilt)
+        damaged[place % len(damaged)] ^= mask
+    return bytes(damaged)
 
 
 @contextmanager
@@ -127,13 +127,13 @@ def read_changed_pickles(trials: int, mark: str) -> None:
     rng, members = np.random.default_rng(0), cifar10_members()
     path = Path(mark).with_name("cifar.tar.gz")
     for trial in range(trials):
-        spoilt = dict(members)
+        damaged = dict(members)
         name = list(members)[trial % len(members)]
         data = pickle.dumps(members[name], protocol=2)
         head = min(len(data), 600)  # most of the bytes are pixels; what matters stands before and behind them
         places = [int(rng.integers(0, head)), len(data) - 1 - int(rng.integers(0, head))]
-        spoilt[name] = changed(data, [(place, int(rng.integers(1, 256))) for place in places])
-        path.write_bytes(tar_gz("cifar-10-batches-py", spoilt))
+        damaged[name] = changed(data, [(place, int(rng.integers(1, 256))) for place in places])
+        path.write_bytes(tar_gz("cifar-10-batches-py", damaged))
         with or_one_line():
             read_cifar10((path,), None)
 

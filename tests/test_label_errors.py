@@ -35,8 +35,8 @@ def with_wrong_labels(split: Split, share: float, classes: int) -> tuple[Split, 
 def test_planted_labels_are_found_by_folds(digits: Dataset) -> None:
     """2 % wrong labels among real handwritten digits: at least 70 % of them found, at least 70 % of the finds right."""
     part, wrong = with_wrong_labels(digits.train, 0.02, 10)
-    spoilt = replace(digits, train=part)
-    found = suspects(out_of_sample(spoilt, QUICK, folds=4, device="cpu"), part, digits.classes)
+    mislabelled = replace(digits, train=part)
+    found = suspects(out_of_sample(mislabelled, QUICK, folds=4, device="cpu"), part, digits.classes)
     hits = {s.index for s in found} & wrong
     assert len(hits) >= 0.7 * len(wrong)
     assert len(hits) >= 0.7 * len(found)
@@ -59,16 +59,16 @@ def test_planted_labels_are_found_in_photographs(cifar: Dataset) -> None:
     labels_N = np.repeat([0, 1], 1000)
     photographs = Split(cifar.train.images_NHWC[chosen], labels_N, tuple(cifar.train.names[i] for i in chosen))
     part, wrong = with_wrong_labels(photographs, 0.02, 2)
-    spoilt = replace(cifar, classes=("frog", "ship"), train=part)
+    mislabelled = replace(cifar, classes=("frog", "ship"), train=part)
     recipe = override(RECIPES["small"], {"epochs": 10, "min_steps": 0, "model.width": 0.3, "precision": "float32"})
-    found = suspects(out_of_sample(spoilt, recipe, folds=4, device="cpu"), part, spoilt.classes)
+    found = suspects(out_of_sample(mislabelled, recipe, folds=4, device="cpu"), part, mislabelled.classes)
     hits = {s.index for s in found} & wrong
     assert len(hits) >= 0.7 * len(wrong)
     assert len(hits) >= 0.5 * len(found)
 
 
 def test_no_net_is_asked_about_its_own_images(digits: Dataset) -> None:
-    """Labels that are noise cannot be foretold: out of sample the accuracy is chance, in sample it would be more."""
+    """Labels that are noise cannot be predicted: out of sample the accuracy is chance, in sample it would be more."""
     n = 400
     rng = np.random.default_rng(1)
     noise = Split(digits.train.images_NHWC[:n], rng.integers(0, 10, n), digits.train.names[:n])
@@ -105,7 +105,7 @@ def test_folds_that_cannot_be(folds: int, digits: Dataset) -> None:
 
 def test_a_run_keeps_its_suspects(tmp_path: Path, digits: Dataset) -> None:
     part, wrong = with_wrong_labels(digits.test, 0.05, 10)
-    archive = tmp_path / "spoilt.npz"
+    archive = tmp_path / "mislabelled.npz"
     np.savez(
         archive, x_train=digits.train.images_NHWC, y_train=digits.train.labels_N, x_test=part.images_NHWC,
         y_test=part.labels_N,

@@ -16,7 +16,7 @@ MIN_FALL, MIN_SIGNAL = 0.05, 3.0  # of the first loss; of the noise: below, ther
 MAX_SPREAD = 30.0  # factor between the lowest and the highest rate that seeds suggest
 
 
-GIVEN_BACK = 0.05  # of the fall of the loss
+RISE = 0.05  # of the total drop of the loss
 
 
 PICK = "edge"  # the rule that one cycle's peak follows
@@ -111,10 +111,10 @@ def slide(test: RangeTest) -> int:
 
 
 def edge(test: RangeTest) -> int:
-    """The highest rate before the loss has given back a twentieth of its fall: beyond, it diverges (Smith 2017, section
-    3.3: the greatest rate is where the curve begins to rise)."""
+    """The highest rate before the loss rises by 5 % of its total drop: beyond, it diverges (Smith 2017, section 3.3:
+    the highest usable rate is where the curve begins to rise)."""
     loss_S, low = test.loss_S, test.lowest
-    limit = loss_S[low] + GIVEN_BACK * (loss_S[0] - loss_S[low])
+    limit = loss_S[low] + RISE * (loss_S[0] - loss_S[low])
     beyond = np.flatnonzero(loss_S[low:] > limit)
     return low + int(beyond[0]) - 1 if len(beyond) else len(loss_S) - 1
 

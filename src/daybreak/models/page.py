@@ -1,4 +1,4 @@
-"""page: the residual net of David Page's DAWNBench entry, in the form the assignment asks for.
+"""page: the residual net of David Page's DAWNBench entry, without its factor of 1/8 on the logits.
 
 Shapes for a 32×32 image (at width 1: 6,573,120 parameters, 379.3 million multiply-adds):
 
@@ -10,9 +10,9 @@ Shapes for a 32×32 image (at width 1: 6,573,120 parameters, 379.3 million multi
     head    linear without bias                                        10
 
 The pool stands before the batch norm: four times fewer values to normalise (Page 2019, "Bag of tricks"). Page's
-own code multiplies the logits by 1/8; the assignment does not, and neither does this.
+own code multiplies the logits by 1/8; this one does not.
 
-Options, all off by default: `residual_from: input` is the variant of the write-up this project starts from, whose
+Options, all off by default: `residual_from: input` is a variant whose
 residual branch sees the layer's input and halves it by a strided convolution; `dilation` spreads the filters of the
 residual branches, so that a unit sees more of the image at the same cost (Yu & Koltun 2016); `dropout` stands before
 the head.

@@ -1,6 +1,7 @@
 """page: the residual net of David Page's DAWNBench entry, with the one-cycle policy.
 
-Target       90.42 % on CIFAR-10 in under 25 epochs: the claim of the student's write-up this project starts from.
+Target       90.42 % on CIFAR-10 in under 25 epochs: the claim of the student's write-up that daybreak set out to
+             improve on (docs/stairs.md).
 Command      daybreak train cifar10 --recipe page
 Measured     four of its 24 epochs, on two CPU cores: 83.58 % with flip TTA on CIFAR-10 (JPEG q75) in
              683 s (one seed); the whole would take an hour and a quarter there.
@@ -19,7 +20,7 @@ RECORD = "2026-11-23_page-mistake"  # both, side by side
 
 
 def one_cycle(peak: float) -> OneCycle:
-    """The assignment's: from a tenth of the peak up in five epochs, and down to where it began."""
+    """The write-up's: from a tenth of the peak up in five epochs, and down to where it began."""
     return OneCycle(
         max_lr=peak, initial_lr=peak / 10, final_lr=peak / 10, warmup=PEAK_EPOCH / EPOCHS, momentum=(0.85, 0.95)
     )
@@ -27,7 +28,7 @@ def one_cycle(peak: float) -> OneCycle:
 
 RECIPE = Recipe(
     name="page",
-    summary="the assignment: Page's residual net, Adam, one cycle",
+    summary="Page's residual net, Adam, one cycle up and down",
     model=PageConfig(),
     optimizer=Adam(),
     schedule=one_cycle(0.0036),
@@ -41,7 +42,7 @@ RECIPE = Recipe(
 MISTAKE = RECIPE.model_copy(
     update={
         "name": "page-mistake",
-        "summary": "what the write-up did: softmax before the loss, a rate far too low",
+        "summary": "a mistake to study: softmax before the loss, a rate far too low",
         "schedule": one_cycle(1.34e-4),
         "loss": "softmax-twice",
         "expected": measured(0.5702, 703.7, RECORD, epochs=4),

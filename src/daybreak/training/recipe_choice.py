@@ -178,7 +178,7 @@ def for_target(target: float, dataset: Dataset) -> tuple[Recipe, str]:
 
 
 def what_it_takes(target: float, dataset_title: str) -> str:
-    """A remedy for a missed target: the cheapest recipe that promises it, or more epochs."""
+    """A remedy for a missed target: the fastest recipe benchmarked above it, or more epochs."""
     cheapest = _cheapest(target, dataset_title)
     if not cheapest:
         return f"no recipe has a record of {target:.2%} on {dataset_title}; more --epochs or a longer --budget may do"
