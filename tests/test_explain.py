@@ -16,8 +16,9 @@ from daybreak.explain.maps import ClassMap, MapOptions, class_numbers, explain
 from daybreak.explain.overlay import field_box, overlay
 from daybreak.models.anatomy.trace import Field
 from daybreak.models.registry import build_net
+from daybreak.runs.card import ModelCard
 from daybreak.runs.classifier import Classifier
-from daybreak.runs.directory import ModelCard, RunDirectory
+from daybreak.runs.directory import RunDirectory
 from daybreak.runs.transforms import Normalizer
 
 

@@ -40,8 +40,9 @@ from daybreak.export.resampling import cubic, in_sixteen_bits, resample, triangl
 from daybreak.export.write import export
 from daybreak.models.registry import NETS, build_net
 from daybreak.recipes import RECIPES
+from daybreak.runs.card import ModelCard
 from daybreak.runs.classifier import Classifier
-from daybreak.runs.directory import ModelCard, RunDirectory
+from daybreak.runs.directory import RunDirectory
 from daybreak.runs.transforms import Normalizer, resize
 from daybreak.training.train import train
 

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+import torch.distributed as dist
 from golden import few_images, few_images_recipe, losses
 from test_training import GOLDEN
 from torch import Tensor, nn
@@ -29,6 +32,7 @@ from daybreak.models.synced_norm import synchronize_norms
 from daybreak.recipes import RECIPES
 from daybreak.runs.directory import RunDirectory
 from daybreak.training.checkpoint import MANIFEST, TENSORS
+from daybreak.training.meeting import meet
 from daybreak.training.team import Processes
 from daybreak.training.train import check_team
 
@@ -171,6 +175,29 @@ def test_evaluation_of_a_net_with_synced_norms_is_as_ever() -> None:
     expected = net(x)
     synchronize_norms(net, twice)
     assert torch.equal(net(x), expected)
+
+
+# Meeting
+
+
+def test_a_dead_process_of_an_earlier_attempt_is_not_met(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store keeps what was written by processes that are gone; the names of attempts differ."""
+    store, names = dist.HashStore(), []
+    monkeypatch.setattr("daybreak.training.meeting.rendezvous", lambda *_, **__: iter([(store, 0, 0)]))
+    for _ in range(3):
+        with ThreadPoolExecutor(3) as pool:
+            found = list(pool.map(lambda rank: meet(rank, 3, timedelta(seconds=30)), [2, 1, 0]))
+        found[0].set("who", b"2")
+        assert found[1].get("who") == found[2].get("who") == b"2"
+        names.append(json.loads(store.get("daybreak/invitation"))["name"])
+    assert len(set(names)) == 3
+
+
+def test_nobody_is_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("daybreak.training.meeting.rendezvous", lambda *_, **__: iter([(dist.HashStore(), 0, 0)]))
+    for rank in (0, 1):
+        with pytest.raises(RuntimeError, match="the others did not come"):
+            meet(rank, 2, timedelta(seconds=0.05))
 
 
 # Shares

@@ -7,7 +7,7 @@ from daybreak.export.resampling import cubic, in_sixteen_bits, resample, triangl
 from daybreak.models.anatomy.folding import fold_batch_norms
 from daybreak.models.layers import use_convolutions
 from daybreak.models.winograd.choice import DIRECT, Convolutions
-from daybreak.runs.directory import ModelCard
+from daybreak.runs.card import ModelCard
 from daybreak.runs.transforms import Normalizer
 
 OUTPUTS = ("probabilities", "label", "energy")

@@ -8,7 +8,7 @@ from daybreak.core.errors import one_line
 from daybreak.evaluation.evaluation import Evaluation
 from daybreak.export.bundle import Facts
 from daybreak.export.parity import Parity
-from daybreak.runs.directory import ModelCard
+from daybreak.runs.card import ModelCard
 
 WORST = 5  # pairs of classes that are named
 FEW = 20  # test images of a class: its figures say little

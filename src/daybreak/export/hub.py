@@ -23,7 +23,7 @@ from daybreak.export.answering import AnsweringNet
 from daybreak.export.bundle import CONFIG, Bundle, Facts, read_facts
 from daybreak.models.as_timm import as_timm, read_timm, write_timm
 from daybreak.models.pretrained import NAMED_WEIGHTS, WEIGHTS
-from daybreak.runs.directory import ModelCard, card_values, net_of_card, read_card
+from daybreak.runs.card import ModelCard, card_values, net_of_card, read_card
 from daybreak.runs.reading import read_json
 
 LIBRARY = "daybreak"

@@ -27,9 +27,10 @@ from daybreak.export.hub import HubBundle, library_of, weights_of, without_path,
 from daybreak.export.parity import Answer, Parity, in_blocks
 from daybreak.export.quantize import CALIBRATION, quantize
 from daybreak.models.pretrained import WEIGHTS
+from daybreak.runs.card import card_values
 from daybreak.runs.classifier import images_a_forward
 from daybreak.runs.datasets import opened_how, run_dataset
-from daybreak.runs.directory import RunDirectory, card_values
+from daybreak.runs.directory import RunDirectory
 
 Form = Literal["onnx", "pt2", "safetensors", "hub"]
 FORMS: tuple[Form, ...] = ("onnx", "pt2", "safetensors", "hub")

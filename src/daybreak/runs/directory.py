@@ -5,18 +5,17 @@ import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import nn
 
-from daybreak.core.config import Device, Precision, Recipe
+from daybreak.core.config import Device, Recipe
 from daybreak.core.device import compute_dtype, pick_device
 from daybreak.core.errors import RunError, UsageError
 from daybreak.core.files import (
@@ -29,88 +28,20 @@ from daybreak.core.files import (
     write_json,
 )
 from daybreak.core.locks import LOCK, locked
-from daybreak.core.nets import NetConfig, is_from_library
 from daybreak.core.options import TrainOptions
-from daybreak.core.plugins import Factory, is_path
-from daybreak.data.image import DecodeSpec
+from daybreak.core.plugins import Factory
 from daybreak.models.layers import use_convolutions
-from daybreak.models.registry import build_net, place
+from daybreak.models.registry import place
 from daybreak.models.winograd.choice import Convolutions
+from daybreak.runs.card import ModelCard, card_values, net_of_card, read_card
 from daybreak.runs.classifier import Classifier
 from daybreak.runs.metrics_log import MetricsLog
 from daybreak.runs.metrics_rows import Kept
-from daybreak.runs.old_format import net_of, options_of, recipe_of
+from daybreak.runs.old_format import options_of, recipe_of
 from daybreak.runs.predictions import Predictions
-from daybreak.runs.reading import COPY, read_json
-from daybreak.runs.schemas import Card, Config, Summary, read_as
+from daybreak.runs.reading import read_json
+from daybreak.runs.schemas import Config, Summary, read_as
 from daybreak.runs.transforms import Normalizer
-
-FORMAT = 1
-
-
-@dataclass(frozen=True)
-class ModelCard:
-    """model.json: how to rebuild the net and how to feed it."""
-
-    net: NetConfig
-    classes: tuple[str, ...]
-    size: int
-    decode: DecodeSpec
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    precision: Precision
-
-
-def card_values(card: ModelCard) -> dict[str, Any]:
-    """What model.json says."""
-    return asdict(card) | {"net": card.net.model_dump(), "format": FORMAT}
-
-
-def read_card(path: Path) -> ModelCard:
-    """What model.json says, or another file with its keys.
-
-    Raises:
-        RunError: it is missing, cannot be read, or is of another version.
-    """
-    values = read_as(path, Card)
-    if values.get("format") != FORMAT:
-        raise RunError(path, "written by another version of daybreak", "upgrade daybreak")
-    try:
-        return ModelCard(
-            net=net_of(values["net"]),
-            classes=tuple(values["classes"]),
-            size=values["size"],
-            decode=DecodeSpec(**values["decode"]),
-            mean=tuple(values["mean"]),
-            std=tuple(values["std"]),
-            precision=values["precision"],
-        )
-    except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
-        raise RunError(path, f"cannot be read ({error})", COPY) from None
-
-
-def net_of_card(card: ModelCard, source: Path, weights: Path, factory: Factory | None) -> nn.Module:
-    """The net of a card with the weights of a file.
-
-    Args:
-        source: the file that the card was read from.
-        factory: makes a net that is neither daybreak's nor an installed package's own.
-
-    Raises:
-        RunError: the weights are missing, damaged, or of another net, or the net needs a factory.
-    """
-    name = card.net.name
-    if factory is None and is_path(name) and not is_from_library(name):
-        why = f"its net {name} is not part of daybreak, and a run directory imports nothing"
-        raise RunError(source, why, f"--net {name}, or daybreak.load(RUN, net=…)")
-    net = build_net(card.net, len(card.classes), card.decode.channels, factory)
-    try:
-        net.load_state_dict(load_file(weights))
-    except FileNotFoundError:
-        raise RunError(weights, "missing", "a run that daybreak train finished") from None
-    except (SafetensorError, RuntimeError, OSError) as error:
-        raise RunError(weights, f"does not fit {source.name} ({str(error)[:200]})", COPY) from None
-    return net
 
 
 class RunDirectory:
@@ -135,8 +66,8 @@ class RunDirectory:
             StorageError: it cannot be made.
         """
         path = out if isinstance(out, Path) else _first_free(out)
+        cls.check_new(path)
         with storage_errors(path):
-            cls._is_folder(path)
             make_folder(path)
         with locked(path):
             cls._check_empty(path)
@@ -151,17 +82,12 @@ class RunDirectory:
             As `create`.
         """
         with storage_errors(path):
-            is_there = cls._is_folder(path)
-        if is_there:
+            is_file = path.exists() and not path.is_dir()
+        if is_file:
+            raise UsageError(f"--out {path}", "is a file", "another directory")
+        if path.is_dir():
             with locked(path):
                 cls._check_empty(path)
-
-    @staticmethod
-    def _is_folder(path: Path) -> bool:
-        """Whether there is such a folder; a file is an error."""
-        if path.exists() and not path.is_dir():
-            raise UsageError(f"--out {path}", "is a file", "another directory")
-        return path.exists()
 
     @staticmethod
     def _check_empty(path: Path) -> None:

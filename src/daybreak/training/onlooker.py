@@ -12,7 +12,8 @@ from daybreak.core.errors import UsageError
 from daybreak.core.launcher import launch
 from daybreak.core.options import TrainOptions
 from daybreak.core.plugins import Factory
-from daybreak.runs.directory import ModelCard, RunDirectory
+from daybreak.runs.card import ModelCard
+from daybreak.runs.directory import RunDirectory
 from daybreak.runs.metrics_rows import Kept
 from daybreak.runs.predictions import Predictions
 from daybreak.training.team import Team

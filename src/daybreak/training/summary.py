@@ -9,7 +9,7 @@ from daybreak.core.fanout import workers_here
 from daybreak.core.options import TrainOptions
 from daybreak.data.dataset import Dataset
 from daybreak.models.anatomy.trace import count_params
-from daybreak.runs.directory import ModelCard
+from daybreak.runs.card import ModelCard
 from daybreak.runs.predictions import Predictions
 from daybreak.training.flops import train_flops
 from daybreak.training.loop import Ending, epochs_done

@@ -25,6 +25,7 @@ from daybreak.core.errors import LostProcessError, UsageError
 from daybreak.core.launcher import Launch, launch
 from daybreak.core.machine import usable_cores
 from daybreak.core.signals import SIGNALS, StopRequest
+from daybreak.training.meeting import meet
 
 T = TypeVar("T")
 
@@ -203,12 +204,17 @@ def joined(device: torch.device, how: Launch | None = None) -> Iterator[Team]:
     threads = torch.get_num_threads()
     torch.set_num_threads(_threads(how, threads))
     try:
-        _checked(lambda: dist.init_process_group(backend, timeout=TIMEOUT, rank=how.rank, world_size=how.size))
+        _checked(lambda: _join(backend, how))
         yield Processes(how.rank, how.size)
     finally:
         torch.set_num_threads(threads)
         with suppress(Exception):  # the others may be gone
             dist.destroy_process_group()
+
+
+def _join(backend: str, how: Launch) -> None:
+    store = meet(how.rank, how.size, TIMEOUT)
+    dist.init_process_group(backend, store=store, rank=how.rank, world_size=how.size, timeout=TIMEOUT)
 
 
 def _threads(how: Launch, now: int) -> int:
