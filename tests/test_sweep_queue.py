@@ -19,8 +19,9 @@ from daybreak.sweeping.storage import open_storage, open_study
 Opened = Callable[[], Queue]
 
 
-def random(place: int) -> optuna.samplers.BaseSampler:
-    return optuna.samplers.RandomSampler(seed=place)
+def random(_place: int) -> optuna.samplers.BaseSampler:
+    """Draws something else each time: what is drawn twice was not drawn."""
+    return optuna.samplers.RandomSampler()
 
 
 def opener(path: Path, size: int) -> Opened:

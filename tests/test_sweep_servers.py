@@ -114,9 +114,9 @@ def test_two_processes_share_a_sweep_through_a_server(storage: str, tmp_path: Pa
 
 @pytest.mark.parametrize("storage", ["postgresql"], indirect=True)
 def test_a_killed_workers_trial_is_run_by_the_other(storage: str, tmp_path: Path) -> None:
-    first = worker(tmp_path, storage, 0, 3, "--set", "epochs=30")
+    first = worker(tmp_path, storage, 0, 3, "--set", "epochs=12")
     killed = kill_while_running(first, storage)
-    check(results([worker(tmp_path, storage, 1, 3, "--set", "epochs=30")]), 3, [killed])
+    check(results([worker(tmp_path, storage, 1, 3, "--set", "epochs=12")]), 3, [killed])
 
 
 @pytest.mark.slow

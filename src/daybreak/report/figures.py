@@ -136,12 +136,16 @@ def png(figure: Figure, dpi: int) -> Image.Image:
     return Image.open(buffer)
 
 
-def svg(figure: Figure) -> str:
-    """The figure as SVG; the same figure gives the same text."""
+def svg(figure: Figure, tight: bool = False) -> str:
+    """The figure as SVG; the same figure gives the same text.
+
+    Args:
+        tight: as large as what is drawn, also beside the figure.
+    """
     buffer = io.StringIO()
     with mpl.rc_context(STYLE), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about glyphs a font lacks and labels that hardly fit: names are as they are
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
+        figure.savefig(buffer, format="svg", metadata={"Date": None}, bbox_inches="tight" if tight else None)
     return buffer.getvalue()
 
 

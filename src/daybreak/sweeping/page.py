@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from daybreak.core.files import write_text
 from daybreak.report.figures import STYLE, svg
@@ -24,6 +25,7 @@ FIGURES = {
     "parallel": ("plot_parallel_coordinate", "A line for each trial through its settings; darker is better"),
     "slices": ("plot_slice", "Accuracy over each key; the colour is the number of the trial"),
 }
+WIDTH, HEIGHT = 3.4, 4.0  # of one of several panels, inches
 TITLES = {"history": "History", "importance": "Importance", "parallel": "Parallel coordinates", "slices": "Slices"}
 
 
@@ -69,14 +71,19 @@ def _pictures(study: "Study") -> dict[str, str | None]:
 
 def _picture(study: "Study", function: str) -> str:
     with _matplotlib() as plots:
-        drawn = plots(function)(study)
-        axes = drawn.flat[0] if hasattr(drawn, "flat") else drawn
-        figure: Figure = axes.figure
-        for one in figure.axes:
-            one.set_title("")
-            one.set_ylabel(one.get_ylabel().replace("Objective Value", "validation accuracy"))
-            one.set_xlabel(one.get_xlabel().replace("Objective Value", "validation accuracy"))
-        text = svg(figure)
+        drawn = plots(function)(study, target_name="validation accuracy")
+        panels = list(drawn.flat) if hasattr(drawn, "flat") else [drawn]
+        figure: Figure = panels[0].figure
+        figure.suptitle("")  # the page has a heading for it
+        for axes in figure.axes:
+            axes.set_title("")
+            axes.set_title("", loc="left")
+            for axis, (low, high) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
+                if axis.get_scale() == "log" and high > 10 * low:  # else the labels between powers of ten overlap
+                    axis.set_minor_formatter(NullFormatter())
+        if len(panels) > 1:
+            figure.set_size_inches(WIDTH * len(panels), HEIGHT)
+        text = svg(figure, tight=True)
     return "data:image/svg+xml;base64," + base64.b64encode(text.encode()).decode("ascii")
 
 
