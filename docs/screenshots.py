@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 DOCS = Path(__file__).parent
 THEMES = ("light", "dark")
 WIDTHS = (390, 1280)
-COLOURS = 128  # of a picture's palette: it is a third as large, and looks the same
+LARGEST = 300_000  # bytes of a picture; a larger one gets a palette
 
 
 def main(run: str) -> None:
@@ -64,8 +64,10 @@ def served(browser: Browser, run: Path) -> None:
 
 def take(page: Page, name: str, *, full_page: bool = False) -> None:
     """A picture of the page, small enough for a repository."""
-    picture = Image.open(io.BytesIO(page.screenshot(full_page=full_page))).convert("RGB")
-    picture.quantize(COLOURS, dither=Image.Dither.NONE).save(DOCS / f"{name}.png", optimize=True)
+    picture, path = Image.open(io.BytesIO(page.screenshot(full_page=full_page))).convert("RGB"), DOCS / f"{name}.png"
+    picture.save(path, optimize=True)
+    if path.stat().st_size > LARGEST:
+        picture.quantize(256).save(path, optimize=True)
 
 
 if __name__ == "__main__":

@@ -659,7 +659,7 @@ def test_the_page_for_several_images(picky: Served, browser: Browser, theme: Any
     assert [text.split(",")[0] for text in words[:0:-1]] == [f"unknown (closest: {f['top'][0]['class']}" for f in found]
     assert page.locator("#said").inner_text() == "unknown"
     assert page.locator("#how").inner_text().startswith(f"closest: {found[0]['top'][0]['class']}, ")
-    assert page.locator("#asked .soft").last.inner_text() == "a-very-long-name-o…20261126.png"
+    assert page.locator("#asked .soft").last.inner_text() == "a-very-long-name-of…20261126.png"
     page.locator("#asked button").nth(1).press("Enter")  # the third image; by keyboard
     assert page.locator("#how").inner_text().startswith(f"closest: {found[2]['top'][0]['class']}, ")
     assert page.locator("#asked [aria-current]").get_attribute("title") == "3.png"

@@ -14,7 +14,7 @@ from html import escape
 from markupsafe import Markup
 
 WIDTH, HEIGHT = 480, 250
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 14, 40
+LEFT, RIGHT, TOP, BOTTOM = 64, 12, 14, 40
 Scale = Callable[[float], float]  # a value to its place in the picture
 MAX_POINTS = 400  # of a line; more cannot be told apart
 

@@ -22,7 +22,7 @@ from daybreak.models.registry import stages_of
 from daybreak.report.html import data_uri
 from daybreak.runs.classifier import Classifier
 
-MAX_PIXELS = 900_000  # of all images on the page: less than 3 MB as text
+MAX_PIXELS = 800_000  # of all images on the page: less than 3 MB as text
 THUMBNAIL = 96  # px: larger images are shrunk to this
 MAX_UNSURE, MAX_SUSPECTS = 60, 60  # images with correct but unsure predictions, and with suspect labels
 MAX_MAP_SIDE = 16  # cells

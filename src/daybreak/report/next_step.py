@@ -11,6 +11,7 @@ from daybreak.report.verdict import Finding
 from daybreak.runs.directory import RunDirectory
 
 LONGER = 2  # times as long
+WIDER = 2  # times as many channels
 PHOTOS = 96  # px: from this side on a pretrained net is the better start
 
 
@@ -20,12 +21,12 @@ class Step:
     command: str
 
 
-def next_step(run: RunDirectory, fit: Finding | None, *, leaks: int, suspects: int, size: int) -> Step:
+def next_step(run: RunDirectory, fit: Finding | None, *, leaks: bool, suspects: int, size: int) -> Step:
     """The step that promises most: the data first, then the training, then a closer look.
 
     Args:
         fit: the finding about the curves.
-        leaks: test images that are in the training part, too.
+        leaks: whether test images that are in the training part, too, make the accuracy look better than it is.
         suspects: labels shown that look wrong.
         size: side of the images in px.
     """
@@ -41,6 +42,10 @@ def next_step(run: RunDirectory, fit: Finding | None, *, leaks: int, suspects: i
     if fault == "overfitted" and not recipe.augment.cutout and not recipe.features and "options" in run.config:
         hidden = replace(options, settings={**options.settings, "augment.cutout": 8})
         return Step("Hide a part of each training image", _said(hidden.command()))
+    width = getattr(recipe.model, "width", None)
+    if fault == "underfitted" and width and "options" in run.config:
+        wider = replace(options, settings={**options.settings, "model.width": WIDER * width})
+        return Step(f"Train a net {WIDER} times as wide", _said(wider.command()))
     if suspects:
         return Step("Check the training labels as well", _said(["daybreak", "suspects", run.path, "--folds", "4"]))
     closer = ["daybreak", "explain", run.path, "--class", "predicted", "--against", "true"]

@@ -110,6 +110,8 @@ def verdict_of(
     part, images, size = curve_part(epochs), len(evaluation.labels_N), dataset.decode.size
     train_K = np.bincount(dataset.train.labels_N, minlength=len(classes))
     held_out = images if part == "test" else len(dataset.validation.labels_N) if dataset.validation else 0
+    accuracies = evaluation.accuracy, duplicates["without"]
+    leak = bool(duplicates["total"]) and verdict.do_flatter(*accuracies)
     fit = verdict.fit(epochs, part, PART_NAMES[part], held_out)
     found = [
         verdict.accuracy(int(np.trace(confusion_KK)), confusion_KK.sum(1), evaluation.macro_f1),
@@ -118,10 +120,10 @@ def verdict_of(
         verdict.pair(confusion_KK, classes),
         verdict.calibration(evaluation.logits_NK, evaluation.labels_N, temperature),
         verdict.balance(train_K, classes, evaluation.balanced_accuracy),
-        verdict.leaks(duplicates["total"], duplicates["other_label"], images, size, duplicates["without"]),
+        verdict.leaks(duplicates["total"], duplicates["other_label"], images, size, accuracies),
         verdict.labels(len(suspects["test_rows"]), images, suspects["hidden"]),
     ]
-    step = next_step(run, fit, leaks=duplicates["total"], suspects=len(suspects["test_rows"]), size=size)
+    step = next_step(run, fit, leaks=leak, suspects=len(suspects["test_rows"]), size=size)
     return {"findings": [finding for finding in found if finding], "next": step}
 
 

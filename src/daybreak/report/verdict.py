@@ -24,10 +24,12 @@ FALLING = 0.05  # relative fall of the held-out loss in the last quarter, from w
 RISEN = 0.05  # relative rise of the held-out loss above its minimum
 FEWEST_EPOCHS = 4  # that a trend can be seen in
 WEAKEST = 3  # classes named
+FEWEST_IMAGES = 20  # of a class that can be called as good as the others
 PAIR = 3  # mistakes between two classes that are no coincidence
 TRUSTED = 0.90  # out-of-sample accuracy, mean over classes, from which on suspect labels are shown
 MISCALIBRATED = 2.0  # times the calibration error that chance alone gives
 LARGE_ECE = 0.02
+FLATTERED = 0.005  # accuracy that copies in the training part add
 EXTREME = 10.0  # a temperature that no one should use
 
 
@@ -132,12 +134,19 @@ def weakest(confusion_KK: np.ndarray, classes: Sequence[str]) -> Finding | None:
     overall, confidence = right_K.sum() / true_K.sum(), 1 - 0.05 / len(present)
     below = [k for k in present if metrics.wilson_interval(int(right_K[k]), int(true_K[k]), confidence)[1] < overall]
     if not below:
-        return Finding(("No class is clearly weaker than the others.",), "good", "classes")
+        return _equally_good(int(true_K[present].min()))
     below = sorted(below, key=lambda k: right_K[k] / true_K[k])
     words = ["Weakest class: " if len(below) == 1 else "Weakest classes: "]
     for n, k in enumerate(below[:WEAKEST]):
         words += [", " if n else "", Name(classes[k]), f" ({percent(right_K[k] / true_K[k])} recognised)"]
     return Finding((*words, "."), "note", "classes")
+
+
+def _equally_good(fewest: int) -> Finding:
+    if fewest >= FEWEST_IMAGES:
+        return Finding(("No class is clearly weaker than the others.",), "good", "classes")
+    text = f"No class is weaker than the others beyond chance, but some have only {plural(fewest, 'test image')}."
+    return Finding((text,), "note", "classes")
 
 
 def pair(confusion_KK: np.ndarray, classes: Sequence[str]) -> Finding | None:
@@ -185,21 +194,26 @@ def balance(train_K: np.ndarray, classes: Sequence[str], balanced_accuracy: floa
     return Finding(words, "warning", "data")
 
 
-def leaks(found: int, other_label: int, images: int, size: int, without: float | None) -> Finding:
+def leaks(found: int, other_label: int, images: int, size: int, accuracies: tuple[float, float | None]) -> Finding:
     """Test images that are in the training part, too.
 
     Args:
         found: how many; `other_label` of them with another label there.
         size: side of the images in px: below FROM_SIDE only exact copies count.
-        without: accuracy on the other test images; None where there are none.
+        accuracies: on all test images, and on those without a copy; None where there are none.
     """
     kind = "exact copy" if size < FROM_SIDE else "exact or near copy"
     if not found:
         return Finding((f"No test image has an {kind} in the training part.",), "good", "duplicates")
     text = f"{found:,} of {plural(images, 'test image')} have an {kind} in the training part"
     text += f", {other_label:,} with another label" if other_label else ""
-    text += f"; on the others the accuracy is {percent(without)}." if without is not None else "."
-    return Finding((text,), "warning", "duplicates")
+    text += f"; on the others the accuracy is {percent(accuracies[1])}." if accuracies[1] is not None else "."
+    return Finding((text,), "warning" if do_flatter(*accuracies) else "note", "duplicates")
+
+
+def do_flatter(accuracy: float, without: float | None) -> bool:
+    """Whether copies make the accuracy look better than it is."""
+    return without is None or accuracy - without >= FLATTERED
 
 
 def mistrust(balanced_accuracy: float) -> str | None:
