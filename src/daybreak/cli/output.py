@@ -66,9 +66,9 @@ def evaluation(found: "Evaluation") -> None:
     one_view = f"{found.views} views; one view: {found.accuracy_of_one_view:.2%}"
     views = "one view" if found.views == 1 else one_view
     console.print(
-        f"{found.accuracy:.2%} of {len(found.labels_N)} test images of {found.dataset} ({views}), "
-        f"loss {found.loss:.3f}, calibration error {found.ece:.2%}; over classes: balanced accuracy "
-        f"{found.balanced_accuracy:.2%}, macro F1 {found.macro_f1:.2%}",
+        f"{found.accuracy:.2%} of {len(found.labels_N)} test images of {found.dataset} ({views})\n"
+        f"loss {found.loss:.3f}, calibration error {found.ece:.2%}\n"
+        f"over classes: balanced accuracy {found.balanced_accuracy:.2%}, macro F1 {found.macro_f1:.2%}",
         highlight=False,
     )
     table = _table("class", "images:", "precision:", "recall:", "F1:")
