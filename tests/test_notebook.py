@@ -1,6 +1,8 @@
-"""Objects show themselves, and the notebook runs from its first cell to its last."""
+"""Objects show themselves, and the notebooks run from the first cell to the last, to the results that they keep."""
 
 import base64
+import copy
+import importlib
 import io
 import json
 from pathlib import Path
@@ -9,15 +11,15 @@ import nbformat
 import numpy as np
 import pytest
 from image_sets import write_part
-from nbclient import NotebookClient
 from PIL import Image
 
 import daybreak as db
 from daybreak.data import Dataset
+from daybreak.data.picture import enlarged
 from daybreak.notebook import Gallery
 from daybreak.runs.directory import RunDirectory
 
-NOTEBOOK = Path(__file__).parent.parent / "examples" / "cifar10.ipynb"
+EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 def pictures(gallery: Gallery) -> list[np.ndarray]:
@@ -68,23 +70,53 @@ def test_a_net_shows_its_table() -> None:
     assert "6,573,120 parameters" in html
 
 
+def photos_in(folder: Path, cifar: Dataset) -> Path:
+    """Twelve cats and twelve dogs, and four of each to test with, 96 px wide."""
+    for part, split, count in (("train", cifar.train, 12), ("test", cifar.test, 4)):
+        for name in ("cat", "dog"):
+            (folder / part / name).mkdir(parents=True)
+            for i in np.flatnonzero(split.labels_N == cifar.classes.index(name))[:count]:
+                enlarged(split.images_NHWC[i], 96).save(folder / part / name / f"{i}.png")
+    return folder
+
+
 @pytest.mark.slow
 @pytest.mark.cifar
-def test_the_notebook_runs(cifar: Dataset, tmp_path: Path) -> None:
-    """On 1,000 images and for a few seconds."""
-    few = write_part(cifar, tmp_path / "few.npz", 800, 200)
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    nbformat.validate(notebook)
-    assert not any(cell.get("outputs") for cell in notebook.cells)  # kept without results: those are the reader's own
+@pytest.mark.parametrize("name", ["cifar10", "photos"])
+def test_a_notebook_runs_and_shows_what_is_kept_in_it(
+    name: str, cifar: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a few images and for a few seconds. Its own results are of the same kinds, cell by cell."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    execute = importlib.import_module("execute")
+    kept = nbformat.read(EXAMPLES / f"{name}.ipynb", as_version=4)
+    nbformat.validate(kept)
+    notebook = copy.deepcopy(kept)
     parameters = next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
-    parameters.source = f"import daybreak as db\nDATA, RECIPE, MINUTES = {str(few)!r}, 'page', 0.1"
-    done = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
-    html = [
-        output["data"]["text/html"]
-        for cell in done.cells if cell.cell_type == "code"
-        for output in cell.outputs if "text/html" in output.get("data", {})
-    ]  # fmt: skip
-    assert len(html) == 9
-    assert all("<img" in text or "<table" in text or "<svg" in text for text in html)
-    assert (tmp_path / "runs" / "notebook" / "report.html").is_file()
-    assert json.loads((tmp_path / "runs" / "notebook" / "summary.json").read_text())["recipe"] == "page"
+    if name == "cifar10":
+        few = write_part(cifar, tmp_path / "few.npz", 800, 200)
+        parameters.source = f"import daybreak as db\nDATA, RECIPE, MINUTES = {str(few)!r}, 'sprint-2', 0.1"
+    else:
+        photos = photos_in(tmp_path / "photos", cifar)
+        parameters.source = f"import daybreak as db\nPHOTOS = {str(photos)!r}"
+    done = execute.executed(notebook, tmp_path)
+    assert execute.kinds(done) == execute.kinds(kept)
+    run = tmp_path / "runs" / ("notebook" if name == "cifar10" else "photos")
+    assert (run / "report.html").is_file()
+    assert json.loads((run / "summary.json").read_text())["recipe"] == ("sprint-2" if name == "cifar10" else "finetune")
+
+
+@pytest.mark.parametrize("name", ["cifar10", "photos"])
+def test_a_notebook_is_kept_with_results_that_are_small_and_no_error(name: str) -> None:
+    path = EXAMPLES / f"{name}.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert path.stat().st_size < 1_500_000
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
+    assert all("site-packages" not in str(output) and "/home/" not in str(output) for output in outputs)
+    shown = sum(str(output).count("<img") + ("image/png" in output.get("data", {})) for output in outputs)
+    assert shown > 10
+    for word in {"cifar10": ("find_lr", ".predict(", "db.compare("), "photos": (".predict(", ".export(")}[name]:
+        assert any(word in cell.source for cell in cells), word
