@@ -76,7 +76,7 @@ def mixed(images_BCHW: Tensor, labels_B: Tensor, generator: torch.Generator) -> 
 def main(out: str, data: str, name: str, steps: str, *settings: str) -> None:
     mixes = "mixed" in settings
     chosen = override(few_images_recipe(name), parse_settings([pair for pair in settings if pair != "mixed"]))
-    with joined(CPU) as team:
+    with joined("cpu") as team:
         dataset = open_dataset(data)
         dataset = few_images(dataset) if data == "cifar10" else dataset
         extensions = Extensions(augment=mixed) if mixes else Extensions()

@@ -26,8 +26,7 @@ from daybreak.models.cut import Cut, stages_to_tune
 from daybreak.models.lite import LiteNet
 from daybreak.recipes import RECIPES, to_toml
 from daybreak.runs.transforms import Normalizer
-from daybreak.training import depth, features, recipe_choice, session
-from daybreak.training import train as train_module
+from daybreak.training import depth, features, finish, recipe_choice, session
 from daybreak.training.callbacks import Callback, Epoch
 from daybreak.training.compilation import made_up_images
 from daybreak.training.extensions import Given
@@ -250,7 +249,7 @@ def test_the_curves_are_those_of_the_whole_net(digits: Dataset) -> None:
 def test_suspects_of_a_run_on_features_need_no_net(run: daybreak.Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only heads are trained: nothing is computed from images."""
     monkeypatch.setattr(Trunk, "features", lambda *_: pytest.fail("features were computed again"))
-    monkeypatch.setattr(train_module, "predict_test", lambda *_: pytest.fail("images went through the net again"))
+    monkeypatch.setattr(finish, "predict_test", lambda *_: pytest.fail("images went through the net again"))
     found = run.suspects(folds=3)
     known = set(run.directory.suspects() or {})
     assert {"train", "test", "folds"} <= known

@@ -32,8 +32,8 @@ def spoil(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
         original(self, *args, **kwargs)
         make = self.loader.batch
 
-        def batch(step: int, progress: float) -> Any:
-            images, labels = make(step, progress)
+        def batch(step: int, *where: Any) -> Any:
+            images, labels = make(step, *where)
             if step + 1 in steps:
                 images[[2, 4]] = torch.nan
             return images, labels

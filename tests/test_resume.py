@@ -24,8 +24,7 @@ from daybreak.core.errors import RunError, StorageError, UsageError
 from daybreak.core.options import TrainOptions
 from daybreak.data import open_dataset
 from daybreak.runs.directory import RunDirectory
-from daybreak.training import checkpoint, loop, state
-from daybreak.training import train as training
+from daybreak.training import checkpoint, finish, loop, state
 from daybreak.training.checkpoint import TENSORS
 from daybreak.training.schedule import learning_rate
 from daybreak.training.train import resume, train
@@ -168,7 +167,7 @@ def test_a_signal_in_any_phase_loses_nothing(
     phase: str, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
-    home = training if phase == "predict_test" else loop
+    home = finish if phase == "predict_test" else loop
     original, calls = getattr(home, phase), []
 
     def interrupted(*args: Any) -> Any:

@@ -79,7 +79,7 @@ def train(
     given = Given(net, loss, augment, callbacks)
     name = recipe.name if isinstance(recipe, Recipe) else recipe
     chosen = train_options(data=data, recipe=name, **given.names(), **options)
-    with joined(pick_device(chosen.device)) as team:
+    with joined(chosen.device) as team:
         run = begun(chosen, team)
         if run is not None:
             return _resume(run, given, {}, team, on_event)
@@ -174,7 +174,7 @@ def resume(
     """
     path, known = (run.path, run.directory.net_factory) if isinstance(run, Run) else (run, None)
     given = Given(known if net is None else net, loss, augment, callbacks)
-    with joined(pick_device(options.get("device") or "auto")) as team:
+    with joined(options.get("device") or "auto") as team:
         return _resume(path, given, options, team, on_event)
 
 

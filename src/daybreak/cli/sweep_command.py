@@ -8,6 +8,7 @@ import typer
 from daybreak.cli import output
 from daybreak.cli.options import (
     DEVICES,
+    TRAIN,
     Data,
     Debug,
     Json,
@@ -26,7 +27,7 @@ from daybreak.cli.options import (
 MANY = "Many processes"
 
 
-@app.command(epilog="Example: daybreak sweep digits --space space.toml --trials 40 --workers 2")
+@app.command(rich_help_panel=TRAIN, epilog="Example: daybreak sweep digits --space space.toml --trials 40 --workers 2")
 def sweep(
     data: Data,
     space: Annotated[

@@ -14,7 +14,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from daybreak.core.errors import StorageError
@@ -88,11 +88,23 @@ def turn(key: str) -> Iterator[None]:
     Raises:
         StorageError: the cache cannot be written.
     """
-    folder = _entries() / f".turn-{key[:16]}"  # removed when it is stale
-    with storage_errors(cache_dir(), remedy=REMEDY):
-        folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder, wait=True, remedy=REMEDY):
+    folder = _entries() / f".turn-{key[:16]}"
+    held = ExitStack()
+    while True:
+        with storage_errors(cache_dir(), remedy=REMEDY):
+            folder.mkdir(parents=True, exist_ok=True)
+        try:
+            held.enter_context(locked(folder, wait=True, remedy=REMEDY))
+            break
+        except StorageError:  # unless whoever had it before has just removed the folder
+            if folder.exists():
+                raise
+    try:
         yield
+    finally:
+        held.close()
+        with suppress(OSError):  # another process waits for it
+            folder.rmdir()
 
 
 @contextmanager

@@ -104,7 +104,11 @@ def _shared_predictions(session: Session) -> Predictions:
     test, team = session.dataset.test, session.team
     count = len(test.labels_N)
     rows = team.rows(count)
-    mine = replace(test, images_NHWC=test.images_NHWC[rows], labels_N=test.labels_N[rows], names=test.names[rows])
+    mine = (
+        test
+        if team.size == 1
+        else replace(test, images_NHWC=test.images_NHWC[rows], labels_N=test.labels_N[rows], names=test.names[rows])
+    )
     found = predict_test(session.classifier, mine, session.recipe.tta)
     names = np.asarray(test.names, dtype=np.str_)
     logits, averaged = (team.gathered(part, count) for part in (found.logits, found.logits_tta))

@@ -21,6 +21,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from daybreak.core.config import Device
+from daybreak.core.device import pick_device
 from daybreak.core.errors import LostProcessError, UsageError
 from daybreak.core.launcher import Launch, launch
 from daybreak.core.machine import usable_cores
@@ -183,16 +185,18 @@ class _AgreedStop(StopRequest):
 
 
 @contextmanager
-def joined(device: torch.device, how: Launch | None = None) -> Iterator[Team]:
+def joined(device_name: Device) -> Iterator[Team]:
     """The team of this process, for the length of the block.
 
     Raises:
         LostProcessError: the others cannot be reached.
+        UsageError: the device is missing, or nothing for several processes.
     """
-    how = how or launch()
+    how = launch()
     if how.size == 1:
         yield Team()
         return
+    device = pick_device(device_name)
     if dist.is_initialized():
         why = "the processes belong to somebody's group already"
         raise UsageError("torch.distributed", why, "call daybreak before init_process_group, or destroy the group")

@@ -112,8 +112,10 @@ def filters(kind: Minimal, weight_KC33: Tensor) -> Tensor:
 def filters_transposed(kind: Minimal, at_points_PCK: Tensor) -> Tensor:
     """The gradient of `filters`: (K, C, 3, 3), channels last in memory."""
     _, in_channels, out_channels = at_points_PCK.shape
-    flat = _both_ways(kind.filter, at_points_PCK).T @ at_points_PCK.flatten(1)
-    weight_KC33 = flat.view(3, 3, in_channels, out_channels).permute(3, 2, 0, 1)
+    # The long side first: of a few long rows, matrix libraries give each thread a part of every sum, and bits would
+    # depend on the number of threads (on AMD's processors they did).
+    flat = at_points_PCK.flatten(1).T @ _both_ways(kind.filter, at_points_PCK)
+    weight_KC33 = flat.view(in_channels, out_channels, 3, 3).permute(1, 0, 2, 3)
     return weight_KC33.contiguous(memory_format=torch.channels_last)
 
 
