@@ -78,7 +78,7 @@ def main(out: str, data: str, name: str, steps: str, *settings: str) -> None:
     chosen = override(few_images_recipe(name), parse_settings([pair for pair in settings if pair != "mixed"]))
     with joined("cpu") as team:
         dataset = open_dataset(data)
-        dataset = few_images(dataset) if data == "cifar10" else dataset
+        dataset = few_images(dataset) if data.startswith("cifar10") else dataset
         extensions = Extensions(augment=mixed) if mixes else Extensions()
         found = losses(chosen, dataset, int(steps), double=True, team=team, extensions=extensions)
         if team.is_first:

@@ -91,9 +91,10 @@ def test_the_pods_find_each_other(manifests: list[dict[str, Any]]) -> None:
 
 def test_the_job_files_are_shown_in_the_docs() -> None:
     page = (EXAMPLES.parent / "docs" / "scale.md").read_text()
-    assert {name for name in ("slurm.sh", "kubernetes.yaml") if f"(../examples/{name})" in page} == {
-        "slurm.sh", "kubernetes.yaml",
-    }  # fmt: skip
+    assert {name for name in ("slurm.sh", "kubernetes.yaml") if f"`examples/{name}`" in page} == {
+        "slurm.sh",
+        "kubernetes.yaml",
+    }
     lines = re.findall(r"^torchrun ((?:.*\\\n)*.*)$", page, re.MULTILINE)
     assert len(lines) == 3
     for line in lines:

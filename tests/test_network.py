@@ -55,8 +55,9 @@ def start(machine: str, out: Path, log: Path) -> subprocess.Popen[bytes]:
     cable = f"cable-{machine[-1]}"
     how = ["--nnodes=2", "--nproc-per-node=1", "--max-restarts=3", "--rdzv-backend=c10d", "--rdzv-id=test"]
     how += [f"--rdzv-endpoint={MACHINES['daybreak-a']}:29400", f"--local-addr={MACHINES[machine]}"]
+    how += [f"--rdzv-conf=is_host={machine == 'daybreak-a'}"]
     command = [sys.executable, "-m", "torch.distributed.run", *how, "-m", "daybreak", *DIGITS]
-    command += ["--epochs", "20", "--checkpoint-every", "50steps", "--out", str(out)]
+    command += ["--epochs", "8", "--checkpoint-every", "20steps", "--out", str(out)]
     env = os.environ | {"GLOO_SOCKET_IFNAME": cable, "OMP_NUM_THREADS": "1"}
     with log.open("wb") as file:
         return subprocess.Popen(["ip", "netns", "exec", machine, *command], env=env, stdout=file, stderr=file)

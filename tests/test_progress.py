@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from daybreak import api
 from daybreak.core.clock import parse_seconds
+from daybreak.core.config import override
 from daybreak.core.errors import UsageError
 from daybreak.recipes import RECIPES
 from daybreak.training import loop
@@ -176,8 +177,26 @@ def test_a_budget_for_few_epochs_says_what_to_expect(tmp_path: Path, monkeypatch
 
 
 def test_a_recipe_for_few_epochs_has_what_it_needs() -> None:
-    step = {"step": 10, "stepping_seconds": 10.0, "progress": 0.1}
-    short, long = RECIPES["sprint-2"], RECIPES["sprint"]
-    assert about_budget(100.0, step, 50, short, 32) is None
-    assert "about 2.0 epochs fit into 1 min 40 s" in str(about_budget(100.0, step, 50, long, 32))
-    assert "for 5: --budget 5m or --size 32" in str(about_budget(100.0, step, 50, long, 64))
+    """A step a second, after four that were none: 96 in all, of 50 an epoch."""
+    steps = (
+        {"step": 2, "stepping_seconds": 6.0, "progress": 0.06},
+        {"step": 10, "stepping_seconds": 14.0, "progress": 0.14},
+    )
+    one_size = {"resolution": [{"until": 1.0, "scale": 1.0}]}
+    short, long = (override(RECIPES[name], one_size) for name in ("sprint-2", "sprint"))
+    assert about_budget(100.0, *steps, 48, short, 32) is None
+    assert "about 1.9 epochs fit into 1 min 40 s" in str(about_budget(100.0, *steps, 50, long, 32))
+    assert "for 5: --budget 5m or --size 32" in str(about_budget(100.0, *steps, 50, long, 64))
+
+
+def test_images_that_grow_make_steps_slower() -> None:
+    """From half of the cycle on a step takes four times as long: 36 steps and 12.5 in the 86 seconds to come."""
+    steps = (
+        {"step": 2, "stepping_seconds": 6.0, "progress": 0.06},
+        {"step": 10, "stepping_seconds": 14.0, "progress": 0.14},
+    )
+    growing = {"resolution": [{"until": 0.5, "scale": 0.5}, {"until": 1.0, "scale": 1.0}]}
+    told = about_budget(100.0, *steps, 10, override(RECIPES["sprint"], growing | {"epochs": 10}), 32)
+    assert told is None
+    told = about_budget(100.0, *steps, 20, override(RECIPES["sprint"], growing), 32)
+    assert "about 2.9 epochs fit" in str(told)  # (10 + 36 + 12.5) / 20

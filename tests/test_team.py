@@ -98,7 +98,7 @@ def test_losses_are_those_of_one_process(data: str, name: str, settings: tuple[s
 @pytest.mark.cifar
 @pytest.mark.parametrize("name", ["page", "sprint"])
 def test_golden_losses_in_two_processes(name: str, cifar: Dataset, tmp_path: Path) -> None:
-    found = losses_of(2, tmp_path / "two.json", "cifar10", name, 4)
+    found = losses_of(2, tmp_path / "two.json", "cifar10-jpeg", name, 4)
     assert found == pytest.approx(GOLDEN[name], abs=1e-5)
     assert found == pytest.approx(losses(few_images_recipe(name), few_images(cifar), 4, double=True), abs=1e-10)
 
@@ -341,7 +341,7 @@ def killed_once(out: Path, processes: int, rng: random.Random, *more: str) -> su
     return subprocess.CompletedProcess(command, process.returncode, output, errors)
 
 
-@pytest.mark.parametrize("trials", [1, pytest.param(100 if SOAK else 5, marks=SLOW)])
+@pytest.mark.parametrize("trials", [1, pytest.param(100 if SOAK else 3, marks=SLOW)])
 def test_a_killed_process_costs_nothing(trials: int, reference: Path, tmp_path: Path, record_property: Any) -> None:
     """Whichever process dies, the launcher starts all again, and the run ends in the reference state."""
     record_property("trials", trials)

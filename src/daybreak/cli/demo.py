@@ -22,7 +22,7 @@ from daybreak.core.errors import DataError, DaybreakError, StoppedError
 from daybreak.data import Dataset
 from daybreak.data.sources import find_here
 
-LIMIT, AFTERWARDS = 180.0, 60.0  # seconds of all, and of evaluation and report
+LIMIT, AFTERWARDS = 180.0, 75.0  # seconds of all, and of evaluation and report
 SHORTEST, LONGEST = 45.0, 100.0  # seconds of training
 STARTED = "DAYBREAK_DEMO_STARTED"  # seconds since 1970
 
