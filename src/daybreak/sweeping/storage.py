@@ -5,6 +5,7 @@ nothing else.
 """
 
 import logging
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,6 +40,9 @@ def without_password(storage: str) -> str:
     host = parts.netloc.rpartition("@")[2]
     user = f"{parts.username}@" if parts.username else ""
     return parts._replace(netloc=user + host, query="").geturl()
+
+
+MAKERS = 5  # times to ask for a database that others are setting up
 
 
 def open_storage(storage: str) -> "BaseStorage":
@@ -113,5 +117,12 @@ def _postgresql(storage: str) -> "BaseStorage":
 
     with needing("sweep", "--storage postgresql://"):
         import psycopg2  # noqa: F401 - SQLAlchemy imports it later, and would say less
+    from sqlalchemy.exc import IntegrityError, ProgrammingError
+
     url = "postgresql+psycopg2" + storage[storage.index("://") :]
+    for _ in range(MAKERS):
+        try:
+            return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+        except (IntegrityError, ProgrammingError):  # another process is making the tables of an empty database
+            time.sleep(1.0)
     return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
