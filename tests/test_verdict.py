@@ -60,8 +60,8 @@ def calibrated(n: int, seed: int = 0, sharpness: float = 1.0) -> tuple[np.ndarra
 
 def test_the_calibration_error_of_chance_is_the_mean_one_of_calibrated_nets() -> None:
     found = [metrics.expected_calibration_error(*calibrated(400, seed)) for seed in range(60)]
-    foretold = [metrics.chance_calibration_error(*calibrated(400, seed)) for seed in range(60)]
-    assert np.mean(found) == pytest.approx(np.mean(foretold), rel=0.06)
+    expected = [metrics.chance_calibration_error(*calibrated(400, seed)) for seed in range(60)]
+    assert np.mean(found) == pytest.approx(np.mean(expected), rel=0.06)
 
 
 # -- accuracy --------------------------------------------------------------------------------------------------------

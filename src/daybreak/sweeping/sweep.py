@@ -1,4 +1,4 @@
-"""`daybreak sweep`: the best settings of a recipe, by many trainings, judged on the validation part."""
+"""`daybreak sweep`: the best settings of a recipe, by many trainings, evaluated on the validation part."""
 
 from collections.abc import Mapping
 from pathlib import Path

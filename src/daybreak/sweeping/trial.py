@@ -50,7 +50,7 @@ class Outcome:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-class Judge(Callback):
+class PruningCallback(Callback):
     """Reports every epoch's validation accuracy, and ends a training that is not worth going on with."""
 
     def __init__(self, trial: "Trial", prunes: bool, heartbeat: Heartbeat) -> None:
@@ -100,14 +100,14 @@ def run_trial(setting: Setting, trial: "Trial", heartbeat: Heartbeat, on_event: 
         return Outcome(reason=f"{error.what}: {error.why}")
     found, values = Outcome(), list[float]()
     for seed in setting.seeds:
-        judge = Judge(trial, setting.asked.prune, heartbeat)
-        callbacks = () if values else (judge,)
+        pruning = PruningCallback(trial, setting.asked.prune, heartbeat)
+        callbacks = () if values else (pruning,)
         summary = _train_once(setting, recipe, seed, callbacks, on_event, found)
         found.lost = heartbeat.taken
         if summary is None or found.stopped or found.lost:
             return found
-        if judge.pruned:
-            found.pruned, found.value = True, judge.last
+        if pruning.pruned:
+            found.pruned, found.value = True, pruning.last
             return found
         values.append(summary["val_acc"])
     found.value = fmean(values)
