@@ -32,8 +32,8 @@ def launched(arguments: list[str]) -> tuple[Any, list[str]]:
 
 
 def test_slurm_runs_one_launcher_a_node(tmp_path: Path) -> None:
-    """Under a scheduler that only notes what it is asked to run."""
-    for name, body in (("scontrol", "echo node7; echo node8"), ("srun", 'printf "%s\\n" "$@" > words')):
+    """Under a scheduler that only notes what it is asked to run, with more nodes than a pipe takes at once."""
+    for name, body in (("scontrol", "seq -f node%g 7 40000"), ("srun", 'printf "%s\\n" "$@" > words')):
         (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
         (tmp_path / name).chmod(0o755)
     given = {"SLURM_JOB_NAME": "daybreak", "SLURM_JOB_NODELIST": "node[7-8]", "SLURM_NNODES": "2", "SLURM_JOB_ID": "41"}

@@ -446,7 +446,7 @@ def test_a_worker_that_was_taken_for_dead_stops_and_counts_for_nothing(
     setting = settle(asked(trials=1, prune=False))
     storage = str(tmp_path / "journal.log")
     mine, other = worker.open_queue(setting, storage), worker.open_queue(setting, storage)
-    original, epochs = trials_module.Judge.on_epoch, []
+    original, epochs = trials_module.PruningCallback.on_epoch, []
 
     def on_epoch(self: Any, epoch: Any) -> None:
         if not epochs:
@@ -455,7 +455,7 @@ def test_a_worker_that_was_taken_for_dead_stops_and_counts_for_nothing(
         epochs.append(epoch.row["epoch"])
         original(self, epoch)
 
-    monkeypatch.setattr(trials_module.Judge, "on_epoch", on_epoch)
+    monkeypatch.setattr(trials_module.PruningCallback, "on_epoch", on_epoch)
     worker.work(setting, mine, storage)
     (place,) = mine.places()
     assert [t.state.name for t in place.attempts] == ["FAIL", "COMPLETE"]
