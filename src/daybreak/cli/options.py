@@ -59,7 +59,7 @@ Json = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", rich_help_panel=OUTPUT, help="Show no progress.")]
 Debug = Annotated[bool, typer.Option("--debug", rich_help_panel=OUTPUT, help="Show a traceback on errors.")]
-DATA_HELP = "cifar10, cifar100, mnist, fashion-mnist, digits, or a folder, archive or .npz."
+DATA_HELP = "cifar10, cifar100, mnist, fashion-mnist, digits, or a folder, archive, table, .npz or URL."
 
 
 def data_names() -> list[str]:

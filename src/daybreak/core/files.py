@@ -99,7 +99,7 @@ def make_folder(path: Path) -> None:
     """Make a folder, and those above it, so that it is still there after a power cut."""
     if not path.exists():
         path.mkdir(parents=True, exist_ok=True)
-        _flush(path.parent)
+        flushed(path.parent)
 
 
 @contextmanager
@@ -119,7 +119,7 @@ def whole_folder(path: Path, needed: int = 0) -> Iterator[Path]:
         try:
             yield temporary
             for file in sorted(temporary.iterdir()):
-                _flush(file)
+                flushed(file)
             _put_in_place(temporary, path)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -160,7 +160,7 @@ def truncate(path: Path, size: int) -> None:
     with storage_errors(path):
         if path.exists() and path.stat().st_size > size:
             os.truncate(path, size)
-            _flush(path)
+            flushed(path)
 
 
 def flush(path: Path) -> int:
@@ -168,8 +168,8 @@ def flush(path: Path) -> int:
     with storage_errors(path):
         if not path.exists():
             path.touch()
-        _flush(path)
-        _flush(path.parent)
+        flushed(path)
+        flushed(path.parent)
         return path.stat().st_size
 
 
@@ -210,12 +210,13 @@ def _beside(path: Path) -> Path:
 
 
 def _put_in_place(temporary: Path, path: Path) -> None:
-    _flush(temporary)
+    flushed(temporary)
     temporary.replace(path)
-    _flush(path.parent)
+    flushed(path.parent)
 
 
-def _flush(path: Path) -> None:
+def flushed(path: Path) -> None:
+    """Wait until a file or folder has reached the disk."""
     if WINDOWS and path.is_dir():
         return  # Windows cannot flush a folder
     descriptor = os.open(path, os.O_RDWR if WINDOWS else os.O_RDONLY)  # Windows flushes what it may write to

@@ -108,21 +108,28 @@ def turn(key: str) -> Iterator[None]:
 
 
 @contextmanager
-def staging() -> Iterator[Path]:
-    """A temporary directory beside the entries; gone after the block, unless published.
+def staging(key: str) -> Iterator[Path]:
+    """A directory beside the entries, of whoever has the turn; gone after the block, unless published. What a process
+    that was killed or interrupted had written in it is still there, for a day.
 
     Raises:
         StorageError: the cache cannot be written, or the disk is full.
     """
     root = _entries()
+    folder = root / f".decoding-{key[:16]}"
     with storage_errors(cache_dir(), remedy=REMEDY):
         root.mkdir(parents=True, exist_ok=True)
         _remove_stale(root)
-        folder = _temporary(root)
+        folder.mkdir(exist_ok=True)
+    goes_on = False
     try:
         yield folder
+    except (KeyboardInterrupt, SystemExit):
+        goes_on = True
+        raise
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if not goes_on:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def write(folder: Path, pictures: Pictures, parts: Mapping[Part, Indices], notes: tuple[str, ...]) -> None:

@@ -7,10 +7,9 @@ the description itself. An entry whose description or arrays are not what was wr
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +20,8 @@ from daybreak.core.errors import StorageError, one_line
 from daybreak.core.files import write_text
 from daybreak.core.sections import Text
 from daybreak.data.dataset import Indices, Labels, Part, Pictures, Split, release
-from daybreak.data.image import DecodeSpec, Pixels
+from daybreak.data.image import DecodeSpec
+from daybreak.data.pieces import Pieces
 
 META, VERIFIED = "meta.json", "verified.json"
 # The arrays of a smaller entry are summed up at every start, which takes a fraction of a second; those of a larger one
@@ -65,7 +65,8 @@ class _Meta(BaseModel):
 
 
 def write_entry(folder: Path, pictures: Pictures, parts: Mapping[Part, Indices], notes: tuple[str, ...]) -> None:
-    """Decode into a folder, part after part; their order is part of the fingerprint.
+    """Decode into a folder, part after part; their order is part of the fingerprint. Where the folder has pieces of the
+    same in it, from a process that was killed, decoding goes on behind them.
 
     Plain writes, not a writable memory map: on a full disk a write is an error, while a map kills the process.
 
@@ -73,23 +74,24 @@ def write_entry(folder: Path, pictures: Pictures, parts: Mapping[Part, Indices],
         DataError: from `pictures.images`, if any image is broken.
         OSError: the disk is full.
     """
-    images = pictures.images(np.concatenate(list(parts.values())))
     side, channels = pictures.decode.size, pictures.decode.channels
-    digest = _begun(pictures.classes)
-    for part, index in parts.items():
-        shape = (len(index), side, side, channels)
-        labels_N = pictures.labels_N[index]
-        digest.update(_of_part(part, shape, labels_N))
-        _write_images(folder / f"{part}_images.npy", shape, islice(images, len(index)), digest)
-        np.save(folder / f"{part}_labels.npy", labels_N)
-    meta: dict[str, Any] = {
+    shapes = {part: (len(index), side, side, channels) for part, index in parts.items()}
+    facts: dict[str, Any] = {
         "classes": list(pictures.classes),
         "decode": asdict(pictures.decode),
-        "fingerprint": digest.hexdigest(),
         "names": {part: [pictures.names[i] for i in index] for part, index in parts.items()},
-        "notes": list(notes),
-        "sizes": {path.name: path.stat().st_size for path in folder.iterdir()},
     }
+    pieces = Pieces(folder, shapes, _sum_of(facts))
+    images = pictures.images(np.concatenate(list(parts.values()))[pieces.done :])
+    digest = _begun(pictures.classes)
+    for part, index in parts.items():
+        labels_N = pictures.labels_N[index]
+        digest.update(_of_part(part, shapes[part], labels_N))
+        pieces.write(part, images, digest)
+        np.save(folder / f"{part}_labels.npy", labels_N)
+    pieces.finish()
+    sizes = {path.name: path.stat().st_size for path in folder.iterdir()}
+    meta = facts | {"fingerprint": digest.hexdigest(), "notes": list(notes), "sizes": sizes}
     (folder / META).write_text(json.dumps(meta | {"sum": _sum_of(meta)}), "utf-8")
 
 
@@ -202,12 +204,3 @@ def _begun(classes: tuple[str, ...]) -> Any:
 
 def _of_part(part: Part, shape: tuple[int, ...], labels_N: Labels) -> bytes:
     return f"{part}{shape}".encode() + labels_N.astype("<i8").tobytes()
-
-
-def _write_images(path: Path, shape: tuple[int, ...], images: Iterator[Pixels], digest: Any) -> None:
-    with path.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-        for image_HWC in images:
-            data = image_HWC.tobytes()
-            digest.update(data)
-            file.write(data)

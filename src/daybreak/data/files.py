@@ -51,7 +51,7 @@ def pictures_of(container: Container, layout: Layout, size: int | None, where: o
     spec = choose_spec(headers, size)
 
     def images(order: Indices) -> Iterator[Pixels]:
-        return _decoded(container, [layout.files[i] for i in order], spec, where)
+        return _decoded(container, [layout.files[i] for i in order], spec, where, len(layout.files))
 
     notes = (*layout.notes, *_notes(headers, spec))
     return Pictures(layout.classes, layout.names, layout.labels_N, layout.part_N, spec, images, notes)
@@ -115,8 +115,9 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def _decoded(container: Container, files: list[str], spec: DecodeSpec, where: object) -> Iterator[Pixels]:
-    """All good images in order; at the end one error for all bad ones."""
+def _decoded(container: Container, files: list[str], spec: DecodeSpec, where: object, of: int) -> Iterator[Pixels]:
+    """The images in order, up to the first bad one; the rest is then only looked at, for one error that names all that
+    are bad. (So what has been yielded is the beginning, without gaps: decoding that is broken off can go on there.)"""
     bad: list[tuple[str, BadImage]] = []
     count = Count(log, "decoded", len(files))
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
@@ -126,11 +127,11 @@ def _decoded(container: Container, files: list[str], spec: DecodeSpec, where: ob
             for name, image in zip(names, run(lambda blob: _attempt(blob, spec), blobs), strict=True):
                 if isinstance(image, BadImage):
                     bad.append((name, image))
-                else:
+                elif not bad:
                     yield image
             count.add(len(names))
     if bad:
-        raise _bad_images(bad, len(files), where)
+        raise _bad_images(bad, of, where)
 
 
 def _chunks(container: Container, files: list[str]) -> Iterator[tuple[list[str], list[bytes | BadImage]]]:

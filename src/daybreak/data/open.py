@@ -31,7 +31,8 @@ def open_dataset(
 
     Args:
         data: cifar10, cifar100, mnist, fashion-mnist, digits; or a folder of class folders, a .zip or .tar.* of one,
-            or an .npz file. A relative path is also looked for in $DAYBREAK_DATA_DIR and in the cache directory.
+            an .npz, .csv, .tsv or .parquet file, a folder of .parquet files or tar shards; or the URL of one of these
+            (remote.py). A relative path is also looked for in $DAYBREAK_DATA_DIR and in the cache directory.
         size: side in pixels. By default the images' own where all are the same square of at most 64 px, else 64.
         split_seed: decides the test part where the source has none, and which training images are held out.
         skip_bad: leave out images that cannot be used, and say in `notes` which; by default they are an error.
@@ -146,7 +147,8 @@ def _decode(source: Source, content: str, request: Request) -> Entry:
 def _write(source: Source, content: str, request: Request, bad: Sequence[str]) -> Entry:
     """Decode into the cache, without the files that are known to be bad."""
     part_names = PART_NAMES_OF_0_1_0 if request.parts_of_0_1_0 else PART_NAMES
-    with cache.staging() as folder, source.read(request.size, frozenset(bad), part_names) as pictures:
+    asked = _key(content, request, request.split_seed)
+    with cache.staging(asked) as folder, source.read(request.size, frozenset(bad), part_names) as pictures:
         parts, split_notes = split_indices(pictures, request.split_seed, source.where)
         cache.write(folder, pictures, parts, (*pictures.notes, *split_notes, *_skipped(bad)))
         seed = None if pictures.has_test_part else request.split_seed

@@ -1,11 +1,12 @@
 """Images in Parquet files, as Hugging Face's hub and `datasets` store them: train-00000-of-00002.parquet and its like.
 
 A row holds an image file's bytes (or a structure with `bytes`) and a label: a name, or a number whose names stand in
-the schema as `datasets` writes it. The part is what the file's name begins with. Needs pyarrow.
+the schema as `datasets` writes it. The part is what the file's name says. Needs pyarrow.
 """
 
 import io
 import json
+import re
 import threading
 from collections.abc import Collection, Sequence
 from functools import cached_property
@@ -83,7 +84,7 @@ class Parquet:
         classes = self._named_classes or tuple(sorted({labels[n] for n in kept}))
         check_class_names(classes, self.paths[0])
         index, names = {name: i for i, name in enumerate(classes)}, tuple(self.names[n] for n in kept)
-        parts = [_part(name) for name in names]
+        parts = [part_of(name) for name in names]
         if parts and all(part != TRAIN for part in parts):
             raise DataError(self.paths[0], "no file of the training part", "one whose name begins with train")
         return Layout(
@@ -165,6 +166,8 @@ def _class_names(file: Any, column: str) -> list[str]:
     return [str(name) for name in names] if isinstance(names, list) else []
 
 
-def _part(name: str) -> int:
-    start = name.lower().replace("_", "-").partition("-")[0].partition("/")[0]
-    return PARTS.get(start, TRAIN)
+def part_of(name: str) -> int:
+    """The part that the name of a file says, as in train-00000-of-00002 or birds_val_7: the code of its first word that
+    is a part's name, TRAIN where none is."""
+    words = re.split(r"[-_. ]", name.lower().partition("/")[0])
+    return next((PARTS[word] for word in words if word in PARTS), TRAIN)

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from daybreak.core.errors import DataError, one_line
 from daybreak.core.machine import cache_dir
-from daybreak.data import parquet, table
+from daybreak.data import parquet, shards, table
 from daybreak.data.archives import SUFFIXES, open_archive
 from daybreak.data.arrays import read_digits, read_npz
 from daybreak.data.cache import recall, remember
@@ -24,6 +24,7 @@ from daybreak.data.files import pictures_of, read_pictures, typical_side
 from daybreak.data.folder import Folder
 from daybreak.data.layout import PartNames
 from daybreak.data.parquet import Parquet, parquet_files
+from daybreak.data.remote import copied, is_url
 
 NAMES = (*PUBLISHED, "digits")
 FILE_SUFFIXES = (*SUFFIXES, ".npz")  # of files that hold the images themselves
@@ -73,10 +74,11 @@ def find(data: str | Path) -> tuple[Source, float]:
         return DigitsSource(), 0.0
     if isinstance(data, str) and data in PUBLISHED:
         return _published(data)
+    if is_url(data):
+        return _remote(str(data))
     path = _locate(os.fspath(data))
     if path.is_dir():
-        inside = parquet_files(path)
-        return (ParquetSource(inside, path) if inside else FolderSource(path)), 0.0
+        return _folder(path), 0.0
     if path.suffix.lower() == parquet.SUFFIX:
         return ParquetSource([path], path), 0.0
     for name, published in PUBLISHED.items():
@@ -84,7 +86,25 @@ def find(data: str | Path) -> tuple[Source, float]:
             return PublishedSource(name, published, (path,)), 0.0
     if path.suffix.lower() in table.SUFFIXES:
         return TableSource(path), 0.0
+    if path.suffix.lower() == shards.SUFFIX and shards.is_shard(path):
+        return ShardSource([path], path), 0.0
     return FileSource(path), 0.0
+
+
+def _folder(path: Path) -> Source:
+    if inside := parquet_files(path):
+        return ParquetSource(inside, path)
+    if inside := shards.shards_in(path):
+        return ShardSource(inside, path)
+    return FolderSource(path)
+
+
+def _remote(url: str) -> tuple[Source, float]:
+    """A copy of what lies there, as if it lay here."""
+    path, seconds = copied(url)
+    source, _ = find(path)
+    source.where = url
+    return source, seconds
 
 
 def find_here(name: str) -> str | None:
@@ -176,7 +196,7 @@ class ListedSource:
     """Images that are listed with their labels."""
 
     notes: tuple[str, ...] = ()
-    container: table.Table | Parquet
+    container: table.Table | Parquet | shards.Shards
 
     def __init__(self, path: Path) -> None:
         self.where = str(path.resolve())
@@ -203,6 +223,12 @@ class ParquetSource(ListedSource):
     def __init__(self, paths: list[Path], path: Path) -> None:
         super().__init__(path)
         self.container = Parquet(paths)
+
+
+class ShardSource(ListedSource):
+    def __init__(self, paths: list[Path], path: Path) -> None:
+        super().__init__(path)
+        self.container = shards.Shards(paths)
 
 
 class FileSource:
