@@ -2,6 +2,7 @@
 
     python benchmarks/scaling.py model --recipe sprint --images-per-second 177696 --batch 1000
     python benchmarks/scaling.py messages --processes 2 --out benchmarks/records/DATE_messages
+    python benchmarks/scaling.py update --recipe sprint
 
 `model` prints the tables of docs/scale.md from one measured speed of one GPU. A step of N processes takes
 
@@ -14,7 +15,8 @@ Every message is an all-reduce, by a ring or a tree, whichever is faster (Thakur
 Up to eight processes are one machine with its fast links; more are machines of eight, whose ring is as fast as its
 slowest link. Nothing overlaps: daybreak sends the gradients after the backward pass, in one message. What is assumed
 (links, launches) are constants below. `messages` measures latency and bandwidth of Gloo between processes of this
-machine, with which the same formula says what share of a step goes to messages here.
+machine, with which the same formula says what share of a step goes to messages here. `update` times the optimizer of a
+recipe: what dividing its work among processes could save at most.
 """
 
 import argparse
@@ -30,10 +32,11 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from daybreak.core.device import describe_hardware, versions
+from daybreak.core.device import compute_dtype, describe_hardware, synchronizer, versions
 from daybreak.core.files import write_json
 from daybreak.models.registry import build_net
 from daybreak.recipes import get_recipe
+from daybreak.training.optim import build_optimizer
 
 PROCESSES = (1, 2, 4, 8, 16, 32, 64)
 LAUNCH_SECONDS = 2e-3  # of the operations of a step, recorded or not: a step is never shorter
@@ -142,6 +145,23 @@ def _time_messages(rank: int, processes: int, times: dict[int, list[float]]) -> 
     dist.destroy_process_group()
 
 
+def update(recipe_name: str, device: torch.device) -> None:
+    """Print the median milliseconds of an update of all parameters."""
+    recipe = get_recipe(recipe_name)
+    net = build_net(recipe.model, 10, 3).to(device)
+    optimizer = build_optimizer(net, recipe, recipe.batch_size, compute_dtype(recipe.precision, device))
+    for parameter in net.parameters():
+        parameter.grad = torch.randn_like(parameter) if parameter.requires_grad else None
+    wait, taken = synchronizer(device), []
+    for _ in range(30):
+        wait()
+        begun = time.perf_counter()
+        optimizer.step()
+        wait()
+        taken.append(time.perf_counter() - begun)
+    print(f"{recipe_name} on {device}: {1e3 * float(np.median(taken[5:])):.2f} ms an update")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -152,9 +172,14 @@ def main() -> None:
     of_messages = commands.add_parser("messages")
     of_messages.add_argument("--processes", type=int, default=2)
     of_messages.add_argument("--out", type=Path, required=True)
+    of_update = commands.add_parser("update")
+    of_update.add_argument("--recipe", default="sprint")
+    of_update.add_argument("--device", default="cpu")
     given = parser.parse_args()
     if given.command == "model":
         model(given.recipe, given.images_per_second, given.batch)
+    elif given.command == "update":
+        update(given.recipe, torch.device(given.device))
     else:
         messages(given.processes, given.out)
 
