@@ -10,7 +10,7 @@ from torchcam.methods import GradCAM, LayerCAM
 
 from daybreak.core.errors import UsageError
 from daybreak.core.nets import net_config
-from daybreak.explain.cam import METHODS, class_maps
+from daybreak.explain.cam import METHODS, Method, class_maps, maps_of_targets
 from daybreak.models.registry import build_net, stages_of
 
 STAGES = ["prep", "layer1", "layer2", "layer3"]
@@ -158,6 +158,25 @@ def test_score_cam_equals_its_algorithm_channel_by_channel(net: nn.Module) -> No
 def net_until(net: nn.Module, stage: str) -> nn.Module:
     children = dict(net.named_children())
     return nn.Sequential(*list(children.values())[: list(children).index(stage) + 1])
+
+
+@pytest.mark.parametrize("against", [None, torch.tensor([9, 0])], ids=["alone", "against another"])
+@pytest.mark.parametrize("method", METHODS)
+def test_several_targets_get_the_maps_of_each(net: nn.Module, method: Method, against: torch.Tensor | None) -> None:
+    """To the bit, and the net sees each image, and each masked copy of it, once."""
+    seen: list[int] = []
+    handle = net.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    targets = [torch.tensor([1, 2]), torch.tensor([3, 2]), torch.tensor([0, 5])]
+    together = maps_of_targets(net, IMAGES[:2], targets, ["layer2", "layer3"], method, against)
+    for_all, seen[:] = sum(seen), []
+    for found, target in zip(together, targets, strict=True):
+        alone = class_maps(net, IMAGES[:2], target, ["layer2", "layer3"], method, against)
+        assert list(found) == list(alone)
+        assert all(torch.equal(found[name], alone[name]) for name in alone)
+    handle.remove()
+    assert sum(seen) == 3 * for_all
+    if method != "eigen-cam":
+        assert not torch.equal(together[0]["layer3"], together[2]["layer3"])
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from daybreak.models import norm as norm_module
 from daybreak.models.layers import Chain, named
 from daybreak.models.native.build import library
 
@@ -55,6 +56,32 @@ def test_values_gradients_and_statistics_are_those_of_the_modules(
         for a, b in zip((y, *found, *mine.buffers()), (expected, *exact, *theirs.buffers()), strict=True):
             assert a.shape == b.shape
             assert (a.double() - b.double()).norm() <= close * max(b.double().norm(), 0.01 * exact[0].norm()), shape
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("act", "pool"), [*product([nn.ReLU, nn.SiLU], [False, True])])
+def test_in_evaluation_too(
+    act: type[nn.Module], pool: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the running statistics, which stay as they are; with gradients it is PyTorch's own modules."""
+    called: list[str] = []
+    original = norm_module.call
+    monkeypatch.setattr(norm_module, "call", lambda name, *rest: (called.append(name), original(name, *rest))[1])
+    close = 1e-2 if dtype == torch.bfloat16 else 2e-6
+    for seed, shape in enumerate(SHAPES):
+        x = (torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * 3 + 5).to(dtype)
+        mine, theirs = chain(shape[1], act(), pool).eval(), chain(shape[1], act(), pool).double().eval()
+        before = copy.deepcopy(mine.state_dict())
+        with torch.no_grad():
+            y, expected = mine(x), one_by_one(theirs, x.double())
+        assert len(called) == seed + 1
+        assert y.dtype == dtype
+        assert (y.double() - expected).norm() <= close * expected.norm()
+        assert all(torch.equal(before[name], tensor) for name, tensor in mine.state_dict().items())
+    mine(x.requires_grad_())
+    traced = torch.jit.trace(mine, (x.detach(),), check_trace=False)
+    assert "batch_norm" in str(traced.inlined_graph)
+    assert len(called) == len(SHAPES)
 
 
 def test_the_first_of_equal_values_gets_the_gradient() -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.fft import dctn
+from scipy.fft import dct
 
 from daybreak.data.dataset import Dataset, images_a_block
 from daybreak.data.hamming import Hashes, near_pairs
@@ -59,9 +59,16 @@ def correlation(a_HWC: Pixels, b_HWC: Pixels) -> float:
 
 
 def _low_frequency_signs(images_NHWC: Pixels) -> npt.NDArray[np.bool_]:
-    grey = images_NHWC.mean(3, dtype=np.float32)
-    low = dctn(_shrunk(grey), axes=(1, 2), norm="ortho")[:, :LOW, :LOW].reshape(len(grey), -1)
+    small_NHH = _shrunk(_grey(images_NHWC))
+    waves_LH = dct(np.eye(small_NHH.shape[1], dtype=np.float32), axis=0, norm="ortho")[:LOW]
+    low = (waves_LH @ small_NHH @ waves_LH.T).reshape(len(small_NHH), -1)  # of a cosine transform, only these
     return low > np.median(low[:, 1:], axis=1, keepdims=True)  # without the mean brightness
+
+
+def _grey(images_NHWC: Pixels) -> npt.NDArray[np.float32]:
+    """The mean of the channels. (numpy's own over so short an axis takes six times as long.)"""
+    channels = np.moveaxis(images_NHWC, 3, 0)
+    return np.add.reduce([channel.astype(np.float32) for channel in channels]) / np.float32(len(channels))
 
 
 def _shrunk(grey_NHW: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
 
 from daybreak.core import metrics
 from daybreak.core.errors import UsageError, one_line
@@ -102,6 +101,8 @@ def compare(runs: Sequence[RunDirectory]) -> Comparison:
 
 def mcnemar(first_N: np.ndarray, second_N: np.ndarray) -> McNemar:
     """McNemar's exact test on two boolean arrays (N,), true where the classifier is correct (McNemar 1947)."""
+    from scipy.stats import binomtest  # a third of a second that only comparisons need
+
     a, b = int((first_N & ~second_N).sum()), int((second_N & ~first_N).sum())
     return McNemar(a, b, float(binomtest(a, a + b).pvalue) if a + b else 1.0)
 

@@ -42,11 +42,27 @@ def class_maps(
     method: Method | Mapping[str, Method] = "grad-cam",
     against_N: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """Maps (N, h, w), float32 and not negative, of every named stage.
+    """Maps (N, h, w), float32 and not negative, of every named stage: `maps_of_targets` for one class an image.
+
+    Raises:
+        UsageError: a stage or the method has no such name.
+    """
+    return maps_of_targets(net, images_NCHW, [target_N], layers, method, against_N)[0]
+
+
+def maps_of_targets(
+    net: nn.Module,
+    images_NCHW: Tensor,
+    targets_TN: Sequence[Tensor],
+    layers: Sequence[str],
+    method: Method | Mapping[str, Method] = "grad-cam",
+    against_N: Tensor | None = None,
+) -> list[dict[str, Tensor]]:
+    """The maps for each of several targets, for which the net sees the images, and their masked copies, only once.
 
     Args:
         images_NCHW: prepared images, float32.
-        target_N: int64, the class to explain for each image.
+        targets_TN: int64, each the class to explain for each image.
         method: of all stages, or of each by its name.
         against_N: int64, the class to explain it against: the score is then the difference of the two logits, and
             the map shows evidence for `target` and against `against`.
@@ -59,27 +75,34 @@ def class_maps(
     for each in methods.values():
         check_method(each)
 
-    def score_of(logits_NK: Tensor) -> Tensor:
+    def score_of(logits_NK: Tensor, target_N: Tensor) -> Tensor:
         score_N = logits_NK.gather(1, target_N[:, None])[:, 0]
         return score_N if against_N is None else score_N - logits_NK.gather(1, against_N[:, None])[:, 0]
 
+    scores = [partial(score_of, target_N=target_N) for target_N in targets_TN]
     of_gradients = [name for name in layers if methods[name] in _OF_GRADIENTS]
     others = [name for name in layers if name not in of_gradients]
-    maps: dict[str, Tensor] = {}
+    maps: list[dict[str, Tensor]] = [{} for _ in targets_TN]
     with _untouched(net):
         if of_gradients:
-            activations, gradients = activations_and_gradients(net, images_NCHW, score_of, of_gradients)
-            for name in of_gradients:
-                maps[name] = _OF_GRADIENTS[methods[name]](activations[name], gradients[name]).relu()
-        if others:
-            activations = activations_of(net, images_NCHW, others)
-            score_against = partial(_scores_of_masked, net, images_NCHW, target_N, against_N)
-            for name in others:
-                of_channels = methods[name] == "score-cam"
-                maps[name] = (
-                    _score_cam(activations[name], score_against) if of_channels else _eigen_cam(activations[name])
-                )
-    return {name: maps[name] for name in layers}
+            activations, by_target = activations_and_gradients(net, images_NCHW, scores, of_gradients)
+            for found, gradients in zip(maps, by_target, strict=True):
+                for name in of_gradients:
+                    found[name] = _OF_GRADIENTS[methods[name]](activations[name], gradients[name]).relu()
+        activations = activations_of(net, images_NCHW, others) if others else {}
+        for name, a_NKhw in activations.items():
+            if methods[name] == "score-cam":
+                of_masks = [
+                    _logits_of_masked(net, image_CHW, a_Khw)
+                    for image_CHW, a_Khw in zip(images_NCHW, a_NKhw, strict=True)
+                ]
+                for found, targets_N in zip(maps, targets_TN, strict=True):
+                    found[name] = _score_cam(a_NKhw, of_masks, targets_N, against_N)
+            else:
+                whatever_the_class = _eigen_cam(a_NKhw)
+                for found in maps:
+                    found[name] = whatever_the_class
+    return [{name: found[name] for name in layers} for found in maps]
 
 
 def check_method(method: str) -> None:
@@ -115,14 +138,18 @@ def activations_of(net: nn.Module, images_NCHW: Tensor, layers: Sequence[str]) -
 
 
 def activations_and_gradients(
-    net: nn.Module, images_NCHW: Tensor, score_of: Callable[[Tensor], Tensor], layers: Sequence[str]
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Outputs of the stages and the gradients of the scores (N,) with respect to them, from one forward and one
-    backward pass."""
+    net: nn.Module, images_NCHW: Tensor, scores: Sequence[Callable[[Tensor], Tensor]], layers: Sequence[str]
+) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
+    """Outputs of the stages and, for each kind of score (N,) of the logits, its gradients with respect to them: one
+    forward pass, and a backward pass each."""
+    found = []
     with _captured(net, layers) as activations, torch.enable_grad():
-        score = score_of(net(images_NCHW)).sum()
-        gradients = torch.autograd.grad(score, [activations[name] for name in layers])
-    return {name: activations[name].detach() for name in layers}, dict(zip(layers, gradients, strict=True))
+        logits_NK = net(images_NCHW)
+        for left, score_of in zip(reversed(range(len(scores))), scores, strict=True):
+            outputs = [activations[name] for name in layers]
+            gradients = torch.autograd.grad(score_of(logits_NK).sum(), outputs, retain_graph=left > 0)
+            found.append(dict(zip(layers, gradients, strict=True)))
+    return {name: activations[name].detach() for name in layers}, found
 
 
 @contextmanager
@@ -199,21 +226,20 @@ def _eigen_cam(a_NKhw: Tensor) -> Tensor:
     return share_NP.unflatten(1, a_NKhw.shape[2:]).relu()
 
 
-def _score_cam(a_NKhw: Tensor, score_of_masks: Callable[[int, Tensor], Tensor]) -> Tensor:
+def _score_cam(a_NKhw: Tensor, of_masks: Sequence[Tensor], target_N: Tensor, against_N: Tensor | None) -> Tensor:
     """Channels weighted by the softmax of the scores of the image masked by each channel."""
-    weights_NK = torch.stack([score_of_masks(n, a_Khw) for n, a_Khw in enumerate(a_NKhw)]).softmax(1)
-    return torch.einsum("nk,nkhw->nhw", weights_NK, a_NKhw).relu()
+    scores_NK = torch.stack([logits_KL[:, target] for logits_KL, target in zip(of_masks, target_N, strict=True)])
+    if against_N is not None:
+        scores_NK = scores_NK - torch.stack([l_KL[:, k] for l_KL, k in zip(of_masks, against_N, strict=True)])
+    return torch.einsum("nk,nkhw->nhw", scores_NK.softmax(1), a_NKhw).relu()
 
 
 @torch.no_grad()
-def _scores_of_masked(
-    net: nn.Module, images_NCHW: Tensor, target_N: Tensor, against_N: Tensor | None, n: int, a_Khw: Tensor
-) -> Tensor:
-    """Scores (K,) of image n, multiplied by each channel of its activations, resized and scaled to [0, 1] as a mask."""
-    masks_K1HW = F.interpolate(a_Khw[:, None], size=images_NCHW.shape[2:], mode="bilinear", align_corners=False)
-    batch = images_a_forward(images_NCHW.shape[2], images_NCHW.device, MASKED_BATCH)
+def _logits_of_masked(net: nn.Module, image_CHW: Tensor, a_Khw: Tensor) -> Tensor:
+    """Logits (K, L) of an image multiplied by each channel of its activations, resized and scaled to [0, 1] as a
+    mask."""
+    masks_K1HW = F.interpolate(a_Khw[:, None], size=image_CHW.shape[1:], mode="bilinear", align_corners=False)
+    batch = images_a_forward(image_CHW.shape[1], image_CHW.device, MASKED_BATCH)
     low, high = (f(masks_K1HW, (1, 2, 3), keepdim=True) for f in (torch.amin, torch.amax))
     masks_K1HW = (masks_K1HW - low) / (high - low).clamp(min=1e-12)
-    logits_KL = torch.cat([net(images_NCHW[n] * part) for part in masks_K1HW.split(batch)])
-    scores_K = logits_KL[:, target_N[n]]
-    return scores_K if against_N is None else scores_K - logits_KL[:, against_N[n]]
+    return torch.cat([net(image_CHW * part) for part in masks_K1HW.split(batch)])

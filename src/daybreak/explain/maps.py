@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from daybreak.core.errors import UsageError
-from daybreak.explain.cam import Method, check_layers, class_maps
+from daybreak.explain.cam import Method, check_layers, maps_of_targets
 from daybreak.models.anatomy.trace import Field, stage_fields
 from daybreak.runs.classifier import Classifier, images_a_forward
 
@@ -83,7 +83,7 @@ def explain(
         images = classifier.prepare(images_NHWC[part])
         targets_TN = torch.as_tensor(targets_NT[part], device=images.device).unbind(1)
         other_N = None if against_N is None else torch.as_tensor(against_N[part], device=images.device)
-        by_target = [class_maps(classifier.net, images, t, names, options.method, other_N) for t in targets_TN]
+        by_target = maps_of_targets(classifier.net, images, targets_TN, names, options.method, other_N)
         found += [
             ClassMap(start + i, name, int(target_N[i]), maps[name][i].cpu().numpy(), fields.get(name))
             for i in range(len(images))

@@ -15,8 +15,8 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "si
 
 class Chain(nn.Sequential):
     """Modules one after the other, of which neighbours can be one operation: a convolution and the pool behind it
-    (models/winograd); in a training step on a CPU, a batch norm with the activation behind it, and with the pool before
-    it where that is not with its convolution (models/norm.py)."""
+    (models/winograd); on a CPU, a batch norm with the activation behind it, and with the pool before it where that is
+    not with its convolution (models/norm.py)."""
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         modules, at, x = list(self), 0, x_NCHW

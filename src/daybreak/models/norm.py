@@ -1,17 +1,19 @@
-"""Max-pool, batch norm and activation of a training step as one operation on CPUs.
+"""Max-pool, batch norm and activation as one operation on CPUs.
 
-PyTorch takes nine passes over the maps for them, forward and backward, and fills the gradient of the pool with zeros
-before it scatters into them; here it is five, and where the largest values were takes a byte each. Together they are a
-quarter of a step once its convolutions are fast (benchmarks/LOG.md).
+In a training step PyTorch takes nine passes over the maps for them, forward and backward, and fills the gradient of the
+pool with zeros before it scatters into them; here it is five, and where the largest values were takes a byte each.
+Together they are a quarter of a step once its convolutions are fast (benchmarks/LOG.md). In evaluation norm and
+activation are one pass.
 """
 
 import ctypes
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from daybreak.models.native.build import TYPES, call, takes
+from daybreak.models.native.build import TYPES, call, is_written_down, takes
 from daybreak.models.synced_norm import SyncedNorm2d, Total, note_batch, whole_moments
 from daybreak.models.winograd.whole import channels_last
 
@@ -88,11 +90,13 @@ def _about_zero(sums_2C: Tensor, count: float, origin_C: Tensor) -> Tensor:
 
 
 def pool_norm_act(x_NCHW: Tensor, norm: nn.BatchNorm2d, act: nn.Module, pool: int) -> Tensor:
-    """What `act(norm(max_pool(x)))` does in training mode, running statistics included.
+    """What `act(norm(max_pool(x)))` does; in training mode running statistics included.
 
     Args:
         pool: side and stride of the pool's windows, 1 for none.
     """
+    if not norm.training:
+        return _evaluated(F.max_pool2d(x_NCHW, pool) if pool > 1 else x_NCHW, norm, act)
     out: Tensor
     total = norm.total if isinstance(norm, SyncedNorm2d) else None
     given = (x_NCHW, norm.weight, norm.bias, norm.eps, ACTS[type(act)], pool, total)
@@ -101,12 +105,26 @@ def pool_norm_act(x_NCHW: Tensor, norm: nn.BatchNorm2d, act: nn.Module, pool: in
     return out
 
 
+def _evaluated(x_NCHW: Tensor, norm: nn.BatchNorm2d, act: nn.Module) -> Tensor:
+    """With the running statistics, and without a gradient."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    x_BHWC = channels_last(x_NCHW)
+    scale_C = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    shift_C = norm.bias - norm.running_mean * scale_C
+    out_BHWC = torch.empty_like(x_BHWC)
+    name = f"norm_{ACTS[type(act)]}_1_{TYPES[x_BHWC.dtype]}"
+    call(name, _Shape(*x_BHWC.shape), x_BHWC, scale_C, shift_C, out_BHWC)
+    return out_BHWC.permute(0, 3, 1, 2)
+
+
 def can_be_one(x: Tensor, norm: nn.BatchNorm2d, act: nn.Module, pool: nn.Module | None) -> bool:
-    """Whether these modules on this input are one operation: a training step on a CPU, of modules that are as usual
-    and that nobody listens to."""
+    """Whether these modules on this input are one operation: in a training step or in evaluation without gradients, on
+    a CPU, of modules that are as usual and that nobody listens to."""
     modules = [module for module in (pool, norm, act) if module is not None]
     return (
-        norm.training
+        isinstance(x, Tensor)  # and no stand-in of a tracer
+        and (norm.training or not (torch.is_grad_enabled() and (x.requires_grad or norm.weight.requires_grad)))
         and norm.affine
         and norm.weight.dtype == torch.float32
         and norm.track_running_stats
@@ -114,11 +132,10 @@ def can_be_one(x: Tensor, norm: nn.BatchNorm2d, act: nn.Module, pool: nn.Module 
         and type(act) in ACTS
         and (pool is None or halves(pool))
         and not is_heard(*modules)
-        and isinstance(x, Tensor)
         and x.ndim == 4
         and min(x.shape[2:]) >= 2
         and x.numel() > 0
-        and not torch.compiler.is_compiling()
+        and not is_written_down()
         and takes(x)
     )
 

@@ -40,6 +40,11 @@ def takes(x: Tensor) -> bool:
     return x.dtype in TYPES and x.device.type == "cpu" and library() is not None
 
 
+def is_written_down() -> bool:
+    """Whether PyTorch is writing the program down, to compile, export or trace it: that gets plain operations."""
+    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+
+
 def call(name: str, struct: ctypes.Structure, *tensors: Tensor | None) -> None:
     """Run one of the library's functions: a struct of sizes, then the data of each tensor. All are contiguous, or the
     struct has their strides.

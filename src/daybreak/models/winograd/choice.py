@@ -22,7 +22,7 @@ from daybreak.core.errors import StorageError
 from daybreak.core.files import make_folder, write_json
 from daybreak.core.locks import locked
 from daybreak.core.machine import cache_dir, processor
-from daybreak.models.native.build import library, library_path
+from daybreak.models.native.build import is_written_down, library, library_path
 from daybreak.models.winograd.convolve import winograd
 from daybreak.models.winograd.minimal import KNOWN, Minimal, min_products
 from daybreak.models.winograd.whole import can_be_whole
@@ -97,9 +97,7 @@ class Convolutions:
 
 
 def _is_worth_a_thought(x_NCHW: Tensor, weight_KC33: Tensor, dtype: torch.dtype) -> bool:
-    """A program that is being written down gets the plain form."""
-    is_written_down = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
-    if dtype not in SIDES or is_written_down:
+    if dtype not in SIDES or is_written_down():
         return False
     images, _, height, width = x_NCHW.shape
     most = images * _count(KNOWN[2], height, width)
