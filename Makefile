@@ -27,7 +27,7 @@ test-slow: $(READY_TO_WORK)  ## The tests that `make test` leaves out: more repe
 test-all: $(READY_TO_WORK)  ## Every test, quick and slow.
 	$(PYTEST) -m ""
 
-soak: $(READY_TO_WORK)  ## The tests of reliability in their long form: half an hour; writes docs/reliability.md.
+soak: $(READY_TO_WORK)  ## The tests of reliability in their long form: two hours; writes docs/reliability.md.
 	$(BIN)/python benchmarks/soak.py
 
 container: $(READY_TO_WORK)  ## Do what the Dockerfile says in a bare root; needs root, debootstrap, BUNDLE= and IMAGE=.
