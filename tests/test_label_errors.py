@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from daybreak.cli import output
 from daybreak.core.config import override
 from daybreak.core.errors import UsageError
 from daybreak.core.options import TrainOptions
@@ -121,3 +122,34 @@ def test_folds_need_a_length_of_time(digits_run: RunDirectory) -> None:
     for budget in (0.0, -1.0, float("inf")):
         with pytest.raises(UsageError, match="--budget"):
             find_suspects(digits_run, 2, budget)
+
+
+def test_the_validation_part_is_searched_too(tmp_path: Path, digits: Dataset) -> None:
+    """Its images are the user's own, and a net that did not learn from them can doubt their labels."""
+    part, wrong = with_wrong_labels(digits.test, 0.05, 10)
+    archive = tmp_path / "mislabelled.npz"
+    np.savez(
+        archive, x_train=digits.train.images_NHWC, y_train=digits.train.labels_N, x_test=digits.test.images_NHWC,
+        y_test=digits.test.labels_N, x_validation=part.images_NHWC, y_validation=part.labels_N,
+    )  # fmt: skip
+    run = train(QUICK, open_dataset(archive), tmp_path / "run", TrainOptions(device="cpu"))
+    found = find_suspects(run)
+    assert len({s["index"] for s in found["validation"]} & wrong) >= 0.7 * len(wrong)
+    assert len(found["test"]) < len(found["validation"])
+    assert 0.8 < found["validation_balanced_acc"] < found["test_balanced_acc"] <= 1
+    run.remove_results()  # as a resume does: they came from weights that are about to be replaced
+    assert RunDirectory.open(run.path).suspects() == {}
+
+
+def test_a_list_of_suspects_says_how_far_to_trust_it(capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"index": 0, "file": "a.png", "given": "cat", "suggested": "dog", "quality": 0.01}
+    output.suspects({"test": [row], "test_balanced_acc": 0.74})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "test: 1 label is probably wrong"
+    why = "note: look before you change a label: the net is right in 74.0\N{NO-BREAK SPACE}% of such images only"
+    assert lines[1].startswith(why)
+    assert lines[2] == "note: the training part has not been searched; --folds 4 does that"
+    output.suspects({"test": [], "test_balanced_acc": 0.74, "train": [row] * 25, "train_balanced_acc": 0.95})
+    text = capsys.readouterr().out
+    assert "note:" not in text
+    assert "train: 25 labels are probably wrong (20 shown, all in suspects.json)" in text

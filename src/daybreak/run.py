@@ -127,8 +127,9 @@ class Run:
         on_event: OnEvent = lambda event: None,
         workers: int = 1,
     ) -> dict[str, Any]:
-        """Images whose labels are probably wrong, the most suspicious first: "test", and "train" with `folds`, for
-        which as many nets are trained for `budget` seconds each, by `workers`. They stand in the next report."""
+        """Images whose labels are probably wrong, the most suspicious first: "test", "validation" where there is that
+        part, and "train" with `folds`, for which as many nets are trained for `budget` seconds each, by `workers`.
+        They stand in the next report."""
         return find_suspects(self.directory, folds, budget, seed, data, on_event, workers)
 
     def predict(

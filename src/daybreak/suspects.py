@@ -15,9 +15,13 @@ from daybreak.core.device import pick_device, synchronizer
 from daybreak.core.errors import RunError, UsageError
 from daybreak.core.events import OnEvent
 from daybreak.core.files import whole_file
+from daybreak.data.dataset import Split
+from daybreak.data.files import plural
 from daybreak.evaluation.evaluate import evaluate
-from daybreak.evaluation.label_errors import Suspect, suspects
+from daybreak.evaluation.label_errors import suspects
 from daybreak.recipes.finetune import HEAD_ONLY
+from daybreak.report.verdict import mistrust
+from daybreak.runs.classifier import predict_test
 from daybreak.runs.datasets import run_dataset
 from daybreak.runs.directory import RunDirectory
 from daybreak.training import recipe_choice
@@ -33,7 +37,8 @@ def find_suspects(
     on_event: OnEvent = lambda event: None,
     workers: int = 1,
 ) -> dict[str, Any]:
-    """Search a run's test part, and its training part where there are folds; the result stands in `suspects.json`.
+    """Search the parts that a run's net has not learnt from, test and validation, and its training part where there are
+    folds; the result stands in `suspects.json`.
 
     Args:
         folds: nets to train for the training part.
@@ -42,8 +47,9 @@ def find_suspects(
         workers: processes that share the folds, and this machine's cores: a budget then trains less.
 
     Returns:
-        "test" and, where it was searched, "train": lists of suspects as plain values; "folds", "budget" and
-        "train_balanced_acc", how often the nets of the folds were right, as the mean over classes.
+        "test", "validation" where the data has that part, and "train" where it was searched: lists of suspects as
+        plain values; "test_balanced_acc", "validation_balanced_acc" and "train_balanced_acc", how often the nets that
+        were asked were right, as the mean over classes; "folds" and "budget".
     """
     if workers < 1:
         raise UsageError(f"--workers {workers}", "not a number of processes", "--workers 2")
@@ -52,7 +58,10 @@ def find_suspects(
     dataset = run_dataset(run, data)
     evaluation = evaluate(run, moved_to=data)
     found = run.suspects() or {}  # searching the training part takes long: what was found stays
-    found |= {"test": _rows(suspects(evaluation.logits_NK, dataset.test, dataset.classes))}
+    found |= _found("test", evaluation.logits_NK, dataset.test, dataset.classes)
+    if dataset.validation is not None:
+        asked_NK = predict_test(run.classifier(), dataset.validation, run.recipe.tta).logits_tta
+        found |= _found("validation", asked_NK, dataset.validation, dataset.classes)
     if folds:
         where = pick_device("auto")
         if run.recipe.is_head_only:
@@ -67,11 +76,20 @@ def find_suspects(
         else:
             shared = {"recipe": recipe.model_dump(mode="json"), "folds": folds, "budget": seconds, "seed": seed}
             logits_NK = _by_workers(run, data, shared, min(workers, folds))
-        confusion_KK = metrics.confusion_matrix(logits_NK, np.asarray(dataset.train.labels_N))
-        found |= {"train": _rows(suspects(logits_NK, dataset.train, dataset.classes)), "folds": folds, "budget": budget}
-        found |= {"train_balanced_acc": metrics.balanced_accuracy(confusion_KK)}
+        found |= _found("train", logits_NK, dataset.train, dataset.classes) | {"folds": folds, "budget": budget}
     run.write_suspects(found)
     return found
+
+
+def heading(found: Mapping[str, Any], part: str, shown: int) -> list[str]:
+    """What stands above the suspects of a part: how many there are, how far to trust that, what was not searched."""
+    count, known = len(found[part]), found.get(f"{part}_balanced_acc")
+    more = f" ({shown} shown, all in suspects.json)" if count > shown else ""
+    lines = [f"{part}: {plural(count, 'label')} {'is' if count == 1 else 'are'} probably wrong{more}"]
+    why = mistrust(known) if count and known is not None else None
+    lines += [f"note: look before you change a label: {why}"] if why else []
+    is_last = part == ("validation" if "validation" in found else "test") and "train" not in found
+    return lines + (["note: the training part has not been searched; --folds 4 does that"] if is_last else [])
 
 
 def _by_workers(run: RunDirectory, data: str | Path | None, shared: Mapping[str, Any], workers: int) -> np.ndarray:
@@ -104,8 +122,11 @@ def _share(job: Mapping[str, Any]) -> None:
         np.save(file, logits_NK)
 
 
-def _rows(found: list[Suspect]) -> list[dict[str, Any]]:
-    return [asdict(suspect) for suspect in found]
+def _found(part: str, logits_NK: np.ndarray, split: Split, classes: tuple[str, ...]) -> dict[str, Any]:
+    """The suspects of a part, and how often the nets that were asked about it were right."""
+    confusion_KK = metrics.confusion_matrix(logits_NK, np.asarray(split.labels_N))
+    rows = [asdict(suspect) for suspect in suspects(logits_NK, split, classes)]
+    return {part: rows, f"{part}_balanced_acc": metrics.balanced_accuracy(confusion_KK)}
 
 
 if __name__ == "__main__":  # as `find_suspects` starts it

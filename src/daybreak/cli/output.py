@@ -137,13 +137,14 @@ def exported(folder: Path, parity: Mapping[str, Any]) -> None:
 
 
 def suspects(found: dict[str, Any], shown: int = 20) -> None:
-    """How many labels are probably wrong in each part, and the most suspicious."""
-    for part in ("test", "train"):
+    """How many labels are probably wrong in each part, how far to trust that, and the most suspicious."""
+    from daybreak.suspects import heading
+
+    for part in ("test", "validation", "train"):
         if part in found:
-            rows = found[part]
-            console.print(f"{part}: {len(rows)} labels are probably wrong", highlight=False)
+            print(*heading(found, part, shown), sep="\n")
             table = _table("image", "labelled", "looks like", "label's probability:")
-            for row in rows[:shown]:
+            for row in found[part][:shown]:
                 table.add_row(*map(_name, (row["file"], row["given"], row["suggested"])), f"{row['quality']:.1%}")
             console.print(table)
 

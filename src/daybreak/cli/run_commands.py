@@ -138,7 +138,8 @@ def suspects(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """List suspect labels: those that are probably wrong, most suspicious first. The report shows them too."""
+    """List suspect labels: those that are probably wrong, most suspicious first. The report shows them too, where the
+    net is good enough."""
     announce(f"opening run {run}", quiet)
     from daybreak import api
     from daybreak.cli.progress_bar import TrainingProgress

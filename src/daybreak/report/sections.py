@@ -56,10 +56,11 @@ def suspects(run: RunDirectory, dataset: Dataset, evaluation: Evaluation) -> dic
     if parts[0]["hidden"] is None and "test" not in found:
         rows = [asdict(s) for s in find_suspects(evaluation.logits_NK, dataset.test, dataset.classes)]
         parts = [_suspects_of("test", dataset.test, rows, None)]
-    if "train" in found:
-        known = found.get("train_balanced_acc")
-        hidden = NOT_SAID if known is None else verdict.mistrust(known)
-        parts.append(_suspects_of("training", dataset.train, found["train"], hidden))
+    for key, name, split in (("validation", "validation", dataset.validation), ("train", "training", dataset.train)):
+        if key in found and split is not None:
+            known = found.get(f"{key}_balanced_acc")
+            hidden = NOT_SAID if known is None else verdict.mistrust(known)
+            parts.append(_suspects_of(name, split, found[key], hidden))
     test_rows = parts[0]["all"]
     return {"parts": parts, "test_rows": test_rows, "searched_train": "train" in found, "hidden": parts[0]["hidden"]}
 

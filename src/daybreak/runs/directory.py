@@ -257,7 +257,8 @@ class RunDirectory:
                 shutil.rmtree(bundle.parent)
         found = self.suspects() or {}
         if "test" in found:  # those of the training part come from the nets of a cross-validation
-            self.write_suspects({key: value for key, value in found.items() if key != "test"})
+            own = ("test", "test_balanced_acc", "validation", "validation_balanced_acc")
+            self.write_suspects({key: value for key, value in found.items() if key not in own})
 
     def write_suspects(self, found: Mapping[str, Any]) -> None:
         write_json(self.path / "suspects.json", found)
