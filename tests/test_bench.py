@@ -19,7 +19,7 @@ from torch import nn
 from daybreak.benchmarking import bench as benchmark
 from daybreak.benchmarking import dawnbench
 from daybreak.benchmarking.latency import measure
-from daybreak.benchmarking.record import _time_to, keep_evidence, make_record, spread, time_to_target
+from daybreak.benchmarking.record import _time_to, keep_evidence, leads, make_record, spread, time_to_target
 from daybreak.core.clock import Stopwatch
 from daybreak.core.config import Expected, Recipe, Stage, override
 from daybreak.core.errors import NonFiniteError, RunError, StoppedError, UsageError
@@ -506,3 +506,20 @@ def test_a_record_on_compressed_images_promises_for_the_images_themselves() -> N
     sprint = RECIPES["sprint"].model_copy(update={"expected": reached})
     assert promise(sprint, "CIFAR-10") == promise(sprint, "CIFAR-10 (JPEG q75)") > 0.85
     assert promise(sprint, "CIFAR-100") < 0
+
+
+def test_a_lead_says_whether_it_can_be_chance() -> None:
+    """Against scipy's Welch test on the same six accuracies, by hand: t = 4.899, 4 degrees of freedom."""
+
+    def row(name: str, *values: float) -> dict[str, Any]:
+        return {"recipe": name, "test_acc_tta": {"values": list(values)}}
+
+    first, clear = row("a", 0.93, 0.94, 0.95), row("b", 0.89, 0.90, 0.91)
+    assert leads([first, clear]) == [
+        "a against b: +4.00 points (95 % +1.73 to +6.27, Welch's test: p = 0.00805), a significant difference"
+    ]
+    (line,) = leads([first, row("c", 0.94, 0.90, 0.95)])
+    assert line.startswith("a against c: +1.00 points (95 % -")
+    assert line.endswith("which can be chance")
+    assert leads([first]) == leads([first, row("d", 0.9)]) == []
+    assert leads([row("e", 0.9, 0.9), row("f", 0.8, 0.8)]) == []

@@ -16,6 +16,7 @@ from scipy import stats
 from daybreak.core.config import Recipe
 from daybreak.core.errors import RunError
 from daybreak.core.files import remove_leftovers, to_json, whole_folder, write_json
+from daybreak.evaluation.compare import SIGNIFICANT
 from daybreak.runs.directory import RunDirectory
 from daybreak.training.loop import reaches
 
@@ -129,6 +130,27 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
     std = statistics.stdev(values)
     half = float(stats.t.ppf(0.975, n - 1)) * std / math.sqrt(n)
     return {"mean": mean, "std": std, "ci95": [mean - half, mean + half], "values": list(values)}
+
+
+def leads(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The first recipe's accuracy against each other one's, as sentences that say whether the difference can be chance.
+
+    Welch's test, which needs two runs of each; nothing is said where no run differs from another of its recipe.
+    """
+    found = []
+    for row in rows[1:]:
+        one, other = (each["test_acc_tta"]["values"] for each in (rows[0], row))
+        if min(len(one), len(other)) < 2 or len({*one}) == len({*other}) == 1:
+            continue
+        test = stats.ttest_ind(one, other, equal_var=False)
+        low, high = test.confidence_interval()
+        points = f"{100 * (statistics.fmean(one) - statistics.fmean(other)):+.2f} points"
+        verdict = "a significant difference" if test.pvalue < SIGNIFICANT else "which can be chance"
+        found.append(
+            f"{rows[0]['recipe']} against {row['recipe']}: {points} (95 % {100 * low:+.2f} to {100 * high:+.2f}, "
+            f"Welch's test: p = {test.pvalue:.3g}), {verdict}"
+        )
+    return found
 
 
 def time_to_target(seconds: Sequence[float | None], target: float, dawn_rule: bool) -> dict[str, Any]:

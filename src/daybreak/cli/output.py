@@ -104,11 +104,7 @@ def comparison(found: "Comparison", page: Path) -> None:
     for key, values in found.differences:
         console.print(f"{key}: {' | '.join(map(one_line, values))}", highlight=False, markup=False)
     for pair in found.pairs:
-        first, other = found.labels[0], found.labels[pair.other]
-        console.print(
-            f"right alone: {one_line(first)} {pair.test.only_first}, {one_line(other)} {pair.test.only_second} "
-            f"(McNemar's exact test: p = {pair.test.p_value:.3g})", highlight=False, markup=False,
-        )  # fmt: skip
+        console.print(one_line(found.sentence(pair)), highlight=False, markup=False)
     print(page)
 
 
@@ -206,7 +202,9 @@ def _measured(recipe: "Recipe") -> tuple[str, str, str]:
 
 
 def bench(record: dict[str, Any]) -> None:
-    """A record as a table: means with their 95 % intervals."""
+    """A record as a table: means with their 95 % intervals; and whether recipes differ beyond chance."""
+    from daybreak.benchmarking.record import leads
+
     table = _table(
         "recipe", "runs:", "failed:", "accuracy (TTA):", "95 %", "seconds:", "to target:", "latency:", "USD:"
     )
@@ -220,6 +218,8 @@ def bench(record: dict[str, Any]) -> None:
             "–" if row["cost_train_usd"] is None else f"{row['cost_train_usd']:.4f}",
         )  # fmt: skip
     console.print(table)
+    for line in leads(record["recipes"]):
+        console.print(line, highlight=False, markup=False)
     for row in (row for row in record["recipes"] if row["latency"] or row["latency_unavailable"]):
         _latency(row)
     console.print(f"record: {record['record']}", highlight=False, markup=False)

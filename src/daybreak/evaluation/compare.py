@@ -15,6 +15,7 @@ from daybreak.evaluation.evaluation import Evaluation
 from daybreak.runs.directory import RunDirectory
 
 MISSING = "–"
+SIGNIFICANT = 0.05  # p-values below
 SUMMARY = ("dataset", "recipe", "seed", "test_acc", "test_acc_tta", "train_seconds", "epochs", "params")
 
 
@@ -60,6 +61,18 @@ class Comparison:
     differences: tuple[tuple[str, tuple[str, ...]], ...]
     pairs: tuple[Pair, ...]
 
+    def verdict(self, pair: Pair) -> str:
+        """Whether one of a pair is better, as a sentence."""
+        better = self.labels[0 if pair.test.only_first > pair.test.only_second else pair.other]
+        if pair.test.p_value < SIGNIFICANT:
+            return f"{better} is significantly better."
+        return "The difference is not significant: it can be chance."
+
+    def sentence(self, pair: Pair) -> str:
+        """What each of a pair gets right alone, and whether that is chance."""
+        counts = f"{self.labels[0]} {pair.test.only_first}, {self.labels[pair.other]} {pair.test.only_second}"
+        return f"right alone: {counts} (McNemar's exact test: p = {pair.test.p_value:.3g}). {self.verdict(pair)}"
+
     def as_json(self) -> dict[str, Any]:
         return {
             "runs": [
@@ -73,6 +86,7 @@ class Comparison:
                     "only_first_right": pair.test.only_first,
                     "only_second_right": pair.test.only_second,
                     "mcnemar_p": pair.test.p_value,
+                    "verdict": self.verdict(pair),
                 }
                 for pair in self.pairs
             ],

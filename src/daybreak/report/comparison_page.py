@@ -16,7 +16,6 @@ from daybreak.runs.curves import curve_part
 from daybreak.runs.datasets import run_dataset
 
 SHOWN = 32  # images of each kind
-SIGNIFICANT = 0.05  # p-values below
 
 
 def write_comparison(found: Comparison, path: str | Path) -> Path:
@@ -68,14 +67,11 @@ def _row(found: Comparison, n: int) -> dict[str, Any]:
 
 def _pair(found: Comparison, pair: Pair, dataset: Dataset | None) -> dict[str, Any]:
     first, other = found.labels[0], found.labels[pair.other]
-    better = first if pair.test.only_first > pair.test.only_second else other
-    significant = pair.test.p_value < SIGNIFICANT
-    verdict = f"{better} is significantly better." if significant else "The difference is not significant."
     galleries = [
         (first, len(pair.only_first), _gallery(found, pair.only_first, pair.other, dataset)),
         (other, len(pair.only_other), _gallery(found, pair.only_other, 0, dataset)),
     ]
-    return {"first": first, "other": other, "test": pair.test, "verdict": verdict, "galleries": galleries}
+    return {"first": first, "other": other, "test": pair.test, "verdict": found.verdict(pair), "galleries": galleries}
 
 
 def _gallery(found: Comparison, indices: tuple[int, ...], wrong: int, dataset: Dataset | None) -> list[dict[str, Any]]:
