@@ -247,7 +247,7 @@ def test_the_curves_are_those_of_the_whole_net(digits: Dataset) -> None:
 
 
 def test_suspects_of_a_run_on_features_need_no_net(run: daybreak.Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only heads are trained: nothing is computed from images."""
+    """Only heads are trained: nothing is computed from training images."""
     monkeypatch.setattr(Trunk, "features", lambda *_: pytest.fail("features were computed again"))
     monkeypatch.setattr(finish, "predict_test", lambda *_: pytest.fail("images went through the net again"))
     found = run.suspects(folds=3)
@@ -302,6 +302,17 @@ def test_a_budget_bounds_the_views(digits: Dataset, monkeypatch: pytest.MonkeyPa
     assert made.features is not None
     assert len(made.features.views) == 1
     assert made.horizon.steps == made.loader.steps  # the head has its epochs
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_a_budget_that_the_features_alone_exceed_gets_a_note(tmp_path: Path) -> None:
+    events: list[dict[str, Any]] = []
+    options: dict[str, Any] = {"recipe": recipe(), "device": "cpu", "report": False, "on_event": events.append}
+    run = daybreak.train("digits", out=tmp_path / "run", budget=0.001, **options)
+    (note,) = (note for note in run.directory.summary["notes"] if "budget" in note)
+    assert note.startswith("computing features took ")
+    assert "longer than the budget of 0.001 s; they are kept" in note
+    assert {"event": "note", "why": note} in events
 
 
 def test_a_resumed_run_keeps_its_views_whatever_the_budget_and_the_cache_say(

@@ -17,7 +17,7 @@ from daybreak.runs.predictions import Predictions
 from daybreak.training import state
 from daybreak.training.loop import fit
 from daybreak.training.session import Session
-from daybreak.training.summary import ended_at_target, model_card, summary_of
+from daybreak.training.summary import ended_at_target, model_card, over_budget, summary_of
 
 
 def to_the_end(
@@ -39,6 +39,8 @@ def to_the_end(
         session.graphs.clear()  # they hold on to the session, and so to the device's memory
     if ending == "validation":
         on_event({"event": "note", "why": ended_at_target(session, options)})
+    for why in over_budget(session, options):
+        on_event({"event": "note", "why": why})
     keeps_best = options.keep == "best" and not stop.signal
     weights_of_step = _take_best(session, run) if keeps_best else session.step
     _write_model(session, run)

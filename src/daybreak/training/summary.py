@@ -98,7 +98,13 @@ def summary_of(
             "processes": session.team.size,
             "shared_machine": workers_here() > 1,
             "dataset": session.dataset.title,
-            "notes": [*session.dataset.notes, *_pause(session), *_found(session), *_ended(session, options, ending)],
+            "notes": [
+                *session.dataset.notes,
+                *_pause(session),
+                *_found(session),
+                *over_budget(session, options),
+                *_ended(session, options, ending),
+            ],
             "ended_by": ending,
             "recipe": session.recipe.name,
             "seed": session.seed,
@@ -112,6 +118,15 @@ def summary_of(
 def _found(session: Session) -> list[str]:
     found = session.features.found if session.features else 0
     return ["features that were there were used: computing them is not in train_seconds"] if found else []
+
+
+def over_budget(session: Session, options: TrainOptions) -> list[str]:
+    """That the features alone took longer than the budget, as a note. One view is always computed whole."""
+    seconds = session.watch.seconds("features")
+    if session.features is None or options.budget is None or seconds <= options.budget:
+        return []
+    why = f"computing features took {seconds:.0f} s, longer than the budget of {options.budget:g} s"
+    return [f"{why}; they are kept, so another run on these photos does not need to"]
 
 
 def ended_at_target(session: Session, options: TrainOptions) -> str:
