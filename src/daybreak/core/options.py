@@ -108,8 +108,9 @@ class TrainOptions:
     """What a training is asked to do. See `daybreak.train`."""
 
     data: Annotated[Text, Cli("DATA", resume=True)] = None
-    """cifar10, cifar100, mnist, fashion-mnist, digits, or a folder of class folders, an archive of one, an .npz,
-    or a .csv with the columns image and label. With `resume`: where the run's data is now, if it has moved."""
+    """cifar10, cifar100, mnist, fashion-mnist, digits, or a folder of class folders or of shards (.tar, .parquet), an
+    archive, an .npz, a .csv with the columns image and label, or a URL of one of these.
+    With `resume`: where the run's data is now, if it has moved."""
 
     recipe: Annotated[Text, Cli("NAME|FILE")] = None
     """A name of `daybreak recipes`, or a file.toml. By default `finetune` for photos, if its weights are installed;
