@@ -326,6 +326,23 @@ def test_explain_one_class_against_another(trained: Path, capsys: pytest.Capture
     assert "grad-cam" in capsys.readouterr().err
 
 
+def test_explain_the_mistakes_of_one_pair(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Either class may have been taken for the other; the most confident come first."""
+    every = db.load(trained).mistakes(1000)
+    first, second = every[0].true, every[0].predicted
+    expected = [m.index for m in every if {m.true, m.predicted} == {first, second}]
+    assert 0 < len(expected) < len(every)
+    words = ("--n", 1000, "--layers", "layer2", "--class", "true", "--json")
+    assert call("explain", trained, *words, "--between", second, first) == 0
+    assert [m["index"] for m in json.loads(capsys.readouterr().out)["maps"]] == expected
+    for pair, words in (
+        ((first, "zebra"), "class zebra: the run has no such class"),
+        ((first, first), "not two classes"),
+    ):
+        assert call("explain", trained, "--between", *pair) == 2
+        assert words in capsys.readouterr().err
+
+
 def test_explain_given_images(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Image.fromarray(db.open_dataset("digits").test.images_NHWC[0, :, :, 0]).save(tmp_path / "mine.png")
     assert call("explain", trained, "--image", tmp_path / "mine.png", "--json") == 0

@@ -61,9 +61,10 @@ class Run:
         """Counts (K, K) without test-time augmentation: rows true, columns predicted."""
         return self.evaluate(tta="none").confusion
 
-    def mistakes(self, n: int = 25) -> list[Mistake]:
-        """The most confident wrong answers, without test-time augmentation."""
-        return self.evaluate(tta="none").mistakes(n)
+    def mistakes(self, n: int = 25, between: Sequence[str] = ()) -> list[Mistake]:
+        """The most confident wrong answers, without test-time augmentation; all of them, or those in which one of two
+        classes was taken for the other."""
+        return self.evaluate(tta="none").mistakes(n, between)
 
     def cam(
         self, index: int, layer: str, target: str = "predicted", method: Method = "grad-cam", against: str | None = None
@@ -101,6 +102,7 @@ class Run:
         method: Method = "grad-cam",
         target: str | None = None,
         against: str | None = None,
+        between: Sequence[str] = (),
     ) -> list[dict[str, Any]]:
         """Draw maps as PNG files in `figures/maps`; one row per map with "file", "layer", "method", "class" and "path".
 
@@ -112,11 +114,12 @@ class Run:
             target: the class to explain instead, by name, or "predicted" or "true".
             against: show evidence for the target and against this class.
             data: where the run's data is now, if it has moved.
+            between: only mistakes in which one of these two classes was taken for the other.
         """
         options = MapOptions(layers, method, target, against)
         if images:
             return draw_files(self.directory, images, options)
-        return draw_mistakes(self.directory, n, options, data)
+        return draw_mistakes(self.directory, n, options, data, between=between)
 
     def suspects(
         self,

@@ -86,6 +86,10 @@ def explain(
         str | None,
         typer.Option(metavar="CLASS", help="Explain the class against this one ('why cat and not dog')."),
     ] = None,
+    between: Annotated[
+        tuple[str, str] | None,
+        typer.Option(metavar="CLASS CLASS", help="Only mistakes in which one of these two was taken for the other."),
+    ] = None,
     n: Annotated[int, typer.Option("--n", min=1, help="Number of misclassified images.")] = 10,
     data: MovedData = None,
     net: NetOption = None,
@@ -100,7 +104,7 @@ def explain(
     from daybreak.explain.sheet import SHEET
 
     stages, chosen = layers.split(",") if layers else None, choice("--method", method, METHODS)
-    rows = api.load(run, net).explain(image or [], stages, n, data, chosen, target, against)
+    rows = api.load(run, net).explain(image or [], stages, n, data, chosen, target, against, between or ())
     sheet = run / SHEET if rows else None
     print_result({"maps": rows, "sheet": sheet and str(sheet)}, as_json, lambda: output.maps(rows, sheet))
 

@@ -1,5 +1,6 @@
 """Test predictions with the metrics that are computed from them."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 
 from daybreak.core import metrics
 from daybreak.core.config import Tta
+from daybreak.core.errors import UsageError, nearest, one_line
 from daybreak.runs.predictions import Predictions
 
 
@@ -92,10 +94,32 @@ class Evaluation:
         """The most frequent mistakes as (true, predicted, count)."""
         return metrics.most_confused(self.confusion, self.classes, n)
 
-    def mistakes(self, n: int = 25) -> list[Mistake]:
-        """The wrongly classified test images, the most confident first."""
+    def mistakes(self, n: int = 25, between: Sequence[str] = ()) -> list[Mistake]:
+        """The wrongly classified test images, the most confident first.
+
+        Args:
+            between: two classes, of which one was taken for the other; by default all are asked for.
+
+        Raises:
+            UsageError: that is not two of the classes.
+        """
         probability_NK = metrics.softmax(self.logits_NK)
-        return [self._mistake(int(i), probability_NK[i]) for i in metrics.mistakes(self.logits_NK, self.labels_N, n)]
+        wrong = metrics.mistakes(self.logits_NK, self.labels_N, len(self.labels_N))
+        if between:
+            pair = self._pair(between)
+            both = np.isin(self.labels_N[wrong], pair) & np.isin(probability_NK[wrong].argmax(1), pair)
+            wrong = wrong[both]
+        return [self._mistake(int(i), probability_NK[i]) for i in wrong[:n]]
+
+    def _pair(self, names: Sequence[str]) -> list[int]:
+        unknown = [name for name in names if name not in self.classes]
+        if unknown:
+            raise UsageError(
+                f"class {one_line(unknown[0])}", "the run has no such class", nearest(unknown[0], self.classes)
+            )
+        if len(set(names)) != 2:
+            raise UsageError(f"classes {one_line(' '.join(names))}", "not two classes", "two that are confused")
+        return [self.classes.index(name) for name in names]
 
     def as_json(self) -> dict[str, Any]:
         """What `evaluate --json` adds to the run's summary; `test_acc_tta` is the accuracy with `tta`."""

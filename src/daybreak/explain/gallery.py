@@ -33,9 +33,14 @@ def draw_mistakes(
     options: MapOptions = MapOptions(),
     data: str | Path | None = None,
     device: Device = "auto",
+    between: Sequence[str] = (),
 ) -> list[Row]:
-    """Maps of the `n` most confident mistakes, for `options.target` or else the predicted and the true class."""
-    wrong = evaluate(run, tta="none", device=device, moved_to=data).mistakes(n)
+    """Maps of the `n` most confident mistakes, for `options.target` or else the predicted and the true class.
+
+    Args:
+        between: two classes, of which one was taken for the other.
+    """
+    wrong = evaluate(run, tta="none", device=device, moved_to=data).mistakes(n, between)
     images_NHWC = np.asarray(run_dataset(run, data).test.images_NHWC[[m.index for m in wrong]])
     maps = mistake_maps(run.classifier(device), wrong, images_NHWC, options)
     facts = [{"index": m.index, "file": m.file} for m in wrong]
