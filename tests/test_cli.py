@@ -634,6 +634,17 @@ def test_a_signal_while_it_starts_ends_it(number: signal.Signals, seconds: float
     assert process.returncode in (128 + number, -number)
 
 
+@pytest.mark.parametrize("command", [["-m", "daybreak"], ["-c", "from daybreak.__main__ import main; main()"]])
+def test_a_package_that_swallows_ctrl_c_keeps_nobody_waiting(command: list[str], tmp_path: Path) -> None:
+    """Imported before daybreak hears signals itself; a stand-in for one that is imported first."""
+    swallows = "import signal\ntry:\n    signal.raise_signal(2)\nexcept BaseException:\n    pass\nprint('goes on')\n"
+    (tmp_path / "typer.py").write_text(swallows)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    words = [sys.executable, *command, "--help"]
+    found = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout) == (-signal.SIGINT, "")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("depth", [1, 3])
 def test_no_import_swallows_a_signal(number: signal.Signals, depth: int, tmp_path: Path) -> None:
