@@ -137,6 +137,21 @@ def test_a_table_brings_its_images(store: Store) -> None:
         open_dataset(url)
 
 
+def test_a_part_of_an_older_table_is_not_gone_on_with(
+    store: Store, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "BLOCK_BYTES", 10)
+    files = sample_files(per_class=3, parts=("",))
+    rows = "".join(f"{name},{name.split('/')[0]}\n" for name in files)
+    url = put(store, "/bucket", {**files, "all.csv": f"image,label\n{rows}".encode()}) + "/all.csv"
+    store.broken["/bucket/all.csv"] = PermissionError("later")
+    with pytest.raises(DataError):
+        open_dataset(url)
+    (copy,) = (cache / "copies").iterdir()
+    (copy / ".all.csv.part").write_bytes(b"image,class_of_another_file\n" * 3)
+    assert open_dataset(url).classes == ("ant", "bee", "cow")
+
+
 def test_a_broken_line_is_tried_again(store: Store, folder: Path) -> None:
     url = put(store, "/bucket/photos", sample_files(per_class=3))
     store.broken["/bucket/photos/train/bee/001.png"] = ConnectionResetError("the line broke")

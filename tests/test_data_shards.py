@@ -140,6 +140,21 @@ def test_negative_controls(tmp_path: Path) -> None:
         assert why in str(caught.value)
 
 
+def test_class_names_in_another_encoding_are_refused(tmp_path: Path) -> None:
+    folder = write_shards(tmp_path / "set")
+    (folder / "classes.txt").write_bytes("Möwe\nbee\ncow\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"classes.txt: cannot be read .*UTF-8"):
+        open_dataset(folder)
+
+
+def test_a_label_of_5000_digits_is_a_name(tmp_path: Path) -> None:
+    """Python refuses to make a number of it."""
+    folder = write_shards(tmp_path / "set", classes=None)
+    for part in ("train-000002", "test-000001"):
+        write_tar(folder / f"{part}.tar", {"a.png": encode(pixels(1)[0]), "a.cls": b"9" * 5000}, "w")
+    assert open_dataset(folder).classes[-1] == "9" * 5000
+
+
 def test_a_cut_or_compressed_shard_is_refused(tmp_path: Path) -> None:
     folder = write_shards(tmp_path / "set")
     write_tar(folder / "train-000001.tar", samples(0, 4, 2), "w:gz")

@@ -120,6 +120,7 @@ def _listed_in_table(
     """The images that a table lists. What is not there is left out: opening the table names it among the bad files."""
     planned, stamp = _plan(folder), _stamp(facts)
     if planned.get(name) != stamp or not (folder / name).is_file():
+        _part(folder / name).unlink(missing_ok=True)  # it may be of another version
         _copy(system, str(facts["at"]), facts.get("size"), folder / name, url)
         write_text(folder / PLAN, json.dumps(planned | {name: stamp}))
     above = str(facts["at"]).rpartition("/")[0]

@@ -31,7 +31,7 @@ from daybreak.data.parquet import part_of
 from daybreak.data.table import LABEL
 
 SUFFIX, LABELS, CLASSES = ".tar", (".cls", ".txt", ".json"), ("classes.txt", "classnames.txt")
-LABEL_BYTES = 2**20
+LABEL_BYTES, MAX_DIGITS = 2**20, 18
 Extent = tuple[int, int, int]  # shard, offset, length
 
 
@@ -101,7 +101,7 @@ class Shards:
         names = tuple(name for name in self.names if name not in left_out)
         labels = [self._labels[name] for name in names]
         listed = self._listed_classes()
-        numbered = all(label.isdecimal() for label in labels)
+        numbered = all(label.isdecimal() and len(label) <= MAX_DIGITS for label in labels)
         classes = listed or tuple(sorted(set(labels), key=int if numbered else str))
         check_class_names(classes, self.paths[0])
         index = {str(i) if listed and numbered else name: i for i, name in enumerate(classes)}
@@ -127,7 +127,11 @@ class Shards:
         return [path for name in CLASSES if (path := self.paths[0].parent / name).is_file()][:1]
 
     def _listed_classes(self) -> tuple[str, ...]:
-        return tuple(line.strip() for path in self._class_files for line in path.read_text("utf-8").split("\n") if line)
+        try:
+            lines = [line for path in self._class_files for line in path.read_text("utf-8").split("\n")]
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(self._class_files[0], f"cannot be read ({one_line(str(error))[:100]})", "UTF-8") from None
+        return tuple(line.strip() for line in lines if line)
 
     def _read(self, shard: int) -> None:
         path = self.paths[shard]
