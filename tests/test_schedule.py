@@ -45,8 +45,24 @@ def test_step_decay_is_a_corner_of_the_shape(progress: float, lr: float) -> None
 
 @pytest.mark.parametrize(("progress", "lr"), [(0, 0.4), (0.3, 0.4), (0.5, 0.4), (0.75, 0.2), (1, 0.0)])
 def test_flat_then_cosine_is_a_corner_of_the_shape(progress: float, lr: float) -> None:
-    cycle = OneCycle(max_lr=0.4, initial_lr=0.4, final_lr=0.0, warmup=0.5, shape="cosine")
+    cycle = OneCycle(max_lr=0.4, initial_lr=0.4, final_lr=0.0, warmup=0.0, hold=0.5, shape="cosine")
     assert learning_rate(cycle, progress) == pytest.approx(lr)
+
+
+@pytest.mark.parametrize(
+    ("progress", "lr", "beta"),
+    [(0, 0.1, 0.95), (0.05, 0.25, 0.90), (0.1, 0.4, 0.85), (0.5, 0.4, 0.85), (0.8, 0.4, 0.85), (0.9, 0.2, 0.90)],
+)
+def test_warm_up_stable_decay_holds_the_peak(progress: float, lr: float, beta: float) -> None:
+    cycle = LINEAR.model_copy(update={"warmup": 0.1, "hold": 0.7})
+    assert learning_rate(cycle, progress) == pytest.approx(lr)
+    assert momentum(cycle, progress) == pytest.approx(beta)
+
+
+@pytest.mark.parametrize("wrong", [{"warmup": 0.5, "hold": 0.6}, {"phases": 3, "hold": 0.1}, {"hold": -0.1}])
+def test_a_peak_is_held_inside_training_and_with_two_phases(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="hold"):
+        OneCycle.model_validate({"max_lr": 1, "initial_lr": 0, "final_lr": 0, "warmup": 0.2} | wrong)
 
 
 @pytest.mark.parametrize("extra", [{"phases": 3, "warmup": 0.3}, {"momentum": (0.85, 0.95)}])
@@ -97,9 +113,11 @@ def _torch_run(shape: str, phases: int, steps: int, share: float) -> torch.Tenso
     return torch.tensor(rows, dtype=torch.float64)
 
 
-@given(st.floats(0, 1), st.floats(0.01, 0.5), st.sampled_from([2, 3]), st.sampled_from(["linear", "cosine"]))
-def test_stays_between_its_corners(progress: float, warmup: float, phases: int, shape: str) -> None:
-    cycle = OneCycle(max_lr=1, initial_lr=0.1, final_lr=0.01, warmup=warmup, phases=phases, shape=shape)
+@given(st.floats(0, 1), st.floats(0.01, 0.5), st.sampled_from([0.0, 0.5, 3]), st.sampled_from(["linear", "cosine"]))
+def test_stays_between_its_corners(progress: float, warmup: float, middle: float, shape: str) -> None:
+    """The middle: nothing, a held peak, or a third phase."""
+    kind = {"phases": 3} if middle == 3 else {"hold": middle}
+    cycle = OneCycle(max_lr=1, initial_lr=0.1, final_lr=0.01, warmup=warmup, shape=shape, **kind)
     assert 0.01 - 1e-12 <= learning_rate(cycle, progress) <= 1 + 1e-12
 
 

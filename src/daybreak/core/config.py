@@ -69,19 +69,22 @@ class Muon(Section):
 class OneCycle(Section):
     """The one-cycle schedule (Smith 2018): values at the corners, and the shape of the lines between them.
 
-    `warmup` is the fraction of training at which the peak is reached. Two phases end at `final_lr`; three phases
-    mirror the warm-up back to `initial_lr` first and spend the rest annihilating to `final_lr`.
+    `warmup` is the fraction of training at which the peak is reached, and `hold` the fraction for which it is kept.
+    Two phases end at `final_lr`; three phases mirror the warm-up back to `initial_lr` first and spend the rest
+    annihilating to `final_lr`.
     `momentum` is (lowest, highest): highest where the rate is lowest. None leaves the optimizer's own.
 
-    Two older schedules are corners of the same shape, to compare with. Flat, then cosine: `initial_lr` = `max_lr`,
-    `shape` cosine, and `warmup` is how long it stays flat. Step decay: `shape` steps comes down from the peak by a
-    factor of ten at half and again at three quarters of the way (He et al. 2016), whatever `final_lr` is.
+    Other schedules are corners of the same shape, to compare with. Warm-up, stable, decay (Hu et al. 2024, MiniCPM):
+    a short `warmup` and a long `hold`. Flat, then cosine: no `warmup`, a `hold`, `shape` cosine. Step decay: `shape`
+    steps comes down from the peak by a factor of ten at half and again at three quarters of the way (He et al. 2016),
+    whatever `final_lr` is.
     """
 
     max_lr: Positive
     initial_lr: Rate
     final_lr: Rate
     warmup: Fraction
+    hold: Fraction = 0.0
     shape: Literal["linear", "cosine", "steps"] = "linear"
     phases: Literal[2, 3] = 2
     momentum: tuple[Momentum, Momentum] | None = None
@@ -92,6 +95,10 @@ class OneCycle(Section):
             raise ValueError(f"max_lr {self.max_lr} is below initial_lr {self.initial_lr} or final_lr {self.final_lr}")
         if self.phases == 3 and self.warmup > 0.5:
             raise ValueError(f"three phases need warmup <= 0.5, not {self.warmup}")
+        if self.phases == 3 and self.hold:
+            raise ValueError(f"three phases hold no peak: hold must be 0, not {self.hold}")
+        if self.warmup + self.hold > 1:
+            raise ValueError(f"warmup {self.warmup} and hold {self.hold} are together more than 1")
         if self.shape == "steps" and (self.phases == 3 or self.momentum is not None):
             raise ValueError("shape steps needs two phases and a fixed momentum")
         return self

@@ -33,6 +33,8 @@ def scale_at(stages: Sequence[Stage], progress: float) -> float:
 
 def _corners(cycle: OneCycle, start: float, peak: float, end: float) -> list[tuple[float, float]]:
     corners = [(0.0, start), (cycle.warmup, peak)]
+    if cycle.hold:
+        corners.append((cycle.warmup + cycle.hold, peak))
     if cycle.phases == 3:
         corners.append((2 * cycle.warmup, start))
     return [*corners, (1.0, end)]
