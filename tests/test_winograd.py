@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from daybreak.models.native.build import library
 from daybreak.models.winograd import convolve, native, plain
 from daybreak.models.winograd import whole as one_loop
 from daybreak.models.winograd.convolve import winograd
+from daybreak.models.winograd.fixed import fixed_weights
 from daybreak.models.winograd.minimal import KNOWN, Minimal, min_products
 
 SIDES = (2, 4, 6)
@@ -252,3 +254,33 @@ def test_without_a_compiler_the_plain_transforms_do(tmp_path: Path, environment:
     environment = os.environ | {"DAYBREAK_NATIVE": str(tmp_path)} | environment
     subprocess.run([sys.executable, "-c", NO_COMPILER], env=environment, check=True)
     assert not list(tmp_path.glob("*.so"))
+
+
+# Fixed weights
+
+
+def test_filters_of_fixed_weights_are_transformed_once(whole: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three batches forward and backward give the same bits, by one transform each; behind the block there is none."""
+    torch.manual_seed(0)
+    batches = [torch.randn(2, 8, 9, 7) for _ in range(3)]
+    weights = [torch.randn(12, 8, 3, 3), torch.randn(12, 8, 3, 3)]
+    dy, kind, asked = torch.randn(2, 12, 9, 7), KNOWN[4], []
+
+    def counted(kind: Minimal, weight: Tensor, of: Callable[[Minimal, Tensor], Tensor] = plain.filters) -> Tensor:
+        asked.append(weight.data_ptr())
+        return of(kind, weight)
+
+    monkeypatch.setattr(plain, "filters", counted)
+    expected = [passes(x, weight, dy, kind, whole) for x in batches for weight in weights]
+    assert len(asked) == 2 * 6  # forward and backward
+    asked.clear()
+    with fixed_weights():
+        with fixed_weights():  # the outer block's filters
+            found = [passes(x, weight, dy, kind, whole) for x in batches for weight in weights]
+        found.append(passes(batches[0], weights[0], dy, kind, whole))
+    assert len(asked) == 2 * 2
+    for one, other in zip([*expected, expected[0]], found, strict=True):
+        for a, b in zip(one, other, strict=True):
+            assert torch.equal(a, b)
+    weights[0].neg_()
+    assert torch.equal(passes(batches[0], weights[0], dy, kind, whole)[0], -expected[0][0])

@@ -14,6 +14,7 @@ from daybreak.data.picture import enlarged
 from daybreak.explain.cam import activations_of, check_layers
 from daybreak.models.anatomy.trace import Field, stage_fields
 from daybreak.models.registry import stages_of
+from daybreak.models.winograd.fixed import fixed_weights
 from daybreak.runs.classifier import Classifier, images_a_forward
 
 GAP = 2  # px between the pictures of a grid
@@ -47,6 +48,7 @@ class TopImages:
 
 
 @torch.no_grad()
+@fixed_weights()
 def observe(classifier: Classifier, images_NHWC: np.ndarray, layer: str) -> Observed:
     """One pass over uint8 images; the net is left in the mode it was found in.
 

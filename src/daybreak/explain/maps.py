@@ -9,6 +9,7 @@ import torch
 from daybreak.core.errors import UsageError
 from daybreak.explain.cam import Method, check_layers, maps_of_targets
 from daybreak.models.anatomy.trace import Field, stage_fields
+from daybreak.models.winograd.fixed import fixed_weights
 from daybreak.runs.classifier import Classifier, images_a_forward
 
 BATCH = 100  # images of 32 px a pass on a CPU: bounds the memory of the activations that are kept
@@ -61,6 +62,7 @@ class MapOptions:
     against: str | None = None
 
 
+@fixed_weights()
 def explain(
     classifier: Classifier,
     images_NHWC: np.ndarray,

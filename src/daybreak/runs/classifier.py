@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from daybreak.core.config import Tta
 from daybreak.core.errors import UsageError
 from daybreak.data.dataset import Split, images_a_block, release
+from daybreak.models.winograd.fixed import fixed_weights
 from daybreak.runs.predictions import Predictions
 from daybreak.runs.transforms import Normalizer, pad_reflect, resize, scale_pixels
 
@@ -42,6 +43,7 @@ class Classifier:
         return self.normalize(resize(images.to(self.device), self.size))
 
     @torch.no_grad()
+    @fixed_weights()
     def logits(self, images_NHWC: np.ndarray, tta: Tta = "none") -> np.ndarray:
         """Logits (N, K), float32, of uint8 images (N, H, W, C)."""
         training, batch = self.net.training, images_a_forward(self.size, self.device)

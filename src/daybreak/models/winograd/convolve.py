@@ -19,6 +19,7 @@ from torch import Tensor
 
 from daybreak.models.native.build import takes
 from daybreak.models.winograd import native, plain
+from daybreak.models.winograd.fixed import transformed
 from daybreak.models.winograd.minimal import KNOWN, Minimal
 from daybreak.models.winograd.whole import Whole, can_be_whole, channels_last, outputs
 
@@ -70,7 +71,7 @@ class _Winograd(torch.autograd.Function):
         kind, pool, (needs_dx, needs_dw, *_) = ctx.kind, ctx.pool, ctx.needs_input_grad
         x_BHWC, dy_BHWK = channels_last(x_NCHW), channels_last(dy_NKHW.to(x_NCHW.dtype))
         transforms = transforms_for(kind, x_NCHW)
-        u_PKC = _at_points(kind, weight_KC33, x_NCHW.dtype).transpose(1, 2).contiguous()
+        u_PKC = _at_points_transposed(kind, weight_KC33, x_NCHW.dtype)
         du_PCK = weight_KC33.new_zeros(len(u_PKC), x_BHWC.shape[3], len(weight_KC33))
         dx_BHWC = torch.empty_like(x_BHWC) if needs_dx else None
         for those, v_PTC, dm_PTK in _Blocks(kind, x_BHWC, len(weight_KC33)):
@@ -105,7 +106,14 @@ def transforms_for(kind: Minimal, x: Tensor) -> ModuleType:
 
 
 def _at_points(kind: Minimal, weight_KC33: Tensor, dtype: torch.dtype) -> Tensor:
-    return plain.filters(kind, weight_KC33.detach()).to(dtype)
+    return transformed(weight_KC33, (kind, dtype), lambda weight: plain.filters(kind, weight).to(dtype))
+
+
+def _at_points_transposed(kind: Minimal, weight_KC33: Tensor, dtype: torch.dtype) -> Tensor:
+    def transform(weight: Tensor) -> Tensor:
+        return plain.filters(kind, weight).to(dtype).transpose(1, 2).contiguous()
+
+    return transformed(weight_KC33, (kind, dtype, "transposed"), transform)
 
 
 def _add_product(sum_PCK: Tensor, v_PCT: Tensor, dm_PTK: Tensor) -> None:

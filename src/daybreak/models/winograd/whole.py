@@ -14,6 +14,7 @@ from torch import Tensor
 
 from daybreak.models.native.build import call, lanes, takes
 from daybreak.models.winograd import plain
+from daybreak.models.winograd.fixed import transformed
 from daybreak.models.winograd.minimal import KNOWN, Minimal
 from daybreak.models.winograd.plain import Pool
 
@@ -35,7 +36,7 @@ class Whole(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_NCHW: Tensor, weight_KC33: Tensor, kind: Minimal, pools: bool) -> Tensor:
         x_BHWC = channels_last(x_NCHW)
-        u_PCK = _for_vectors(plain.filters(kind, weight_KC33.detach()))
+        u_PCK = _at_points(kind, weight_KC33)
         y_BHWK, pool = outputs(x_BHWC, len(weight_KC33), pools)
         where = pool.where_BHWK if pool else None
         call(f"forward_{len(kind.pairs)}_float", _layer(x_BHWC, weight_KC33), x_BHWC, u_PCK, y_BHWK, where)
@@ -50,7 +51,7 @@ class Whole(torch.autograd.Function):
         kind, (needs_dx, needs_dw, *_) = ctx.kind, ctx.needs_input_grad
         x_BHWC, dy_BHWK = channels_last(x_NCHW), channels_last(dy_NKHW)
         layer, (out_channels, in_channels) = _layer(x_BHWC, weight_KC33), weight_KC33.shape[:2]
-        u_PKC = _for_vectors(plain.filters(kind, weight_KC33.detach()).transpose(1, 2))
+        u_PKC = _at_points_transposed(kind, weight_KC33)
         dx_BHWC = torch.empty_like(x_BHWC) if needs_dx else None
         sums = (layer.groups, len(u_PKC), u_PKC.shape[2], _whole_vectors(out_channels))
         du_GPCK = x_BHWC.new_zeros(sums) if needs_dw else None
@@ -83,6 +84,17 @@ def _layer(x_BHWC: Tensor, weight_KC33: Tensor) -> _Layer:
 
 def _whole_vectors(channels: int) -> int:
     return -(-channels // lanes()) * lanes()
+
+
+def _at_points(kind: Minimal, weight_KC33: Tensor) -> Tensor:
+    return transformed(weight_KC33, (kind, "whole"), lambda weight: _for_vectors(plain.filters(kind, weight)))
+
+
+def _at_points_transposed(kind: Minimal, weight_KC33: Tensor) -> Tensor:
+    def transform(weight: Tensor) -> Tensor:
+        return _for_vectors(plain.filters(kind, weight).transpose(1, 2))
+
+    return transformed(weight_KC33, (kind, "whole, transposed"), transform)
 
 
 def _for_vectors(filters: Tensor) -> Tensor:
