@@ -66,9 +66,12 @@ def _low_frequency_signs(images_NHWC: Pixels) -> npt.NDArray[np.bool_]:
 
 
 def _grey(images_NHWC: Pixels) -> npt.NDArray[np.float32]:
-    """The mean of the channels. (numpy's own over so short an axis takes six times as long.)"""
-    channels = np.moveaxis(images_NHWC, 3, 0)
-    return np.add.reduce([channel.astype(np.float32) for channel in channels]) / np.float32(len(channels))
+    """The mean of the channels. (numpy's own over so short an axis takes twenty times as long.)"""
+    first, *others = np.moveaxis(images_NHWC, 3, 0)
+    total = first.astype(np.uint16)
+    for channel in others:
+        total += channel
+    return total.astype(np.float32) / np.float32(1 + len(others))
 
 
 def _shrunk(grey_NHW: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -77,6 +80,8 @@ def _shrunk(grey_NHW: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     times = -(-LOW // grey_NHW.shape[1])
     grey_NHW = grey_NHW.repeat(times, 1).repeat(times, 2) if times > 1 else grey_NHW
     step = max(1, grey_NHW.shape[1] // SIDE)
+    if step == 1:
+        return grey_NHW
     side = grey_NHW.shape[1] // step
     blocks = grey_NHW[:, : side * step, : side * step].reshape(len(grey_NHW), side, step, side, step)
     return np.asarray(blocks.mean((2, 4)), np.float32)

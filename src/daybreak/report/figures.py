@@ -8,6 +8,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
@@ -129,11 +130,14 @@ def embeddings(plane_N2: np.ndarray, labels_N: np.ndarray, predicted_N: np.ndarr
 
 def png(figure: Figure, dpi: int) -> Image.Image:
     """The figure as a picture."""
-    buffer = io.BytesIO()
+    canvas: Any = FigureCanvasAgg(figure)
+    was = figure.dpi
     with mpl.rc_context(STYLE), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # as for svg
-        figure.savefig(buffer, format="png", dpi=dpi)
-    return Image.open(buffer)
+        figure.dpi = dpi
+        canvas.draw()
+    figure.dpi = was
+    return Image.fromarray(np.array(canvas.buffer_rgba())).convert("RGB")
 
 
 def svg(figure: Figure, tight: bool = False) -> str:

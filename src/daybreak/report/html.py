@@ -48,7 +48,7 @@ def short_name(name: object, longest: int = SHORT) -> str:
 def data_uri(picture: Image.Image) -> str:
     """The picture as PNG in a data URI; lossless."""
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
+    picture.save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 

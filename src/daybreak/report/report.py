@@ -152,6 +152,7 @@ def draw_figures(
     made |= {name: figures.draw(some) for name, some in charts.items()}
     for name, figure in made.items():
         write_text(run.path / "figures" / f"{name}.svg", figures.svg(figure))
+        figure.set_layout_engine("none")  # found for the first file, it serves for the second
         write_picture(run.path / "figures" / f"{name}.png", figures.png(figure, dpi=200))
 
 
