@@ -125,11 +125,12 @@ def grid_trials(name: str, dataset: Dataset, folder: Path) -> dict[str, Recipe]:
     return trials | {f"{name} found": with_rate(recipe, found)}
 
 
-def run_once(folder: Path, name: str, recipe: Recipe, dataset: Dataset, seed: int) -> None:
-    """Add a trial to the record, if it is not there."""
-    if any((row["name"], row["seed"]) == (name, seed) for row in read(folder)):
-        return
-    row: Row = {"name": name, "seed": seed, "recipe": recipe.model_dump(mode="json", exclude={"expected"})}
+def run_once(folder: Path, name: str, recipe: Recipe, dataset: Dataset, seed: int) -> Row:
+    """A trial, evaluated on the data's test part; it is added to the record if it is not there."""
+    for row in read(folder):
+        if (row["name"], row["seed"]) == (name, seed):
+            return row
+    row = {"name": name, "seed": seed, "recipe": recipe.model_dump(mode="json", exclude={"expected"})}
     with tempfile.TemporaryDirectory() as scratch:
         try:
             run = train(recipe, dataset, Path(scratch) / "run", TrainOptions(seed=seed))
@@ -146,6 +147,7 @@ def run_once(folder: Path, name: str, recipe: Recipe, dataset: Dataset, seed: in
     with (folder / "trials.jsonl").open("a") as file:
         file.write(json.dumps(row) + "\n")
     print(name, seed, row.get("accuracy", "failed"), f"{row.get('train_seconds', 0):.0f} s", flush=True)
+    return row
 
 
 def read(folder: Path) -> list[Row]:
@@ -170,6 +172,16 @@ def by_name(rows: Iterable[Row]) -> dict[str, list[Row]]:
 
 def accuracy_of(group: list[Row]) -> Row:
     return spread([row["accuracy"] for row in group if "failed" not in row])
+
+
+def by_seed(rows: Iterable[Row]) -> dict[int, float]:
+    """Accuracy; a failed trial counts as nothing right."""
+    return {row["seed"]: row.get("accuracy", 0.0) for row in rows}
+
+
+def lead(one: Mapping[int, float], other: Mapping[int, float], seeds: Iterable[int]) -> Row:
+    """How many points the first is ahead of the other, seed by seed."""
+    return spread([100 * (one[seed] - other[seed]) for seed in sorted(seeds)])
 
 
 def variants_table(folder: Path) -> str:
@@ -203,11 +215,9 @@ def to_the_best(recipe: str, rows: list[Row]) -> str:
     """What the found rate is ahead of the best of the grid, seed by seed; on fresh seeds where there are any, since the
     best of five was chosen for its luck too."""
     best = best_of_grid(recipe, rows)
-    found, other = ({row["seed"]: row.get("accuracy", 0.0) for row in rows if row["name"] == name} for name in (
-        f"{recipe} found", best
-    ))  # fmt: skip
+    found, other = (by_seed(row for row in rows if row["name"] == name) for name in (f"{recipe} found", best))
     fresh = sorted((found.keys() & other.keys()) - grids(rows)[recipe])
-    ahead = spread([100 * (found[seed] - other[seed]) for seed in fresh or sorted(grids(rows)[recipe])])
+    ahead = lead(found, other, fresh or grids(rows)[recipe])
     interval = "" if ahead["ci95"] is None else f", 95 % interval {ahead['ci95'][0]:+.2f} to {ahead['ci95'][1]:+.2f}"
     return f"{ahead['mean']:+.2f} points ({'fresh seeds' if fresh else 'same seeds'}: {len(ahead['values'])}{interval})"
 

@@ -1,8 +1,10 @@
 """Times of single parts on this machine: decoding, augmentation, logging, latency, class activation maps, matrix rates.
 
     python benchmarks/parts.py cifar10-jpeg
+    python benchmarks/parts.py --run runs/RUN     only the report of this run, five times
 
-writes benchmarks/records/DATE_parts/parts.json. Every pair is measured side by side, A B A B.
+writes benchmarks/records/DATE_parts/parts.json, or …/DATE_report/report.json. Every pair is measured side by side,
+A B A B.
 """
 
 import argparse
@@ -45,19 +47,22 @@ from daybreak.training.step_log import StepLog
 
 RECORDS = Path(__file__).parent / "records"
 CPU = torch.device("cpu")
+REPORTS = 5
 NEVER = TrainOptions(checkpoint_every="never")
 OPEN = "import json, sys; from daybreak.data import open_dataset; print(json.dumps(open_dataset(sys.argv[1]).seconds))"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data")
-    parser.add_argument("--run", type=Path, help="also time the report of this run")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("data", nargs="?")
+    what.add_argument("--run", type=Path, help="time the report of this run")
     arguments = parser.parse_args()
+    if arguments.run:
+        kept("report", {"reports": [report(arguments.run) for _ in range(REPORTS)]})
+        return
     data, dataset = arguments.data, open_dataset(arguments.data)
-    # First: a child's peak memory begins with that of the process that starts it.
-    found = {"report": report(arguments.run)} if arguments.run else {}
-    found |= {
+    found = {
         "dataset": dataset.title,
         "opening": opening(data),
         "augmentation": augmentations(dataset),
@@ -66,12 +71,16 @@ def main() -> None:
         "rooflines": rooflines(dataset),
         "latency": latency(dataset),
         "maps": [maps(name) for name in ("sprint", "page")],
-        "hardware": describe_hardware(CPU),
-        "versions": versions(),
     }
-    folder = RECORDS / f"{time.strftime('%Y-%m-%d')}_parts"
+    kept("parts", found)
+
+
+def kept(name: str, found: dict[str, Any]) -> None:
+    """Write a record, with the machine it is of."""
+    found |= {"hardware": describe_hardware(CPU), "versions": versions()}
+    folder = RECORDS / f"{time.strftime('%Y-%m-%d')}_{name}"
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "parts.json", found)
+    write_json(folder / f"{name}.json", found)
     print(json.dumps(found, indent=2))
 
 

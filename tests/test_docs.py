@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import math
 import re
 import shlex
 from pathlib import Path
@@ -13,7 +14,8 @@ from typer.main import get_command
 
 from daybreak import cli
 from daybreak.benchmarking.record import read_record
-from daybreak.core.config import override, with_epochs
+from daybreak.core.config import Recipe, override, with_epochs
+from daybreak.data import Dataset, open_dataset
 from daybreak.models.registry import NETS
 from daybreak.recipes import RECIPES
 from daybreak.runs.old_format import recipe_of
@@ -188,6 +190,30 @@ def test_the_tables_of_cycles_are_their_records(what: str, record: str, monkeypa
     found = cycles.BLOCKS[what].search(cycles.DOCS.read_text())
     assert found is not None
     assert found[0] == found[1] + cycles.TABLES[what](folder) + found[2]
+
+
+def test_rivals_are_tried_at_their_own_best_rate_and_measured_on_seeds_that_chose_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A grid grows until its best is inside; the rate that is best on held-out images is taken to the fresh seeds."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    rivals = importlib.import_module("rivals")
+    done: list[tuple[float, int, int]] = []
+
+    def pretended(_folder: Path, _name: str, recipe: Recipe, data: Dataset, seed: int) -> dict[str, float]:
+        """The best peak is 0.0005, and seed 1 is lucky at 0.002."""
+        peak = recipe.schedule.max_lr
+        done.append((peak, seed, len(data.test.labels_N)))
+        return {"accuracy": 0.9 - abs(math.log2(peak / 0.0005)) / 10 + 0.01 * (peak == 0.002) * seed}
+
+    monkeypatch.setattr(rivals, "run_once", pretended)
+    rivals.try_rival(tmp_path, "digits", rivals.REFERENCE, 2)
+    digits = open_dataset("digits")
+    held_out, test = len(rivals.without_test(digits).test.labels_N), len(digits.test.labels_N)
+    grid = (0.002, 0.004, 0.008, 0.001, 0.0005, 0.00025)
+    assert held_out != test
+    assert done[:12] == [(peak, seed, held_out) for peak in grid for seed in (0, 1)]
+    assert done[12:] == [(0.0005, seed, test) for seed in rivals.FRESH]
 
 
 def test_the_best_of_a_grid_is_evaluated_on_fresh_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
