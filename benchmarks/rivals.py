@@ -5,8 +5,8 @@
 For every schedule and length a grid of peak rates is tried on seeds 0 and 1, on a tenth of the training images that is
 held out; it grows by factors of two until its best is not at its end. That rate is then trained on the whole training
 part with fresh seeds, the same for all schedules, and evaluated on the test part, which so chooses nothing. A line each
-in trials.jsonl; trials that are there are not repeated. Table and figure lie beside it. With two workers
-each has one core: accuracies are those of one thread, and times say nothing.
+in trials.jsonl; trials that are there are not repeated. Table and figure lie beside it. With two workers each has one
+thread, and times say nothing. (An epoch takes such a worker some 20 s: hours in all, so begin it first.)
 """
 
 import argparse
@@ -114,7 +114,7 @@ def trials_of(rows: list[Row], rival: str, epochs: int) -> list[Row]:
     return [row for row in rows if row["name"] == fresh_name(rival, epochs)]
 
 
-def behind(rows: list[Row], rival: str, epochs: int) -> Row:
+def ahead_of_reference(rows: list[Row], rival: str, epochs: int) -> Row:
     """Its accuracy minus that of the reference, seed by seed, in points."""
     mine, other = (by_seed(trials_of(rows, name, epochs)) for name in (rival, REFERENCE))
     return lead(mine, other, mine.keys() & other.keys())
@@ -122,7 +122,7 @@ def behind(rows: list[Row], rival: str, epochs: int) -> Row:
 
 def visible(rows: list[Row], epochs: int) -> float:
     """Half the width of a usual 95 % interval of such a difference: what the series can tell apart."""
-    found = [behind(rows, name, epochs)["ci95"] for name in RIVALS if name != REFERENCE]
+    found = [ahead_of_reference(rows, name, epochs)["ci95"] for name in RIVALS if name != REFERENCE]
     return median((high - low) / 2 for low, high in found)
 
 
@@ -144,7 +144,7 @@ def table(folder: Path) -> str:
 
 
 def cells_of(rows: list[Row], name: str, epochs: int) -> tuple[str, str, str]:
-    trials, ahead = trials_of(rows, name, epochs), behind(rows, name, epochs)
+    trials, ahead = trials_of(rows, name, epochs), ahead_of_reference(rows, name, epochs)
     low, high = ahead["ci95"]
     lead = "" if name == REFERENCE else f"{ahead['mean']:+.2f} ({low:+.2f} to {high:+.2f})"
     return f"{trials[0]['recipe']['schedule']['max_lr']:g}", per_cent(accuracy_of(trials)), lead
@@ -165,7 +165,7 @@ def draw(folder: Path) -> Figure:
             left.set(xticks=[], yticks=[], ylim=(0, 1.05))
             left.spines[:].set_visible(False)
         for shift, epochs, colour in zip((-0.14, 0.14), LENGTHS, (TRAIN, TEST), strict=True):
-            found = {name: behind(rows, name, epochs) for name in RIVALS if name != REFERENCE}
+            found = {name: ahead_of_reference(rows, name, epochs) for name in RIVALS if name != REFERENCE}
             places = [list(RIVALS).index(name) + shift for name in found]
             means = [row["mean"] for row in found.values()]
             halves = [row["mean"] - row["ci95"][0] for row in found.values()]

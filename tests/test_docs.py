@@ -216,6 +216,31 @@ def test_rivals_are_tried_at_their_own_best_rate_and_measured_on_seeds_that_chos
     assert done[12:] == [(0.0005, seed, test) for seed in rivals.FRESH]
 
 
+def test_the_table_of_rivals_compares_seed_by_seed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Every rival is a point ahead of the reference on each seed, but for one trial that failed."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    rivals = importlib.import_module("rivals")
+    rows = []
+    for epochs in rivals.LENGTHS:
+        for name in rivals.RIVALS:
+            recipe = rivals.with_rate(rivals.recipe(name, epochs), 0.004).model_dump(mode="json", exclude={"expected"})
+            for seed in rivals.FRESH:
+                accuracy = 0.5 + seed / 50 + (0.01 if name != rivals.REFERENCE else 0)
+                row = {"name": rivals.fresh_name(name, epochs), "seed": seed, "recipe": recipe}
+                is_lost = (name, seed, epochs) == ("step decay", 2, 2)
+                rows.append(row | ({"failed": "nan"} if is_lost else {"accuracy": accuracy}))
+    (tmp_path / "trials.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    setting = {"dataset": "some", "hardware": {"cores": 2, "cpu": "a processor"}}
+    (tmp_path / "setting.json").write_text(json.dumps(setting))
+    lines = {line.split(" | ")[0].strip("| "): line for line in rivals.table(tmp_path).splitlines()}
+    assert lines["one cycle, cosine"].count("| 0.004 | 62.00 ± 4.90 % | +1.00 (+1.00 to +1.00) ") == 2
+    assert lines["one cycle, cosine"].endswith("| 0 |")
+    assert "-5.87 (" in lines["step decay"]  # a failed trial counts as nothing right: (7 · 1 - 54) / 8
+    assert lines["step decay"].endswith("| 1 |")
+    assert "0.00 points at 6 epochs" in rivals.table(tmp_path)
+    assert len(rivals.draw(tmp_path).axes) == 1 + len(rivals.RIVALS)
+
+
 def test_the_best_of_a_grid_is_evaluated_on_fresh_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was chosen on seeds 0 and 1 is compared on 2 and 3, seed by seed; a failed trial counts as nothing right."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))

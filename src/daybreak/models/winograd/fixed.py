@@ -1,5 +1,5 @@
 """Filters at the points, kept while weights stand still: of a net that is only asked, they are transformed once and not
-for every batch, which is a tenth of its time."""
+for every batch."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
