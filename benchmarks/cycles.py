@@ -144,15 +144,16 @@ def run_once(folder: Path, name: str, recipe: Recipe, dataset: Dataset, seed: in
             row |= {"train_seconds": summary["train_seconds"], "steps": summary["steps"]}
             row["curve"] = [[r["progress"], r["batch_loss"]] for r in run.metrics("step")]
             row["epochs"] = [[r["progress"], r["test_acc"]] for r in run.metrics("epoch")]
-    with (folder / "trials.jsonl").open("a") as file:
-        file.write(json.dumps(row) + "\n")
+    with (folder / "trials.jsonl").open("ab", buffering=0) as file:  # in one write: rivals.py has two workers
+        file.write(f"{json.dumps(row)}\n".encode())
     print(name, seed, row.get("accuracy", "failed"), f"{row.get('train_seconds', 0):.0f} s", flush=True)
     return row
 
 
 def read(folder: Path) -> list[Row]:
     file = folder / "trials.jsonl"
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]  # another worker may be writing the last one
 
 
 def write_docs(what: str, folder: Path) -> None:
