@@ -155,6 +155,19 @@ def test_score_cam_equals_its_algorithm_channel_by_channel(net: nn.Module) -> No
         assert_equal_to((weights[:, None, None] * a[n]).sum(0).relu(), ours[n])
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_only_masked_copies_are_seen_in_the_number_format_of_the_classifier(net: nn.Module, method: Method) -> None:
+    """Their logits alone are used; gradients in bfloat16 would be noise where they are small."""
+    seen: list[torch.dtype] = []
+    handle = net.layer3.register_forward_hook(lambda _module, _inputs, output: seen.append(output.dtype))
+    (half,) = maps_of_targets(net, IMAGES[:1], [TARGETS[:1]], ["layer2"], method, dtype=torch.bfloat16)
+    handle.remove()
+    assert seen == [torch.float32] + [torch.bfloat16] * (method == "score-cam")
+    whole = class_maps(net, IMAGES[:1], TARGETS[:1], ["layer2"], method)
+    assert half["layer2"].dtype == torch.float32
+    assert torch.allclose(half["layer2"], whole["layer2"], rtol=0.02, atol=0.02 * whole["layer2"].max().item())
+
+
 def net_until(net: nn.Module, stage: str) -> nn.Module:
     children = dict(net.named_children())
     return nn.Sequential(*list(children.values())[: list(children).index(stage) + 1])

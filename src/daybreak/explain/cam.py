@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from daybreak.core.errors import UsageError, nearest
 from daybreak.models.registry import stages_of
-from daybreak.runs.classifier import images_a_forward
+from daybreak.runs.classifier import autocast, images_a_forward
 
 Method = Literal["grad-cam", "grad-cam++", "hires-cam", "layer-cam", "score-cam", "eigen-cam"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -57,6 +57,7 @@ def maps_of_targets(
     layers: Sequence[str],
     method: Method | Mapping[str, Method] = "grad-cam",
     against_N: Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> list[dict[str, Tensor]]:
     """The maps for each of several targets, for which the net sees the images, and their masked copies, only once.
 
@@ -66,6 +67,8 @@ def maps_of_targets(
         method: of all stages, or of each by its name.
         against_N: int64, the class to explain it against: the score is then the difference of the two logits, and
             the map shows evidence for `target` and against `against`.
+        dtype: of the convolutions on masked copies, whose logits alone are used. All else is float32: gradients in
+            bfloat16 would be noise where they are small (at early stages they correlate with these by 0.98 only).
 
     Raises:
         UsageError: a stage or the method has no such name.
@@ -93,7 +96,7 @@ def maps_of_targets(
         for name, a_NKhw in activations.items():
             if methods[name] == "score-cam":
                 of_masks = [
-                    _logits_of_masked(net, image_CHW, a_Khw)
+                    _logits_of_masked(net, image_CHW, a_Khw, dtype)
                     for image_CHW, a_Khw in zip(images_NCHW, a_NKhw, strict=True)
                 ]
                 for found, targets_N in zip(maps, targets_TN, strict=True):
@@ -235,11 +238,12 @@ def _score_cam(a_NKhw: Tensor, of_masks: Sequence[Tensor], target_N: Tensor, aga
 
 
 @torch.no_grad()
-def _logits_of_masked(net: nn.Module, image_CHW: Tensor, a_Khw: Tensor) -> Tensor:
+def _logits_of_masked(net: nn.Module, image_CHW: Tensor, a_Khw: Tensor, dtype: torch.dtype) -> Tensor:
     """Logits (K, L) of an image multiplied by each channel of its activations, resized and scaled to [0, 1] as a
     mask."""
     masks_K1HW = F.interpolate(a_Khw[:, None], size=image_CHW.shape[1:], mode="bilinear", align_corners=False)
     batch = images_a_forward(image_CHW.shape[1], image_CHW.device, MASKED_BATCH)
     low, high = (f(masks_K1HW, (1, 2, 3), keepdim=True) for f in (torch.amin, torch.amax))
     masks_K1HW = (masks_K1HW - low) / (high - low).clamp(min=1e-12)
-    return torch.cat([net(image_CHW * part) for part in masks_K1HW.split(batch)])
+    with autocast(image_CHW.device, dtype):
+        return torch.cat([net(image_CHW * part).float() for part in masks_K1HW.split(batch)])

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from scipy.linalg import eigh
 from torch import Tensor, nn
 
 from daybreak.data.picture import enlarged
@@ -97,8 +98,9 @@ def principal_plane(embeddings_ND: np.ndarray) -> np.ndarray:
     """The embeddings on their first two principal components, float64 (N, 2). The largest entry of each component is
     made positive, so that the same run gives the same picture."""
     centred_ND = embeddings_ND.astype(np.float64) - embeddings_ND.mean(0, dtype=np.float64)
-    _, directions_DD = np.linalg.eigh(centred_ND.T @ centred_ND)
-    plane_D2 = directions_DD[:, :-3:-1]
+    last = centred_ND.shape[1] - 1
+    _, ascending_D2 = eigh(centred_ND.T @ centred_ND, subset_by_index=[max(0, last - 1), last])
+    plane_D2 = ascending_D2[:, ::-1]
     plane_D2 = plane_D2 * np.sign(plane_D2[np.abs(plane_D2).argmax(0), range(plane_D2.shape[1])])
     return np.asarray(centred_ND @ plane_D2)
 

@@ -85,7 +85,9 @@ def explain(
         images = classifier.prepare(images_NHWC[part])
         targets_TN = torch.as_tensor(targets_NT[part], device=images.device).unbind(1)
         other_N = None if against_N is None else torch.as_tensor(against_N[part], device=images.device)
-        by_target = maps_of_targets(classifier.net, images, targets_TN, names, options.method, other_N)
+        by_target = maps_of_targets(
+            classifier.net, images, targets_TN, names, options.method, other_N, classifier.dtype
+        )
         found += [
             ClassMap(start + i, name, int(target_N[i]), maps[name][i].cpu().numpy(), fields.get(name))
             for i in range(len(images))
