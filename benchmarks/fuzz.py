@@ -16,14 +16,21 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from daybreak.data.dataset import Pictures
 
 ROOT = Path(__file__).parents[1]
 CORPORA = ROOT / "tests" / "corpora"
-READERS = ("decoder", "zip", "tar", "npz", "idx", "cifar", "recipe", "config", "card", "checkpoint", "metrics")
+READERS = (
+    "decoder", "zip", "tar", "npz", "idx", "cifar", "shards", "table", "parquet", "entry",
+    "recipe", "config", "card", "checkpoint", "metrics", "summary", "predictions", "bundle",
+)  # fmt: skip
 LIMITS = ("-rss_limit_mb=1024", "-timeout=25", "-max_len=65536", "-print_final_stats=1", "-verbosity=1")
 Reader = Callable[[bytes], None]
 
@@ -94,31 +101,32 @@ def fuzz(name: str, arguments: list[str]) -> None:
 
 def readers(folder: Path) -> dict[str, Reader]:
     """By name; they work in this folder, which lies in memory."""
-    return data_readers(folder) | run_readers(folder)
+    return data_readers(folder) | listed_readers(folder) | {"entry": entry_reader(folder)} | run_readers(folder)
+
+
+def write_into(folder: Path, data: bytes, name: str) -> Path:
+    path = folder / name
+    path.write_bytes(data)
+    return path
+
+
+def all_of(pictures: "Pictures") -> None:
+    for image in pictures.images(range(len(pictures.labels_N))):
+        assert str(image.dtype) == "uint8"
 
 
 def data_readers(folder: Path) -> dict[str, Reader]:
-    import numpy as np
-
     from daybreak.core.errors import DataError
     from daybreak.data import cifar
     from daybreak.data.archives import open_archive
     from daybreak.data.arrays import read_npz
-    from daybreak.data.dataset import Pictures
     from daybreak.data.files import read_pictures
     from daybreak.data.idx import reader_of_idx
     from daybreak.data.image import BadImage, DecodeSpec, decode
 
     spec = DecodeSpec(8, 3)
 
-    def written(data: bytes, name: str) -> Path:
-        path = folder / name
-        path.write_bytes(data)
-        return path
-
-    def all_of(pictures: Pictures) -> None:
-        for image in pictures.images(np.arange(len(pictures.labels_N))):
-            assert image.dtype == np.uint8
+    written = partial(write_into, folder)
 
     def decoder(data: bytes) -> None:
         try:
@@ -160,17 +168,83 @@ def data_readers(folder: Path) -> dict[str, Reader]:
     }
 
 
+def listed_readers(folder: Path) -> dict[str, Reader]:
+    """Of images that are listed with their labels. A table lists the two images that lie beside it."""
+    from daybreak.data.files import pictures_of
+    from daybreak.data.parquet import Parquet
+    from daybreak.data.shards import Shards
+    from daybreak.data.table import Table
+
+    beside = folder / "listed"
+    beside.mkdir()
+    for name in ("a.png", "b.png"):
+        (beside / name).write_bytes(first_of("decoder"))
+
+    def reader(opened: Callable[[Path], Any], name: str) -> Reader:
+        def read(data: bytes) -> None:
+            container = opened(write_into(beside, data, name))
+            all_of(pictures_of(container, container.layout(frozenset()), 8, name))
+
+        return read
+
+    return {
+        "shards": reader(lambda path: Shards([path]), "train-0.tar"),
+        "table": reader(Table, "table.csv"),
+        "parquet": reader(lambda path: Parquet([path]), "train-0.parquet"),
+    }
+
+
+def entry_reader(folder: Path) -> Reader:
+    """An entry of the decode cache whose description is the input, and one of whose arrays is. Its sums are made to
+    fit, for otherwise nothing else would be looked at."""
+    from daybreak.data import entry
+
+    where = folder / "entry"
+    where.mkdir()
+    sound: dict[str, Any] = {
+        "classes": ["a", "b"], "decode": {"size": 1, "channels": 1}, "fingerprint": "0" * 64, "notes": [],
+        "names": {"train": ["1", "2"], "test": ["3"]},
+    }  # fmt: skip
+    arrays = {"train_images": (2, 1, 1, 1), "train_labels": (2,), "test_images": (1, 1, 1, 1), "test_labels": (1,)}
+
+    def describe(meta: Any) -> None:
+        if isinstance(meta, dict):
+            with suppress(ValueError, RecursionError):
+                meta["sum"] = entry._sum_of({key: value for key, value in meta.items() if key != "sum"})
+        (where / entry.META).write_text(json.dumps(meta))
+
+    def read(data: bytes) -> None:
+        import numpy as np
+
+        for name, shape in arrays.items():
+            np.save(where / f"{name}.npy", np.zeros(shape, np.uint8 if name.endswith("images") else np.int64))
+        sizes = {path.name: path.stat().st_size for path in where.glob("*.npy")}
+        with suppress(ValueError, RecursionError), suppress(entry.DamagedEntryError):
+            meta = json.loads(data)
+            describe(meta | {"sizes": sizes} if isinstance(meta, dict) else meta)
+            entry.read_entry(where)
+        for name in ("train_labels.npy", "train_images.npy"):
+            (where / name).write_bytes(data)
+            describe(sound | {"sizes": sizes | {name: len(data)}})
+            with suppress(entry.DamagedEntryError):
+                entry.read_entry(where)
+
+    return read
+
+
 def run_readers(folder: Path) -> dict[str, Reader]:
     from hashlib import sha256
 
+    from daybreak.export.bundle import FACTS, MODEL, read_facts
     from daybreak.recipes import read_toml
     from daybreak.runs.directory import RunDirectory
     from daybreak.runs.metrics_rows import kept_until
     from daybreak.training import checkpoint
 
-    run, step = folder / "run", folder / "step-00000001"
-    run.mkdir()
-    step.mkdir()
+    run, step, packed = folder / "run", folder / "step-00000001", folder / "bundle"
+    for each in (run, step, packed):
+        each.mkdir()
+    (packed / MODEL).write_bytes(b"a graph")
     (run / "config.json").write_bytes(first_of("config"))
 
     def recipe(data: bytes) -> None:
@@ -186,6 +260,14 @@ def run_readers(folder: Path) -> dict[str, Reader]:
     def card(data: bytes) -> None:
         (run / "model.json").write_bytes(data)
         assert RunDirectory.open(run).card.classes
+
+    def summary(data: bytes) -> None:
+        (run / "summary.json").write_bytes(data)
+        assert isinstance(RunDirectory.open(run).summary, Mapping)
+
+    def predictions(data: bytes) -> None:
+        (run / "predictions.npz").write_bytes(data)
+        RunDirectory.open(run).predictions()
 
     def saved(data: bytes) -> None:
         half = len(data) // 2
@@ -203,7 +285,14 @@ def run_readers(folder: Path) -> dict[str, Reader]:
         log, _, table = data.partition(b"\0\0")
         kept_until(len(data) % 7, len(log), log, table.decode("utf-8", errors="replace"))
 
-    return {"recipe": recipe, "config": config, "card": card, "checkpoint": saved, "metrics": metrics}
+    def bundle(data: bytes) -> None:
+        (packed / FACTS).write_bytes(data)
+        assert read_facts(packed, MODEL, "daybreak export").classes
+
+    return {
+        "recipe": recipe, "config": config, "card": card, "checkpoint": saved, "metrics": metrics,
+        "summary": summary, "predictions": predictions, "bundle": bundle,
+    }  # fmt: skip
 
 
 def first_of(reader: str) -> bytes:

@@ -72,9 +72,30 @@ def test_what_is_no_label_is_refused(tmp_path: Path, changes: dict[str, Any], me
         open_dataset(tmp_path / "set.parquet")
 
 
+def test_a_file_that_was_damaged_is_named(tmp_path: Path) -> None:
+    """Found by fuzzing: bytes that are lost, and a count of rows that is not theirs."""
+    path = tmp_path / "set.parquet"
+    write(path, range(12))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:4] + whole[8:])
+    with pytest.raises(DataError, match=r"set\.parquet: column label: cannot be read \("):
+        open_dataset(path)
+    at = whole.index(b"\x16\x18\x19")  # in the foot: field of the row count, 12 in zigzag, field of the row groups
+    path.write_bytes(whole[: at + 1] + b"\x1a" + whole[at + 2 :])
+    with pytest.raises(DataError, match=r"set\.parquet: 12 labels for 13 rows; try: a whole file"):
+        open_dataset(path)
+
+
+def test_a_schema_nested_beyond_measure_names_no_class(tmp_path: Path) -> None:
+    write(tmp_path / "set.parquet", range(12))
+    found = pq.read_table(tmp_path / "set.parquet").replace_schema_metadata({"huggingface": "[" * 100_000})
+    pq.write_table(found, tmp_path / "set.parquet")
+    assert open_dataset(tmp_path / "set.parquet").classes == ("0", "1", "2")
+
+
 def test_what_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "no.parquet").write_bytes(b"PAR1 is not enough")
-    with pytest.raises(DataError, match=r"no\.parquet: cannot be read as Parquet"):
+    with pytest.raises(DataError, match=r"no\.parquet: as Parquet: cannot be read"):
         open_dataset(tmp_path / "no.parquet")
     pq.write_table(pa.table({"text": ["a"], "label": [0]}), tmp_path / "text.parquet")
     with pytest.raises(DataError, match=r"no column called image \(found: text, label\)"):

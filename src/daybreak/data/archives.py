@@ -4,19 +4,17 @@ Names that would leave the archive, links that do, devices, and archives that sw
 A tar is read once from front to back, compressed or not: its files go to one anonymous temporary file.
 """
 
-import lzma
 import posixpath
-import struct
 import tarfile
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import IO, BinaryIO, Protocol, cast
 
+from daybreak.core.damaged import BROKEN
 from daybreak.core.errors import DataError, StorageError
 from daybreak.data.image import MAX_BYTES
 
@@ -25,21 +23,6 @@ MAX_MEMBERS = 5_000_000
 IN_MEMORY = 256 * 2**20
 COPY_BYTES = 2**20
 LARGE_MEMBER = 2**20  # is read piece by piece, so that whoever reads it can stop
-# What reading a damaged archive raises: what the libraries mean to, and what escapes them where bytes make no sense
-# (the length of nothing, a number that is cut off, a password that nobody asked for).
-BROKEN = (
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    lzma.LZMAError,
-    zlib.error,
-    struct.error,
-    EOFError,
-    OSError,
-    ValueError,
-    TypeError,
-    IndexError,
-    RuntimeError,
-)
 
 
 class Container(Protocol):

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from daybreak.core.damaged import BROKEN_ARRAY
 from daybreak.core.errors import DataError, one_line
-from daybreak.data.archives import BROKEN, refuse_swelling, unpacked_limit
+from daybreak.data.archives import refuse_swelling, unpacked_limit
 from daybreak.data.dataset import PARTS, Indices, Labels, Part, Pictures
 from daybreak.data.files import DEFAULT_SIZE, plural
 from daybreak.data.image import DecodeSpec, Pixels, fit
@@ -100,7 +101,7 @@ def _load(path: Path) -> Arrays:
                 _check_header(archive, sizes[key], key, path)
         with np.load(path, allow_pickle=False) as file:
             return {key: _array(file, key, path) for key in known}
-    except (*BROKEN, SyntaxError, MemoryError) as error:
+    except BROKEN_ARRAY as error:
         raise DataError(
             path, f"not a readable .npz ({one_line(str(error))[:120]})", "write it with numpy.savez"
         ) from None
@@ -112,7 +113,7 @@ def _check_header(archive: zipfile.ZipFile, member: zipfile.ZipInfo, key: str, p
             version = np.lib.format.read_magic(file)
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, _, dtype = read(file)
-        except (*BROKEN, SyntaxError) as error:
+        except BROKEN_ARRAY as error:
             raise _wrong(path, key, f"not an array ({one_line(str(error))[:120]})") from None
         if dtype.hasobject:
             raise _wrong(path, key, "Object arrays cannot be loaded: they are pickles")
@@ -125,7 +126,7 @@ def _check_header(archive: zipfile.ZipFile, member: zipfile.ZipInfo, key: str, p
 def _array(file: Arrays, key: str, path: Path) -> npt.NDArray[np.generic]:
     try:
         return file[key]
-    except BROKEN as error:
+    except BROKEN_ARRAY as error:
         raise _wrong(path, key, str(error)) from None
 
 

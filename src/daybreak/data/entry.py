@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from daybreak.core.damaged import BROKEN_ARRAY
 from daybreak.core.errors import StorageError, one_line
 from daybreak.core.files import write_text
 from daybreak.core.sections import Text
@@ -155,7 +156,7 @@ def _read_split(folder: Path, part: Part, meta: _Meta) -> Split:
     try:
         images_NHWC = np.load(folder / f"{part}_images.npy", mmap_mode="r", allow_pickle=False)
         labels_N = np.load(folder / f"{part}_labels.npy", mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, SyntaxError) as error:  # a header of nonsense is a SyntaxError or a ValueError
+    except BROKEN_ARRAY as error:
         raise DamagedEntryError(f"an array of the {part} part cannot be read ({one_line(str(error))[:80]})") from error
     shape = (len(names), meta.decode.size, meta.decode.size, meta.decode.channels)
     if images_NHWC.shape != shape or images_NHWC.dtype != np.uint8 or not images_NHWC.flags.c_contiguous:

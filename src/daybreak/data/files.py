@@ -8,8 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
 
 from daybreak.core.count import Count
+from daybreak.core.damaged import BROKEN
 from daybreak.core.errors import BadImagesError
-from daybreak.data.archives import BROKEN, Container
+from daybreak.data.archives import Container
 from daybreak.data.dataset import Indices, Pictures
 from daybreak.data.image import BadImage, DecodeSpec, Header, Pixels, decode, read_header, read_stream
 from daybreak.data.layout import IMAGE_SUFFIXES, PART_NAMES, Layout, PartNames, read_layout

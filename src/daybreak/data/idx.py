@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from daybreak.core.damaged import BROKEN
 from daybreak.core.errors import DataError
-from daybreak.data.archives import BROKEN
 from daybreak.data.arrays import from_arrays
 from daybreak.data.dataset import Labels, Pictures
 from daybreak.data.image import Pixels
@@ -44,7 +44,7 @@ def _idx(path: Path, dimensions: int) -> Pixels:
         with gzip.open(path) as file:
             magic, *shape = struct.unpack(f">{1 + dimensions}I", file.read(4 * (1 + dimensions)))
             data = file.read(min(math.prod(shape), MAX_BYTES) + 1)
-    except (*BROKEN, struct.error) as error:
+    except BROKEN as error:
         raise malformed(path, str(error)) from None
     if magic != 0x800 + dimensions or len(data) != math.prod(shape):
         raise malformed(path, f"not an idx file with {dimensions} dimensions")

@@ -8,7 +8,7 @@ import io
 import json
 import re
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -111,7 +111,7 @@ class Parquet:
                     break
                 first += rows
             column = _column(self._files[file], self.paths[file], IMAGES, "image")
-            values = self._files[file].read_row_group(group, columns=[column])[column].to_pylist()
+            values = _read(lambda: self._files[file].read_row_group(group, columns=[column])[column].to_pylist())
             self._held = (file, first, first + rows, values)
         return self._held[3][row - self._held[1]]
 
@@ -128,9 +128,20 @@ def _pyarrow(path: Path) -> ModuleType:
 def _open(path: Path) -> Any:
     parquet = _pyarrow(path)
     try:
-        return parquet.ParquetFile(path)
-    except Exception as error:  # pyarrow raises kinds of its own
-        raise DataError(path, f"cannot be read as Parquet ({one_line(error)[:100]})", "a whole file") from None
+        return _read(lambda: parquet.ParquetFile(path))
+    except ValueError as error:
+        raise DataError(path, f"as Parquet: {error}", "a whole file") from None
+
+
+def _read(reading: Callable[[], Any]) -> Any:
+    """
+    Raises:
+        ValueError: whatever pyarrow says; it raises kinds of its own.
+    """
+    try:
+        return reading()
+    except Exception as error:
+        raise ValueError(f"cannot be read ({one_line(error)[:100] or type(error).__name__})") from None
 
 
 def _column(file: Any, path: Path, names: Sequence[str], what: str) -> str:
@@ -144,8 +155,13 @@ def _column(file: Any, path: Path, names: Sequence[str], what: str) -> str:
 
 def _labels(file: Any, path: Path) -> list[str]:
     column = _column(file, path, LABELS, "label")
-    names, values = _class_names(file, column), file.read(columns=[column])[column].to_pylist()
-    found = []
+    names, found = _class_names(file, column), []
+    try:
+        values = _read(lambda: file.read(columns=[column])[column].to_pylist())
+    except ValueError as error:
+        raise DataError(path, f"column {one_line(column)[:50]}: {error}", "a whole file") from None
+    if len(values) != file.metadata.num_rows:
+        raise DataError(path, f"{len(values):,} labels for {file.metadata.num_rows:,} rows", "a whole file")
     for row, value in enumerate(values):
         if isinstance(value, list | dict) or value is None:
             why = f"row {row}: {'no label' if value is None else 'several labels an image'}"
@@ -161,7 +177,7 @@ def _class_names(file: Any, column: str) -> list[str]:
     try:
         facts = json.loads((file.schema_arrow.metadata or {})[b"huggingface"])
         names = facts["info"]["features"][column]["names"]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         return []
     return [str(name) for name in names] if isinstance(names, list) else []
 

@@ -20,8 +20,9 @@ from typing import BinaryIO
 
 import numpy as np
 
+from daybreak.core.damaged import BROKEN
 from daybreak.core.errors import DataError, one_line
-from daybreak.data.archives import BROKEN, MAX_MEMBERS, safe_name
+from daybreak.data.archives import MAX_MEMBERS, safe_name
 from daybreak.data.dataset import TRAIN
 from daybreak.data.download import sha256_of
 from daybreak.data.entry import file_stamp

@@ -2,20 +2,19 @@
 
 import shutil
 import time
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from safetensors.torch import save
 from torch import nn
 
 from daybreak.core.config import Device, Recipe
+from daybreak.core.damaged import BROKEN_ARRAY
 from daybreak.core.device import compute_dtype, pick_device
 from daybreak.core.errors import RunError, UsageError
 from daybreak.core.files import (
@@ -200,7 +199,7 @@ class RunDirectory:
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 return Predictions(arrays["logits"], arrays["logits_tta"], arrays["labels"], arrays["names"])
-        except (OSError, EOFError, ValueError, KeyError, BadZipFile, zlib.error) as error:
+        except (*BROKEN_ARRAY, KeyError) as error:
             raise RunError(path, f"cannot be read ({error})", "remove it; daybreak evaluate makes it again") from None
 
     def suspects(self) -> dict[str, Any] | None:
