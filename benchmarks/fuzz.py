@@ -1,7 +1,7 @@
 """Coverage-guided fuzzing (atheris) of everything that reads what comes from outside.
 
     pip install 'atheris==3.0.0'
-    python benchmarks/fuzz.py --seconds 600 --out benchmarks/records/DATE_fuzz        all readers, one after the other
+    python benchmarks/fuzz.py --out benchmarks/records/DATE_fuzz     a million inputs of all readers, one by one
     python benchmarks/fuzz.py --reader zip --seconds 60
 
 A reader answers or raises an error of ours, which is one line; anything else is a finding, and so is more than a
@@ -16,6 +16,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
@@ -38,7 +39,8 @@ Reader = Callable[[bytes], None]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--reader", action="append", choices=READERS)
-    parser.add_argument("--seconds", type=int, default=600, help="of each reader")
+    parser.add_argument("--inputs", type=int, default=10**6, help="of each reader, at most")
+    parser.add_argument("--seconds", type=int, default=3600, help="of each reader, at most")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--only", help=argparse.SUPPRESS)  # one reader, in this process
     arguments, rest = parser.parse_known_args()
@@ -47,10 +49,12 @@ def main() -> None:
         return
     if rest:
         parser.error(f"unknown: {' '.join(rest)}")
-    rows = [in_a_process(name, arguments.seconds) for name in arguments.reader or READERS]
-    if arguments.out:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        (arguments.out / "fuzz.json").write_text(json.dumps({"readers": rows} | about(), indent=2) + "\n")
+    rows = []
+    for name in arguments.reader or READERS:
+        rows.append(in_a_process(name, arguments.inputs, arguments.seconds))
+        if arguments.out:  # after each, for this takes hours
+            arguments.out.mkdir(parents=True, exist_ok=True)
+            (arguments.out / "fuzz.json").write_text(json.dumps({"readers": rows} | about(), indent=2) + "\n")
     sys.exit(any(row["finding"] for row in rows))
 
 
@@ -62,15 +66,18 @@ def about() -> dict[str, Any]:
     return {"hardware": describe_hardware(torch.device("cpu")), "versions": versions()}
 
 
-def in_a_process(name: str, seconds: int) -> dict[str, Any]:
+def in_a_process(name: str, inputs: int, seconds: int) -> dict[str, Any]:
     """Fuzz one reader; says how many inputs it saw, and what was found."""
+    begun = time.monotonic()
     with tempfile.TemporaryDirectory() as grown:
         findings = Path(tempfile.mkdtemp(prefix=f"daybreak-fuzz-{name}-"))
-        words = [sys.executable, __file__, "--only", name, f"-max_total_time={seconds}", *LIMITS]
+        words = [sys.executable, __file__, "--only", name, f"-runs={inputs}", f"-max_total_time={seconds}", *LIMITS]
         words += [f"-artifact_prefix={findings}/", grown, str(CORPORA / name)]
         done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
     executed = re.search(r"stat::number_of_executed_units:\s+(\d+)", done.stdout)
-    row = {"reader": name, "inputs": int(executed[1]) if executed else 0, "seconds": seconds, "finding": ""}
+    peak = re.search(r"stat::peak_rss_mb:\s+(\d+)", done.stdout)
+    row: dict[str, Any] = {"reader": name, "inputs": int(executed[1]) if executed else 0, "finding": ""}
+    row |= {"seconds": round(time.monotonic() - begun), "peak_rss_mib": int(peak[1]) if peak else None}
     if done.returncode:
         row["finding"] = f"{findings}: {done.stdout[-2000:]}"
     else:
@@ -197,6 +204,8 @@ def listed_readers(folder: Path) -> dict[str, Reader]:
 def entry_reader(folder: Path) -> Reader:
     """An entry of the decode cache whose description is the input, and one of whose arrays is. Its sums are made to
     fit, for otherwise nothing else would be looked at."""
+    import numpy as np
+
     from daybreak.data import entry
 
     where = folder / "entry"
@@ -205,29 +214,34 @@ def entry_reader(folder: Path) -> Reader:
         "classes": ["a", "b"], "decode": {"size": 1, "channels": 1}, "fingerprint": "0" * 64, "notes": [],
         "names": {"train": ["1", "2"], "test": ["3"]},
     }  # fmt: skip
-    arrays = {"train_images": (2, 1, 1, 1), "train_labels": (2,), "test_images": (1, 1, 1, 1), "test_labels": (1,)}
+    arrays = {
+        f"{part}_{name}.npy": array
+        for part, n in (("train", 2), ("test", 1))
+        for name, array in (("images", np.zeros((n, 1, 1, 1), np.uint8)), ("labels", np.zeros(n, np.int64)))
+    }
+    for name, array in arrays.items():
+        np.save(where / name, array)
+    whole = {name: (where / name).read_bytes() for name in arrays}
+    sizes = {name: len(content) for name, content in whole.items()}
 
     def describe(meta: Any) -> None:
         if isinstance(meta, dict):
-            with suppress(ValueError, RecursionError):
-                meta["sum"] = entry._sum_of({key: value for key, value in meta.items() if key != "sum"})
+            meta["sum"] = entry._sum_of({key: value for key, value in meta.items() if key != "sum"})
         (where / entry.META).write_text(json.dumps(meta))
 
     def read(data: bytes) -> None:
-        import numpy as np
-
-        for name, shape in arrays.items():
-            np.save(where / f"{name}.npy", np.zeros(shape, np.uint8 if name.endswith("images") else np.int64))
-        sizes = {path.name: path.stat().st_size for path in where.glob("*.npy")}
-        with suppress(ValueError, RecursionError), suppress(entry.DamagedEntryError):
+        (where / entry.META).write_bytes(data)
+        with suppress(ValueError, RecursionError):  # it stays as it is where no sum can be made to fit
             meta = json.loads(data)
             describe(meta | {"sizes": sizes} if isinstance(meta, dict) else meta)
+        with suppress(entry.DamagedEntryError):
             entry.read_entry(where)
         for name in ("train_labels.npy", "train_images.npy"):
             (where / name).write_bytes(data)
             describe(sound | {"sizes": sizes | {name: len(data)}})
             with suppress(entry.DamagedEntryError):
                 entry.read_entry(where)
+            (where / name).write_bytes(whole[name])
 
     return read
 
