@@ -5,8 +5,8 @@
 For every schedule and length a grid of peak rates is tried on seeds 0 and 1, on a tenth of the training images that is
 held out; it grows by factors of two until its best is not at its end. That rate is then trained on the whole training
 part with fresh seeds, the same for all schedules, and evaluated on the test part, which so chooses nothing. A line each
-in trials.jsonl; trials that are there are not repeated. Table and figure lie beside it. With two workers each has one
-thread, and times say nothing. (An epoch takes such a worker some 15 s: two hours in all, so begin it first.)
+in trials.jsonl; trials that are there are not repeated. Table and figure go into docs/one-cycle.md. With two workers
+each has one thread, and times say nothing. (An epoch takes such a worker 15 s: two hours in all, so begin it first.)
 """
 
 import argparse
@@ -19,10 +19,11 @@ from statistics import median
 
 import matplotlib as mpl
 import numpy as np
-from cycles import Row, about, accuracy_of, by_seed, failed, lead, per_cent, read, run_once
 from held_out import without_test
 from matplotlib.figure import Figure
 from peers import open_record, setting_of
+from tables import between
+from trials import Row, about, accuracy_of, by_seed, failed, lead, per_cent, read, run_once
 
 from daybreak.core.config import Recipe, override
 from daybreak.core.files import write_text
@@ -31,6 +32,9 @@ from daybreak.recipes import get_recipe
 from daybreak.report.figures import STYLE, TEST, TRAIN, svg
 from daybreak.training import schedule
 from daybreak.training.lr_finder import with_rate
+
+ROOT = Path(__file__).parents[1]
+DOCS, FIGURE, BLOCK = ROOT / "docs" / "one-cycle.md", ROOT / "docs" / "rivals.svg", between("rivals")
 
 # The net, optimizer and augmentation of `page`, a quarter as wide, on 16 px and in batches of 256: what two cores can
 # repeat often.
@@ -76,8 +80,8 @@ def main() -> None:
         ]
         for trial in as_completed(trials):
             trial.result()
-    write_text(folder / "rivals.md", table(folder))
-    write_text(folder / "rivals.svg", svg(draw(folder)))
+    write_text(DOCS, BLOCK.sub(lambda m: m[1] + table(folder) + m[2], DOCS.read_text()))
+    write_text(FIGURE, svg(draw(folder)))
 
 
 def best_peak(folder: Path, data: str, rival: str, epochs: int) -> float:
