@@ -143,18 +143,23 @@ def visible(rows: list[Row], epochs: int) -> float:
 def table(folder: Path) -> str:
     """A row a schedule; for each length its best peak, its accuracy, and its lead over the reference."""
     rows = read(folder)
-    heads = [f"{n} epochs: peak | test accuracy | minus one cycle" for n in LENGTHS]
+    heads = [f"{lasting(n)}: peak | test accuracy | minus one cycle" for n in LENGTHS]
     lines = [f"| schedule | {' | '.join(heads)} | failed |", "| --- " * (2 + 3 * len(LENGTHS)) + "|"]
     for name in RIVALS:
         mine = [row for row in rows if row["name"].startswith(f"{name};")]
         cells = [cell for epochs in LENGTHS for cell in cells_of(rows, name, epochs)]
         lines.append(f"| {name} | {' | '.join(cells)} | {failed(mine)} |")
-    sees = ", ".join(f"{visible(rows, n):.2f} points at {n} epochs" for n in LENGTHS)
+    sees = ", ".join(f"{visible(rows, n):.1f} points after {lasting(n)}" for n in LENGTHS)
+    seeds = {row["seed"] for row in rows} - set(CHOSEN_ON)
     words = (
-        f"Test accuracy: mean and standard deviation of {len(FRESH)} seeds that chose nothing. Differences: seed by "
+        f"Test accuracy: mean and standard deviation of {len(seeds)} seeds that chose nothing. Differences: seed by "
         f"seed, with the 95 % interval of their mean. The series tells apart {sees}."
     )
     return "\n".join([*lines, "", words, about(folder)]) + "\n"
+
+
+def lasting(epochs: int) -> str:
+    return f"{epochs} epoch{'' if epochs == 1 else 's'}"
 
 
 def cells_of(rows: list[Row], name: str, epochs: int) -> tuple[str, str, str]:
@@ -183,11 +188,11 @@ def draw(folder: Path) -> Figure:
             places = [list(RIVALS).index(name) + shift for name in found]
             means = [row["mean"] for row in found.values()]
             halves = [row["mean"] - row["ci95"][0] for row in found.values()]
-            right.errorbar(means, places, xerr=halves, fmt="o", color=colour, capsize=3, label=f"{epochs} epochs")
+            right.errorbar(means, places, xerr=halves, fmt="o", color=colour, capsize=3, label=lasting(epochs))
         right.axvline(0, color="#888888", linewidth=1, linestyle="--")
         right.set(yticks=range(len(RIVALS)), yticklabels=list(RIVALS), ylim=(len(RIVALS) - 0.5, -0.5))
         right.set(xlabel="points of test accuracy ahead of one cycle, 95 % interval")
-        right.legend(loc="lower left")
+        right.legend(loc="upper left")
     return figure
 
 

@@ -182,7 +182,7 @@ def test_the_readme_compares_no_other_times(monkeypatch: pytest.MonkeyPatch) -> 
         assert (used in readme.off_budget(record)) == bool(row["off_budget"])
 
 
-@pytest.mark.parametrize("name", ["rates"])
+@pytest.mark.parametrize("name", ["rates", "rivals"])
 def test_the_tables_of_one_cycle_are_their_records(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are what `python benchmarks/rates.py` and `rivals.py` wrote; failed trials are counted."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
@@ -239,7 +239,8 @@ def test_the_table_of_rivals_compares_seed_by_seed(monkeypatch: pytest.MonkeyPat
     assert lines["one cycle, cosine"].endswith("| 0 |")
     assert "-5.87 (" in lines["step decay"]  # a failed trial counts as nothing right: (7 · 1 - 54) / 8
     assert lines["step decay"].endswith("| 1 |")
-    assert "0.00 points at 4 epochs" in rivals.table(tmp_path)
+    assert "0.0 points after 4 epochs" in rivals.table(tmp_path)
+    assert "deviation of 8 seeds that chose nothing" in rivals.table(tmp_path)
     assert len(rivals.draw(tmp_path).axes) == 1 + len(rivals.RIVALS)
 
 
