@@ -1,6 +1,7 @@
 """The generated tables and figures of the docs: what nets reach, what softmax before the loss costs, what each piece of
 `sprint` is worth."""
 
+import json
 from statistics import fmean
 
 import matplotlib as mpl
@@ -11,6 +12,7 @@ from tables import RECORDS, Row, about, accuracy_of, command, record_of, rows, r
 from daybreak.benchmarking.record import evidence
 from daybreak.report.figures import STYLE, TEST, TRAIN
 
+MILLION = 10**6
 EPOCHS_SHOWN = (1, 6, 12, 18, 24)
 ALSO_NETS = ("sprint-2",)  # two epochs of sprint, in the record of the ladder of then
 
@@ -49,6 +51,21 @@ def mistake() -> str:
     ends = "; ".join(f"`{name}` {accuracy_of(found[step])}" for name, step in names.items())
     text = f"Means over two seeds. At the end, with flip TTA: {ends}. {about(found['2-page'])}"
     return "\n".join([head, "| --- " * 3 + "|", *lines, "", text]) + "\n"
+
+
+def fuzz() -> str:
+    """How many inputs each reader has seen, most first."""
+    folder = record_of("fuzz", "*.json")
+    rows = [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
+    rows.sort(key=lambda row: -row["inputs"])
+    many = [row["reader"] for row in rows if row["inputs"] >= MILLION]
+    fewer = [f"{row['reader']} ({row['inputs']:,})" for row in rows if row["inputs"] < MILLION]
+    found = [row["reader"] for row in rows if row["finding"]]
+    lines = [f"A million inputs each, made from sound ones by what they reach in the code: {', '.join(many)}."]
+    lines += [f"Fewer: {', '.join(fewer)}."] if fewer else []
+    lines += [f"Failed: {', '.join(found)}." if found else "None of these failed, hung or took a gigabyte of memory."]
+    lines += [f"(`python benchmarks/fuzz.py`; {rows[0]['hardware']['cpu']}; `benchmarks/records/{folder.name}`)"]
+    return "\n".join(lines) + "\n"
 
 
 def stairs() -> str:

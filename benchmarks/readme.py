@@ -12,7 +12,7 @@ from pathlib import Path
 import matplotlib as mpl
 import tables
 from anchor import KEPT, PLAIN
-from docs_tables import mistake, nets, stairs, stairs_figure
+from docs_tables import fuzz, mistake, nets, stairs, stairs_figure
 from matplotlib.figure import Figure
 from peers import DAYBREAK, TOLERANCE, best
 from tables import (
@@ -55,6 +55,7 @@ def blocks() -> list[tuple[Path, re.Pattern[str], str]]:
         (ROOT / "README.md", "peers"): peers(),
         (ROOT / "docs" / "nets.md", "nets"): nets(),
         (ROOT / "docs" / "one-cycle.md", "mistake"): mistake(),
+        (ROOT / "docs" / "reliability.md", "fuzz"): fuzz(),
         (ROOT / "docs" / "stairs.md", "stairs"): stairs(),
     }
     return [(file, between(name), text) for (file, name), text in texts.items()]
