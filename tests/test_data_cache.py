@@ -260,11 +260,6 @@ def test_an_edit_of_the_same_size_with_its_time_put_back_is_seen(folder: Path):
     assert open_dataset(folder).fingerprint != before.fingerprint
 
 
-def bracket(path: Path) -> None:
-    """Found by fuzzing: in the head of an array, which numpy reads as Python."""
-    path.write_bytes(path.read_bytes().replace(b" ", b"(", 1).replace(b"}", b" ", 1))
-
-
 @pytest.mark.parametrize("damage", [remove, shorten, empty, bracket])
 @pytest.mark.parametrize("name", ["validation_images.npy", "validation_labels.npy"])
 def test_a_damaged_validation_part_is_made_again(tmp_path: Path, cache: Path, name: str, damage):

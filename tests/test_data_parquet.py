@@ -95,7 +95,7 @@ def test_a_schema_nested_beyond_measure_names_no_class(tmp_path: Path) -> None:
 
 def test_what_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "no.parquet").write_bytes(b"PAR1 is not enough")
-    with pytest.raises(DataError, match=r"no\.parquet: as Parquet: cannot be read"):
+    with pytest.raises(DataError, match=r"no\.parquet: cannot be read as Parquet"):
         open_dataset(tmp_path / "no.parquet")
     pq.write_table(pa.table({"text": ["a"], "label": [0]}), tmp_path / "text.parquet")
     with pytest.raises(DataError, match=r"no column called image \(found: text, label\)"):

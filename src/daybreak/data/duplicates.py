@@ -66,7 +66,7 @@ def _low_frequency_signs(images_NHWC: Pixels) -> npt.NDArray[np.bool_]:
 
 
 def _grey(images_NHWC: Pixels) -> npt.NDArray[np.float32]:
-    """The mean of the channels. (numpy's own over so short an axis takes twenty times as long.)"""
+    """The mean of the channels. (numpy's own over so short an axis takes far longer.)"""
     first, *others = np.moveaxis(images_NHWC, 3, 0)
     total = first.astype(np.uint16)
     for channel in others:

@@ -128,15 +128,15 @@ def _pyarrow(path: Path) -> ModuleType:
 def _open(path: Path) -> Any:
     parquet = _pyarrow(path)
     try:
-        return _read(lambda: parquet.ParquetFile(path))
-    except ValueError as error:
-        raise DataError(path, f"as Parquet: {error}", "a whole file") from None
+        return parquet.ParquetFile(path)
+    except Exception as error:  # pyarrow raises kinds of its own
+        raise DataError(path, f"cannot be read as Parquet ({one_line(error)[:100]})", "a whole file") from None
 
 
 def _read(reading: Callable[[], Any]) -> Any:
     """
     Raises:
-        ValueError: whatever pyarrow says; it raises kinds of its own.
+        ValueError: whatever pyarrow says of values that cannot be read.
     """
     try:
         return reading()

@@ -68,7 +68,7 @@ def maps_of_targets(
         against_N: int64, the class to explain it against: the score is then the difference of the two logits, and
             the map shows evidence for `target` and against `against`.
         dtype: of the convolutions on masked copies, whose logits alone are used. All else is float32: gradients in
-            bfloat16 would be noise where they are small (at early stages they correlate with these by 0.98 only).
+            bfloat16 would be noise where they are small, which is at early stages.
 
     Raises:
         UsageError: a stage or the method has no such name.
