@@ -4,7 +4,8 @@
 
 Every trial trains on nine tenths of the training images and is evaluated on the rest, so that the test set chooses
 nothing. While the best rate of a peer lies at an end of its grid, the grid goes on there. The trials are appended to
-rates.jsonl in the record; peers.py with the same --record takes each peer's best. `seed_page` keeps the rates of the
+rates.jsonl in the record; peers.py with the same --record takes each peer's best, of the longest trials that are no
+longer than its run (long runs want lower rates: try --minutes 1, then --minutes 5). `seed_page` keeps the rates of the
 write-up, which it is there to show, and daybreak's own were tuned long before (LOG.md).
 """
 
@@ -53,6 +54,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=1.0, help="of a trial; enough for tens of steps")
     usual = [peer for peer in FROM_NOTHING if peer in GRIDS]
     parser.add_argument("--peers", nargs="+", choices=tuple(GRIDS), default=usual)
+    parser.add_argument("--grid", type=float, nargs="+", help="factors to begin with, in place of the usual ones")
     parser.add_argument("--size", type=int, help="side in px of photos")
     parser.add_argument("--record", type=Path, required=True)
     parser.add_argument("--environments", type=Path, default=user_cache_path("daybreak") / "peers")
@@ -65,7 +67,8 @@ def main() -> None:
         write_pixels(without_test(dataset), pixels)
         for peer, python in pythons.items():
             job = Job(peer, arguments.minutes, seed=0)
-            while (rate := next_rate(GRIDS[peer], trials(folder, peer))) is not None:
+            grid = arguments.grid or GRIDS[peer]
+            while (rate := next_rate(grid, trials(folder, peer, arguments.minutes))) is not None:
                 say(f"{peer}: rates times {rate:g}")
                 trial = replace(job, rate=rate, steps=steps_by_pace(job, read(folder, RATES)))
                 append(folder, run_job(trial, command(trial, python, arguments.data, pixels, Path(scratch))), RATES)
@@ -73,9 +76,9 @@ def main() -> None:
         print(f"{row['peer']:20} {row['rate']:<8g}", row.get("failed") or f"{100 * accuracy(row):.2f} %")
 
 
-def trials(folder: Path, peer: str) -> dict[float, float]:
-    """Held-out accuracy of each rate that has been tried; a failed trial has none to speak of."""
-    rows: list[Row] = [row for row in read(folder, RATES) if row["peer"] == peer]
+def trials(folder: Path, peer: str, minutes: float) -> dict[float, float]:
+    """Held-out accuracy of each rate that has been tried for so long; a failed trial has none to speak of."""
+    rows: list[Row] = [row for row in read(folder, RATES) if (row["peer"], row["minutes"]) == (peer, minutes)]
     return {row["rate"]: 0.0 if "failed" in row else accuracy(row) for row in rows}
 
 

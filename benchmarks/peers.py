@@ -98,7 +98,8 @@ def main() -> None:
                 job = tuned(job, folder)
                 append(folder, run_job(job, command(job, pythons[job.peer], arguments.data, pixels, Path(scratch))))
     results = summarize(read(folder))
-    rates = {peer: best_rate(peer, folder) for peer in pythons if peer not in (DAYBREAK, "seed_page")}
+    tuned_peers = [peer for peer in pythons if peer not in (DAYBREAK, "seed_page")]
+    rates = {peer: {f"{m:g}": best_rate(peer, folder, m) for m in arguments.minutes} for peer in tuned_peers}
     record = setting | {"memory": "kept", "not_installable": not_installable, "rates": rates, "results": results}
     write_json(folder / "peers.json", record)
     write_text(folder / "peers.svg", svg(draw(results)))
@@ -182,7 +183,7 @@ def is_done(job: Job, folder: Path, tries: int = TRIES) -> bool:
 def tuned(job: Job, folder: Path) -> Job:
     """With the best rate of the peer's grid, if it had one, and the steps that fit by the pace of its last run."""
     steps = None if job.peer == DAYBREAK else steps_by_pace(job, [*read(folder, RATES), *read(folder)])
-    return replace(job, rate=best_rate(job.peer, folder), steps=steps)
+    return replace(job, rate=best_rate(job.peer, folder, job.minutes), steps=steps)
 
 
 def steps_by_pace(job: Job, rows: Iterable[Row]) -> int | None:
@@ -191,9 +192,13 @@ def steps_by_pace(job: Job, rows: Iterable[Row]) -> int | None:
     return max(1, round(60 * job.minutes / paces[-1])) if paces else None
 
 
-def best_rate(peer: str, folder: Path) -> float:
+def best_rate(peer: str, folder: Path, minutes: float) -> float:
+    """Of the longest trials that are no longer than the run, as long runs want lower rates than short ones; else of the
+    shortest there are."""
     grid = [row for row in read(folder, RATES) if row["peer"] == SAME_RATE.get(peer, peer) and "failed" not in row]
-    return float(max(grid, key=accuracy)["rate"]) if grid else 1.0
+    lengths = sorted({row["minutes"] for row in grid})
+    length = max([length for length in lengths if length <= minutes] or lengths[:1], default=None)
+    return float(max((row for row in grid if row["minutes"] == length), key=accuracy, default={"rate": 1.0})["rate"])
 
 
 # -- one run ----------------------------------------------------------------------------------------------------------

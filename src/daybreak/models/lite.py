@@ -32,6 +32,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from daybreak.core.nets import LiteConfig
 from daybreak.models.cut import Pixels
+from daybreak.models.depthwise import depthwise_conv
 from daybreak.models.layers import GlobalMeanPool, Residual, Standardize, named, scaled
 
 # kernel, stride, expansion, channels, blocks: of lite0 and lite2
@@ -63,10 +64,12 @@ class SameConv(nn.Conv2d):
     def forward(self, x_NCHW: Tensor) -> Tensor:
         kernel, stride = self.kernel_size[0], self.stride[0]
         (top, bottom), (left, right) = (_same(side, kernel, stride) for side in x_NCHW.shape[2:])
-        if top == bottom == left == right == self.padding[0]:
-            return super().forward(x_NCHW)
-        padded = F.pad(x_NCHW, (left, right, top, bottom))
-        return F.conv2d(padded, self.weight, self.bias, self.stride, groups=self.groups)
+        padding = self.padding[0]
+        if not top == bottom == left == right == padding:
+            x_NCHW, padding = F.pad(x_NCHW, (left, right, top, bottom)), 0
+        if self.groups == self.out_channels > 1:
+            return depthwise_conv(x_NCHW, self.weight, self.bias, stride, padding)
+        return F.conv2d(x_NCHW, self.weight, self.bias, stride, padding, groups=self.groups)
 
 
 def _same(side: int, kernel: int, stride: int) -> tuple[int, int]:
