@@ -24,7 +24,7 @@ from sklearn.datasets import load_sample_images
 from torch import nn
 
 from daybreak import api
-from daybreak.core.device import describe_hardware, kept_memory, versions
+from daybreak.core.device import compute_dtype, describe_hardware, kept_memory, versions
 from daybreak.core.files import write_json
 from daybreak.core.nets import net_config
 from daybreak.models.cut import Cut
@@ -36,6 +36,7 @@ from daybreak.training.features import Trunk
 
 SIDE, TURNS, PIXELS = 224, 5, ((127 / 255,) * 3, (128 / 255,) * 3)
 TRIALS: dict[str, dict[str, Any]] = {
+    "the head of lite0 alone": {"settings": {"tune": "head"}},
     "lite0 at 224 px": {},
     "lite0 at 160 px": {"size": 160},
     "lite2 at 224 px": {"net": "lite2"},
@@ -89,7 +90,8 @@ def loops(photos: int) -> dict[str, Any]:
     """Photos a second of the plain loop and of ours, in turns; and of ours over the plain one's, by pairs."""
     net = build_net(net_config("lite0"), 2, 3)
     pretrain(net, net_config("lite0"))
-    trunk = Trunk.of(Cut(net).below, SIDE, Normalizer(*PIXELS), torch.device("cpu"), torch.float32)
+    cpu = torch.device("cpu")
+    trunk = Trunk.of(Cut(net).below, SIDE, Normalizer(*PIXELS), cpu, compute_dtype("auto", cpu))
     images_NHWC = np.random.default_rng(0).integers(0, 256, (photos, SIDE, SIDE, 3), np.uint8)
     found: dict[str, list[float]] = {"plain": [], "ours": []}
     with kept_memory():

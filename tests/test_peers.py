@@ -406,6 +406,7 @@ def test_a_job_takes_the_best_rate_of_its_grid_and_the_pace_of_its_peer(tmp_path
     for rate, acc in ((1.0, 0.3), (0.3, 0.5), (0.1, 0.4)):
         peers.append(tmp_path, row("resnet18", 1, 0, acc) | {"rate": rate}, peers.RATES)
     peers.append(tmp_path, {"peer": "resnet18", "minutes": 1, "seed": 0, "rate": 9.0, "failed": "nan"}, peers.RATES)
+    peers.append(tmp_path, row("resnet18", 8, 0, 0.2) | {"rate": 0.5}, peers.RATES)  # of longer trials than the runs
     peers.append(tmp_path, row("resnet18", 5, 0, 0.5, seconds=450))  # nine steps
     peers.append(tmp_path, {"peer": "resnet18", "minutes": 5, "seed": 1, "failed": "nan"})
     assert peers.tuned(peers.Job("resnet18", 5, 1), tmp_path) == peers.Job("resnet18", 5, 1, rate=0.3, steps=6)
@@ -413,6 +414,15 @@ def test_a_job_takes_the_best_rate_of_its_grid_and_the_pace_of_its_peer(tmp_path
     assert peers.tuned(peers.Job("seed_page", 5, 1), tmp_path) == peers.Job("seed_page", 5, 1)
     peers.append(tmp_path, row("daybreak", 5, 0, 0.5, seconds=300))
     assert peers.tuned(peers.Job("daybreak", 5, 1), tmp_path).steps is None  # it keeps its budget itself
+
+
+def test_a_long_run_has_the_rate_of_the_longest_trials_that_are_no_longer_than_it(tmp_path: Path) -> None:
+    assert peers.best_rate("resnet18", tmp_path, 5) == 1.0
+    for minutes, rate, acc in ((1, 3.0, 0.8), (1, 1.0, 0.7), (5, 1.0, 0.6), (5, 0.3, 0.5)):
+        peers.append(tmp_path, row("resnet18", minutes, 0, acc) | {"rate": rate}, peers.RATES)
+    lengths = (0.5, 1, 4, 5, 20)
+    assert [peers.best_rate("resnet18", tmp_path, minutes) for minutes in lengths] == [3.0, 3.0, 3.0, 1.0, 1.0]
+    assert peer_rates.trials(tmp_path, "resnet18", 5) == {1.0: 0.6, 0.3: 0.5}
 
 
 def test_a_grid_goes_on_from_the_end_where_the_best_lies() -> None:

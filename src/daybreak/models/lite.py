@@ -61,12 +61,16 @@ class SameConv(nn.Conv2d):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
-    def forward(self, x_NCHW: Tensor) -> Tensor:
+    def around(self, x_NCHW: Tensor) -> tuple[int, int, int, int] | None:
+        """The px to put left, right, above and below; None where `padding` says it."""
         kernel, stride = self.kernel_size[0], self.stride[0]
         (top, bottom), (left, right) = (_same(side, kernel, stride) for side in x_NCHW.shape[2:])
-        padding = self.padding[0]
-        if not top == bottom == left == right == padding:
-            x_NCHW, padding = F.pad(x_NCHW, (left, right, top, bottom)), 0
+        return None if top == bottom == left == right == self.padding[0] else (left, right, top, bottom)
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        padding, stride = int(self.padding[0]), self.stride[0]
+        if around := self.around(x_NCHW):
+            x_NCHW, padding = F.pad(x_NCHW, around), 0
         if self.groups == self.out_channels > 1:
             return depthwise_conv(x_NCHW, self.weight, self.bias, stride, padding)
         return F.conv2d(x_NCHW, self.weight, self.bias, stride, padding, groups=self.groups)

@@ -21,6 +21,7 @@ from daybreak.data.dataset import Dataset
 from daybreak.models.anatomy.folding import fold_batch_norms
 from daybreak.models.anatomy.trace import trace
 from daybreak.models.cut import HEAD, Cut, stages_to_tune
+from daybreak.models.fused import fuse
 from daybreak.models.registry import place
 from daybreak.recipes.finetune import HEAD_ONLY
 from daybreak.runs.classifier import autocast
@@ -99,11 +100,12 @@ def _works(
     parts: Cut, size: int, photos: int, recipe: Recipe, dataset: Dataset, device: torch.device
 ) -> tuple[Callable[[], None], Callable[[], None]]:
     """What is timed: the part below, forward, and the part above, forward and backward."""
-    below = fold_batch_norms(parts.below).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    dtype = compute_dtype(recipe.precision, device)
+    folded = fold_batch_norms(parts.below).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    below = fuse(folded, device, dtype)
     images = torch.zeros(photos, dataset.decode.channels, size, size, device=device)
     images = images.contiguous(memory_format=torch.channels_last)
     labels = torch.zeros(photos, dtype=torch.long, device=device)
-    dtype = compute_dtype(recipe.precision, device)
     with autocast(device, dtype), torch.no_grad():
         maps = below(images)
 

@@ -32,6 +32,7 @@ from daybreak.core.machine import cache_dir
 from daybreak.data.cache import REMEDY
 from daybreak.data.dataset import Dataset, Indices, Split, release
 from daybreak.models.anatomy.folding import fold_batch_norms
+from daybreak.models.fused import fuse
 from daybreak.runs.classifier import autocast
 from daybreak.runs.transforms import Normalizer, resize
 from daybreak.training.loader import Batches
@@ -77,7 +78,8 @@ class Trunk:
         digest.update(f"{folded!r}{getattr(folded, 'code', '')}".encode())  # what is done with them
         with torch.inference_mode():
             blank = folded(torch.zeros(1, len(normalize.mean), size, size, device=device))
-        return cls(folded, size, normalize, device, dtype, digest.hexdigest(), tuple(_rows(blank).shape[1:]))
+        shape = tuple(_rows(blank).shape[1:])
+        return cls(fuse(folded, device, dtype), size, normalize, device, dtype, digest.hexdigest(), shape)
 
     @torch.inference_mode()
     def features(self, images_NHWC: np.ndarray, first: int, view: int) -> np.ndarray:
