@@ -34,9 +34,9 @@ from daybreak.runs.datasets import run_dataset
 from daybreak.runs.transforms import Normalizer
 from daybreak.training.features import Trunk
 
-SIDE, TURNS, PIXELS = 224, 5, ((127 / 255,) * 3, (128 / 255,) * 3)
+SIDE, TURNS, IN_LOOPS, PIXELS = 224, 5, 400, ((127 / 255,) * 3, (128 / 255,) * 3)
 TRIALS: dict[str, dict[str, Any]] = {
-    "the head of lite0 alone": {"settings": {"tune": "head"}},
+    "lite0, head alone": {"settings": {"tune": "head"}},
     "lite0 at 224 px": {},
     "lite0 at 160 px": {"size": 160},
     "lite2 at 224 px": {"net": "lite2"},
@@ -46,16 +46,18 @@ TRIALS: dict[str, dict[str, Any]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=int, default=400)
+    parser.add_argument("--only", nargs="+", choices=tuple(TRIALS), default=tuple(TRIALS), metavar="TRIAL")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as scratch:
         data = write_photos(Path(scratch) / "photos", arguments.photos)
-        for name, options in TRIALS.items():
+        for name in arguments.only:
+            options = TRIALS[name]
             os.environ["DAYBREAK_CACHE_DIR"] = f"{scratch}/cache of {name}"
             found[name] = {which: trial(data, Path(scratch), name, which, options) for which in ("first", "again")}
             print(name, found[name], flush=True)
-    found["loops"] = loops(arguments.photos)
+    found["loops"] = loops(min(arguments.photos, IN_LOOPS))
     print("photos a second", found["loops"], flush=True)
     record = {"photos": arguments.photos, "hardware": describe_hardware(torch.device("cpu")), "versions": versions()}
     write_json(arguments.out / "photos.json", record | {"trials": found})

@@ -55,6 +55,7 @@ def blocks() -> list[tuple[Path, re.Pattern[str], str]]:
         (ROOT / "README.md", "peers"): peers(),
         (ROOT / "docs" / "nets.md", "nets"): nets(),
         (ROOT / "docs" / "one-cycle.md", "mistake"): mistake(),
+        (ROOT / "docs" / "photos.md", "photo-peers"): photo_peers(),
         (ROOT / "docs" / "reliability.md", "fuzz"): fuzz(),
         (ROOT / "docs" / "stairs.md", "stairs"): stairs(),
     }
@@ -172,21 +173,35 @@ def peers_record() -> tuple[Row, str]:
 def peers() -> str:
     """Other tools beside daybreak, with equal budgets and pixels, and how long `seed_page` would take."""
     record, folder = peers_record()
-    budgets = sorted({row["minutes"] for row in record["results"]})
-    names = sorted({row["peer"] for row in record["results"]}, key=lambda name: -accuracy_at(record, name, budgets[0]))
-    columns = [f"{m:g} min | daybreak's lead" for m in budgets]
-    head = "| | " + " | ".join(columns) + " |\n" + "| --- " * (1 + 2 * len(budgets)) + "|"
-    lines = [
-        f"| {name} | " + " | ".join(f"{reached(record, name, m)} | {lead(record, name, m)}" for m in budgets) + " |"
-        for name in names
-    ]
     missing = [f"{name}: {reason}." for name, reason in record["not_installable"].items()]
     facts = f"{record['dataset']}, {hardware(record['hardware'])}; accuracy with a peer's own test-time augmentation "
     facts += f"where it has one; seconds are the training time that was used. [Record]({folder}), by "
     facts += "`python benchmarks/peers.py`. Leads are in points, with the 95 % interval and p of Welch's test."
     notes = [facts, *missing, off_budget(record), MEMORY if "memory" in record else MEMORY_THEN, write_up(record)]
     notes += [RATES] if record.get("rates") else []
-    return "\n".join([head, *lines, "", " ".join(notes)]) + "\n"
+    return "\n".join([*side_by_side(record), "", " ".join(notes)]) + "\n"
+
+
+def photo_peers() -> str:
+    """Other tools that begin with a net from ImageNet, on photos."""
+    folder = tables.record_of("photo-peers", "peers.json")
+    record = json.loads((folder / "peers.json").read_text())
+    facts = f"{record['dataset']}, {hardware(record['hardware'])}; one backbone and the same pixels for all, accuracy "
+    facts += "with mirrored images. Leads are in points, with the 95 % interval and p of Welch's test."
+    notes = [facts, off_budget(record), "The others' rates are the best of a grid on held-out training photos."]
+    return "\n".join([*side_by_side(record), "", " ".join(notes), f"Record: `{place(folder)}`."]) + "\n"
+
+
+def side_by_side(record: Row) -> list[str]:
+    """A row each peer, two columns each budget."""
+    budgets = sorted({row["minutes"] for row in record["results"]})
+    names = sorted({row["peer"] for row in record["results"]}, key=lambda name: -accuracy_at(record, name, budgets[0]))
+    columns = [f"{m:g} min | daybreak's lead" for m in budgets]
+    head = "| | " + " | ".join(columns) + " |\n" + "| --- " * (1 + 2 * len(budgets)) + "|"
+    return [head] + [
+        f"| {name} | " + " | ".join(f"{reached(record, name, m)} | {lead(record, name, m)}" for m in budgets) + " |"
+        for name in names
+    ]
 
 
 RATES = (
