@@ -33,7 +33,7 @@ def test_lite0_below_a_cut_says_the_same(dtype: torch.dtype, side: int) -> None:
     net = build_net(LiteConfig(name="lite0", folded=True), 10, 3)
     before, after, count = answers(Cut(net, "stage6").below, dtype, side)
     assert after.dtype == dtype
-    assert torch.equal(after, before) if dtype == torch.bfloat16 else (after - before).norm() < 1e-5 * before.norm()
+    assert (after - before).norm() < (1e-3 if dtype == torch.bfloat16 else 1e-5) * before.norm()
     assert before.abs().max() > 0.1
     assert count in (33, 0 if dtype == torch.bfloat16 else 33)  # no bfloat16: left as they are
 
