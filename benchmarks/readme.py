@@ -221,9 +221,7 @@ def off_budget(record: Row) -> str:
     off: dict[str, list[str]] = {}
     for row in sorted(record["results"], key=lambda row: (row["peer"], row["minutes"])):
         if row["n"] and row["off_budget"]:
-            seconds = sorted({round(value) for value in row["train_seconds"]["values"]})
-            took = " to ".join(str(value) for value in sorted({seconds[0], seconds[-1]}))
-            off.setdefault(row["peer"], []).append(f"{took} of {60 * row['minutes']:g} s")
+            off.setdefault(row["peer"], []).append(f"{row['train_seconds']['mean']:.0f} of {60 * row['minutes']:g} s")
     listed = "; ".join(f"{name} ({', '.join(times)})" for name, times in off.items())
     if not listed:
         return f"All of them trained to within {100 * TOLERANCE:.0f} % of the budget."
