@@ -21,7 +21,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from peers import KEPT_MEMORY, open_record, setting_of, write_pixels
+from series import KEPT_MEMORY, open_record, setting_of, write_pixels
 
 from daybreak.benchmarking.record import read_record, spread
 from daybreak.core.files import write_json

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 from held_out import without_test
-from peers import append, open_record, read, setting_of
 from scipy import stats
+from series import append, open_record, read, setting_of
 
 from daybreak.core.config import override, parse_settings
 from daybreak.core.files import write_json

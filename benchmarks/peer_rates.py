@@ -16,24 +16,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from held_out import without_test
-from peers import (
-    FROM_NOTHING,
-    RATES,
-    Job,
-    Row,
-    accuracy,
-    append,
-    command,
-    environments,
-    open_record,
-    read,
-    run_job,
-    say,
-    setting_of,
-    steps_by_pace,
-    write_pixels,
-)
+from peer_environments import environments
+from peer_results import accuracy
+from peers import FROM_NOTHING, RATES, Job, command, run_job, steps_by_pace
 from platformdirs import user_cache_path
+from series import Row, append, open_record, read, say, setting_of, write_pixels
 
 from daybreak.data import open_dataset
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peers import open_record, setting_of
+from series import open_record, setting_of
 from tables import between
 
 from daybreak.benchmarking.record import spread

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from peers import append, open_record, read
 from scipy import stats
+from series import append, open_record, read
 
 from daybreak.core.device import describe_hardware, versions
 from daybreak.core.files import write_json

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from held_out import without_test
-from peers import open_record, setting_of
+from series import open_record, setting_of
 from tables import between
 from trials import Row, about, accuracy_of, by_name, by_seed, lead, per_cent, read, run_once
 

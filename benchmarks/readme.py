@@ -14,7 +14,9 @@ import tables
 from anchor import KEPT, PLAIN
 from docs_tables import fuzz, mistake, nets, stairs, stairs_figure
 from matplotlib.figure import Figure
-from peers import DAYBREAK, TOLERANCE, best
+from peer_results import best
+from peers import TOLERANCE
+from series import DAYBREAK
 from tables import (
     COMPRESSED,
     DATASET,

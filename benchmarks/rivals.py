@@ -21,7 +21,7 @@ import matplotlib as mpl
 import numpy as np
 from held_out import without_test
 from matplotlib.figure import Figure
-from peers import open_record, setting_of
+from series import open_record, setting_of
 from tables import between
 from trials import Row, about, accuracy_of, by_seed, failed, lead, per_cent, read, run_once
 

@@ -19,8 +19,8 @@ from typing import Any
 
 import optuna
 import torch
-from peers import append, open_record, read, setting_of
 from scipy import stats
+from series import append, open_record, read, setting_of
 
 import daybreak as db
 from daybreak.benchmarking.record import spread

@@ -38,8 +38,9 @@ def script(name: str) -> Any:
         return importlib.import_module(name)
 
 
-common, peers, peer_rates, airbench94_muon, resnet18, seed_page = map(
-    script, ("common", "peers", "peer_rates", "airbench94_muon", "resnet18", "seed_page")
+common, airbench94_muon, resnet18, seed_page = map(script, ("common", "airbench94_muon", "resnet18", "seed_page"))
+series, peers, peer_environments, peer_rates, peer_results = map(
+    script, ("series", "peers", "peer_environments", "peer_rates", "peer_results")
 )
 
 
@@ -381,7 +382,7 @@ def test_jobs_are_interleaved_by_seed() -> None:
     assert [seed for seed, *_ in found] == [0] * 4 + [1] * 4
 
 
-def series(monkeypatch: pytest.MonkeyPatch, record: Path, source: Path, broken: bool) -> list[str]:
+def run_series(monkeypatch: pytest.MonkeyPatch, record: Path, source: Path, broken: bool) -> list[str]:
     """Run a series with a fake run; returns which jobs were started."""
     started = []
 
@@ -404,22 +405,22 @@ def series(monkeypatch: pytest.MonkeyPatch, record: Path, source: Path, broken: 
 
 def test_a_job_takes_the_best_rate_of_its_grid_and_the_pace_of_its_peer(tmp_path: Path) -> None:
     for rate, acc in ((1.0, 0.3), (0.3, 0.5), (0.1, 0.4)):
-        peers.append(tmp_path, row("resnet18", 1, 0, acc) | {"rate": rate}, peers.RATES)
-    peers.append(tmp_path, {"peer": "resnet18", "minutes": 1, "seed": 0, "rate": 9.0, "failed": "nan"}, peers.RATES)
-    peers.append(tmp_path, row("resnet18", 8, 0, 0.2) | {"rate": 0.5}, peers.RATES)  # of longer trials than the runs
-    peers.append(tmp_path, row("resnet18", 5, 0, 0.5, seconds=450))  # nine steps
-    peers.append(tmp_path, {"peer": "resnet18", "minutes": 5, "seed": 1, "failed": "nan"})
+        series.append(tmp_path, row("resnet18", 1, 0, acc) | {"rate": rate}, peers.RATES)
+    series.append(tmp_path, {"peer": "resnet18", "minutes": 1, "seed": 0, "rate": 9.0, "failed": "nan"}, peers.RATES)
+    series.append(tmp_path, row("resnet18", 8, 0, 0.2) | {"rate": 0.5}, peers.RATES)  # of longer trials than the runs
+    series.append(tmp_path, row("resnet18", 5, 0, 0.5, seconds=450))  # nine steps
+    series.append(tmp_path, {"peer": "resnet18", "minutes": 5, "seed": 1, "failed": "nan"})
     assert peers.tuned(peers.Job("resnet18", 5, 1), tmp_path) == peers.Job("resnet18", 5, 1, rate=0.3, steps=6)
     assert peers.tuned(peers.Job("lightning_resnet18", 5, 1), tmp_path) == peers.Job("lightning_resnet18", 5, 1, 0.3)
     assert peers.tuned(peers.Job("seed_page", 5, 1), tmp_path) == peers.Job("seed_page", 5, 1)
-    peers.append(tmp_path, row("daybreak", 5, 0, 0.5, seconds=300))
+    series.append(tmp_path, row("daybreak", 5, 0, 0.5, seconds=300))
     assert peers.tuned(peers.Job("daybreak", 5, 1), tmp_path).steps is None  # it keeps its budget itself
 
 
 def test_a_long_run_has_the_rate_of_the_longest_trials_that_are_no_longer_than_it(tmp_path: Path) -> None:
     assert peers.best_rate("resnet18", tmp_path, 5) == 1.0
     for minutes, rate, acc in ((1, 3.0, 0.8), (1, 1.0, 0.7), (5, 1.0, 0.6), (5, 0.3, 0.5)):
-        peers.append(tmp_path, row("resnet18", minutes, 0, acc) | {"rate": rate}, peers.RATES)
+        series.append(tmp_path, row("resnet18", minutes, 0, acc) | {"rate": rate}, peers.RATES)
     lengths = (0.5, 1, 4, 5, 20)
     assert [peers.best_rate("resnet18", tmp_path, minutes) for minutes in lengths] == [3.0, 3.0, 3.0, 1.0, 1.0]
     assert peer_rates.trials(tmp_path, "resnet18", 5) == {1.0: 0.6, 0.3: 0.5}
@@ -439,21 +440,21 @@ def test_a_grid_goes_on_from_the_end_where_the_best_lies() -> None:
 def test_a_run_that_ends_early_is_repeated_once_and_the_repetition_counts(tmp_path: Path) -> None:
     early, late = (row("resnet18", 1, 0, acc) | {"off_budget": off} for acc, off in ((0.4, -0.2), (0.5, 0.2)))
     job = peers.Job("resnet18", 1, 0)
-    peers.append(tmp_path, early)
+    series.append(tmp_path, early)
     assert not peers.is_done(job, tmp_path)
-    peers.append(tmp_path, early | {"test_acc": 0.45})
+    series.append(tmp_path, early | {"test_acc": 0.45})
     assert peers.is_done(job, tmp_path)
-    (found,) = peers.summarize(peers.read(tmp_path))
+    (found,) = peer_results.summarize(series.read(tmp_path))
     assert (found["n"], found["test_acc"]["mean"]) == (1, 0.45)
-    peers.append(tmp_path, late | {"seed": 1})
+    series.append(tmp_path, late | {"seed": 1})
     assert peers.is_done(peers.Job("resnet18", 1, 1), tmp_path)
 
 
 def test_the_lead_is_that_of_welch() -> None:
     ours, theirs = [0.92, 0.93, 0.94], [0.52, 0.54, 0.56, 0.62]
-    rows = [row(peers.DAYBREAK, 5, seed, 0.1, acc) for seed, acc in enumerate(ours)]
+    rows = [row(series.DAYBREAK, 5, seed, 0.1, acc) for seed, acc in enumerate(ours)]
     rows += [row("resnet18", 5, seed, acc) for seed, acc in enumerate(theirs)]
-    first, second = peers.summarize([*rows, {"peer": "resnet18", "minutes": 5, "seed": 9, "failed": "nan"}])
+    first, second = peer_results.summarize([*rows, {"peer": "resnet18", "minutes": 5, "seed": 9, "failed": "nan"}])
     assert "lead" not in first
     a, b = (np.var(values, ddof=1) / len(values) for values in (ours, theirs))
     difference, freedom = np.mean(ours) - np.mean(theirs), (a + b) ** 2 / (a**2 / 2 + b**2 / 3)  # Welch 1947
@@ -461,7 +462,7 @@ def test_the_lead_is_that_of_welch() -> None:
     assert second["lead"]["p"] == pytest.approx(2 * stats.t.sf(difference / np.sqrt(a + b), freedom))
     half = stats.t.isf(0.025, freedom) * np.sqrt(a + b)
     assert [second["lead"]["low"], second["lead"]["high"]] == pytest.approx([difference - half, difference + half])
-    assert "lead" not in peers.summarize(rows[:4])[1]  # one run has no spread
+    assert "lead" not in peer_results.summarize(rows[:4])[1]  # one run has no spread
 
 
 def test_an_interrupted_series_goes_on_with_what_is_missing(
@@ -470,11 +471,11 @@ def test_an_interrupted_series_goes_on_with_what_is_missing(
     source, record = tmp_path / "tiny.npz", tmp_path / "record"
     np.savez(source, **{name: getattr(pixels, name) for name in pixels.__dataclass_fields__})
     with pytest.raises(KeyboardInterrupt):
-        series(monkeypatch, record, source, broken=True)
-    assert [(r["peer"], r["seed"]) for r in peers.read(record)] == [("resnet18", 0), ("seed_page", 0)]
-    assert series(monkeypatch, record, source, broken=False) == ["resnet18-1", "seed_page-1"]
-    assert series(monkeypatch, record, source, broken=False) == []
-    rows = peers.read(record)
+        run_series(monkeypatch, record, source, broken=True)
+    assert [(r["peer"], r["seed"]) for r in series.read(record)] == [("resnet18", 0), ("seed_page", 0)]
+    assert run_series(monkeypatch, record, source, broken=False) == ["resnet18-1", "seed_page-1"]
+    assert run_series(monkeypatch, record, source, broken=False) == []
+    rows = series.read(record)
     assert rows[1]["failed"] == "exit code 1: Error: file.npz is odd"
     assert [r.get("flagged") for r in rows] == [False, None, True, True]  # 64 s are 6.7 % off a minute
     resnet, seed = json.loads((record / "peers.json").read_text())["results"]
@@ -488,16 +489,16 @@ def test_an_interrupted_series_goes_on_with_what_is_missing(
 
 
 def test_a_record_of_another_machine_is_not_gone_on_with(tmp_path: Path) -> None:
-    peers.open_record(tmp_path, {"hardware": "a"})
-    peers.open_record(tmp_path, {"hardware": "a"})
+    series.open_record(tmp_path, {"hardware": "a"})
+    series.open_record(tmp_path, {"hardware": "a"})
     with pytest.raises(SystemExit, match="another machine"):
-        peers.open_record(tmp_path, {"hardware": "b"})
+        series.open_record(tmp_path, {"hardware": "b"})
 
 
 def test_summary_prefers_the_accuracy_a_user_gets() -> None:
-    plain, tta = peers.summarize([row("a", 5, 0, 0.8), row("b", 5, 0, 0.8, 0.82)])
-    assert (peers.best(plain)["mean"], peers.best(tta)["mean"]) == (0.8, 0.82)
-    assert peers.best(peers.summarize([{"peer": "c", "minutes": 5, "seed": 0, "failed": "x"}])[0]) is None
+    plain, tta = peer_results.summarize([row("a", 5, 0, 0.8), row("b", 5, 0, 0.8, 0.82)])
+    assert (peer_results.best(plain)["mean"], peer_results.best(tta)["mean"]) == (0.8, 0.82)
+    assert peer_results.best(peer_results.summarize([{"peer": "c", "minutes": 5, "seed": 0, "failed": "x"}])[0]) is None
 
 
 def test_commands(tmp_path: Path) -> None:
@@ -522,7 +523,7 @@ def test_peers_are_all_there_and_pin_what_they_need() -> None:
     scripts = {path.stem for path in (BENCHMARKS / "peers").glob("*.py")} - {"common", "plain"}
     assert scripts == set(peers.PEERS)
     for name in peers.PEERS:
-        needs = peers.requirements(BENCHMARKS / "peers" / f"{name}.py")
+        needs = peer_environments.requirements(BENCHMARKS / "peers" / f"{name}.py")
         assert all("==" in need for need in needs)
         assert bool(needs) == (name.split("_")[0] in ("lightning", "fastai", "keras", "finetune"))
         assert not needs or needs[0] == f"torch=={torch.__version__.partition('+')[0]}"
@@ -544,17 +545,17 @@ def fake_pip(monkeypatch: pytest.MonkeyPatch, names: list[str]) -> list[list[str
             Path(line[line.index("--report") + 1]).write_text(json.dumps(report))
         return argparse.Namespace(returncode=0, stderr="")
 
-    monkeypatch.setattr(peers, "run_quietly", run_quietly)
+    monkeypatch.setattr(peer_environments, "run_quietly", run_quietly)
     return calls
 
 
 def test_cuda_packages_are_refused_before_they_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = fake_pip(monkeypatch, ["torch", "nvidia-cublas", "nvidia-cudnn"])
     with pytest.raises(RuntimeError, match=r"CUDA packages \(nvidia-cublas and 1 more\)"):
-        peers.install(["pip"], ("torch==2",))
+        peer_environments.install(["pip"], ("torch==2",))
     assert len(calls) == 1
     calls = fake_pip(monkeypatch, ["torch", "keras"])
-    peers.install(["pip"], ("torch==2",))
+    peer_environments.install(["pip"], ("torch==2",))
     assert calls[1] == ["pip", "torch==2"]
 
 
@@ -562,8 +563,8 @@ def test_what_does_not_load_is_named_with_its_reason(tmp_path: Path, monkeypatch
     def refuse(*_: Any) -> Path:
         raise RuntimeError("operator torchvision::nms does not exist")
 
-    monkeypatch.setattr(peers, "environment", refuse)
-    pythons, reasons = peers.environments(["resnet18", "fastai_resnet18"], tmp_path)
+    monkeypatch.setattr(peer_environments, "environment", refuse)
+    pythons, reasons = peer_environments.environments(["resnet18", "fastai_resnet18"], tmp_path)
     assert pythons == {"resnet18": Path(sys.executable)}
     assert reasons == {"fastai_resnet18": "not installable here: operator torchvision::nms does not exist"}
-    assert reasons["fastai_resnet18"] in peers.table([], reasons)
+    assert reasons["fastai_resnet18"] in peer_results.table([], reasons)
