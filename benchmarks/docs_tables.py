@@ -29,6 +29,8 @@ def nets() -> str:
         for row in sorted(found + others, key=lambda row: -row["test_acc_tta"]["mean"])
     ]
     sources = [about(found[0]), *(f"`{command(row)}`: {about(row)}" for row in others)]
+    once = [row["train_seconds"]["mean"] for row in found if row["n"] == 1]
+    sources += [f"A second run of each where n = 1 costs {sum(once) / 60:.0f} minutes."] if once else []
     return "\n".join([head, *lines, "", " ".join(sources)]) + "\n"
 
 

@@ -185,13 +185,23 @@ def peers() -> str:
 
 
 def photo_peers() -> str:
-    """Other tools that begin with a net from ImageNet, on photos."""
+    """Other tools that begin with a net from ImageNet, on photos: a row each budget."""
     folder = tables.record_of("photo-peers", "peers.json")
     record = json.loads((folder / "peers.json").read_text())
+    budgets = sorted({row["minutes"] for row in record["results"]})
+    names = sorted({row["peer"] for row in record["results"]} - {DAYBREAK})
+    head = f"| | {DAYBREAK} | " + " | ".join(f"{name} | {DAYBREAK}'s lead" for name in names) + " |"
+    lines = [head, "| --- " * (2 + 2 * len(names)) + "|"]
+    for minutes in budgets:
+        theirs = (cell for name in names for cell in (reached(record, name, minutes), lead(record, name, minutes)))
+        lines.append(f"| {minutes:g} min | {reached(record, DAYBREAK, minutes)} | {' | '.join(theirs)} |")
     facts = f"{record['dataset']}, {hardware(record['hardware'])}; one backbone and the same pixels for all, accuracy "
     facts += "with mirrored images. Leads are in points, with the 95 % interval and p of Welch's test."
-    notes = [facts, off_budget(record), "The others' rates are the best of a grid on held-out training photos."]
-    return "\n".join([*side_by_side(record), "", " ".join(notes), f"Record: `{place(folder)}`."]) + "\n"
+    single = {row["minutes"] for row in record["results"] if row["n"] == 1}
+    cost = f"A second seed where n = 1 costs {(1 + len(names)) * sum(single):g} minutes." if single else ""
+    rates = "The others' rates are the best of a grid on held-out training photos."
+    notes = " ".join(note for note in (facts, cost, off_budget(record), rates) if note)
+    return "\n".join([*lines, "", notes, f"Record: `{place(folder)}`."]) + "\n"
 
 
 def side_by_side(record: Row) -> list[str]:
@@ -223,12 +233,13 @@ def off_budget(record: Row) -> str:
     off: dict[str, list[str]] = {}
     for row in sorted(record["results"], key=lambda row: (row["peer"], row["minutes"])):
         if row["n"] and row["off_budget"]:
-            off.setdefault(row["peer"], []).append(f"{row['train_seconds']['mean']:.0f} of {60 * row['minutes']:g} s")
-    listed = "; ".join(f"{name} ({', '.join(times)})" for name, times in off.items())
+            used = f"{row['train_seconds']['mean']:.0f} of {60 * row['minutes']:g} s"
+            off.setdefault(row["peer"], []).append(f"mean {used}, {row['off_budget']} of {row['n']} runs off")
+    listed = ", ".join(f"{name} ({'; '.join(times)})" for name, times in off.items())
     if not listed:
         return f"All of them trained to within {100 * TOLERANCE:.0f} % of the budget."
     return (
-        "A peer decides before it starts how many steps fit, so it can end early or late. These are more than "
+        "A peer decides before it starts how many steps fit, so it can end early or late. These have runs more than "
         f"{100 * TOLERANCE:.0f} % off the budget and not compared at equal time: {listed}."
     )
 

@@ -230,6 +230,8 @@ def test_damage_to_the_copy_is_mended(store: Store, cache: Path, folder: Path) -
         ("nope://bucket/x", r"nope://bucket/x: cannot be reached \(Protocol not known: nope\)"),
         ("gs://bucket/x", r"gs://bucket/x: needs a package that is not installed; .*gcsfs"),
         ("ftp://me:secret@host/x", r"^ftp://host/x: has a password"),
+        ("http://host/x.zip?id=1&X-Amz-Signature=secret", r"^http://host/x.zip: has X-Amz-Signature in it, .*download"),
+        ("https://host/x.zip?access_token=secret#a", r"^https://host/x.zip: has access_token in it"),
         ("zip::store://bucket/x.zip", r"chain of file systems"),
         ("store://bucket/none", r"store://bucket/none: .*"),
         ("store://bucket/none.zip", r"cannot be read"),
@@ -292,6 +294,19 @@ def test_an_archive_on_a_web_server_that_sends_no_ranges(
     same(open_dataset(f"{url}/set.zip"), open_dataset(path))
 
 
+def test_what_a_url_asks_for_is_no_part_of_the_name(served: tuple[str, Path]) -> None:
+    """As file hosts have it: photos.zip?download=1, or dl=0/1 for a table, whose images then are beside it."""
+    url, root = served
+    path = write_zip(root / "set.zip", sample_files(per_class=3))
+    found = open_dataset(f"{url}/set.zip?download=1&design=a/b")
+    same(found, open_dataset(path))
+    assert found.name == "set"
+    write_folder(root / "photos", files := sample_files(per_class=3))
+    rows = [f"{name},{name.split('/')[1]},{name.split('/')[0]}" for name in files]
+    (root / "photos/list.csv").write_text("\n".join(["image,label,split", *rows]))
+    same(open_dataset(f"{url}/photos/list.csv?dl=0/1"), open_dataset(root / "photos/list.csv"))
+
+
 def test_shards_on_a_web_server(served: tuple[str, Path], tmp_path: Path) -> None:
     from test_data_shards import write_shards
 
@@ -314,6 +329,6 @@ def test_a_run_trains_and_resumes_from_a_url(served: tuple[str, Path], tmp_path:
 def test_progress_is_told(store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr("daybreak.core.count.SECONDS_BETWEEN_LINES", -1.0)
     url = put(store, "/bucket/photos", sample_files(per_class=3))
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, logger="daybreak"):
         open_dataset(url)
     assert "copied 9 of 18 files" in caplog.text

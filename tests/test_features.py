@@ -1,5 +1,6 @@
 """A head on features: computed once, kept, found again; the run is one like any other."""
 
+import json
 import os
 import shutil
 import signal
@@ -14,14 +15,14 @@ from image_sets import photographs
 from torch import nn
 
 import daybreak
+from daybreak import cli
 from daybreak.core import metrics
 from daybreak.core.clock import Stopwatch
 from daybreak.core.config import Recipe, override
 from daybreak.core.errors import StoppedError, StorageError, UsageError
 from daybreak.core.options import train_options
-from daybreak.data import Dataset
+from daybreak.data import Dataset, open_dataset
 from daybreak.data.dataset import Split
-from daybreak.models.anatomy.trace import trace
 from daybreak.models.cut import Cut, stages_to_tune
 from daybreak.models.lite import LiteNet
 from daybreak.recipes import RECIPES, to_toml
@@ -454,48 +455,42 @@ def test_a_budget_is_for_the_views_and_then_for_one_cycle(digits: Dataset) -> No
 
 
 @pytest.mark.parametrize(
-    ("budget", "tune", "scale"),
+    ("budget", "tune", "scale", "rate"),
     [
-        (10, "head", 1.0),
-        (230, "head", 1.0),
-        (240, "stage6", 5 / 7),
-        (600, "stage6", 5 / 7),
-        (610, "stage6", 1.0),
-        (3470, "stage6", 1.0),
-        (3480, "stage4", 1.0),
+        (10, "head", 1.0, None),
+        (230, "head", 1.0, None),
+        (240, "stage6", 5 / 7, 1.5e-3),
+        (600, "stage6", 5 / 7, 1.5e-3),
+        (610, "stage6", 1.0, 1.5e-3),
+        (1030, "stage6", 1.0, 1.5e-3),
+        (1040, "stage6", 1.0, 5e-4),
+        (9999, "stage6", 1.0, 5e-4),
     ],
 )
-def test_the_deepest_cut_is_taken_above_which_enough_epochs_fit(
-    digits: Dataset, monkeypatch: pytest.MonkeyPatch, budget: float, tune: str, scale: float
+def test_how_much_learns_at_which_size_and_rate_is_a_matter_of_the_epochs_that_fit(
+    digits: Dataset, monkeypatch: pytest.MonkeyPatch, budget: float, tune: str, scale: float, rate: float | None
 ) -> None:
-    """A photo takes 0.01 s below a cut, twice, and above it 0.1 s in each of four epochs, or 0.2 in each of twelve:
-    with 1,437 photos 604 and 3,477 s. At 5/7 of the size three epochs take half of 460 s."""
-    paces = {"stage7": (0.01, 0.02), "stage6": (0.01, 0.1), "stage5": (0.01, 0.15), "stage4": (0.01, 0.2)}
-    monkeypatch.setattr(depth, "seconds_by_cut", lambda *_: paces)
+    """A photo takes 0.01 s below the cut, twice, and above it 0.1 s in each of four or seven epochs: with 1,437 photos
+    604 and 1,035 s. At 5/7 of the size three epochs take half of 460 s."""
+    monkeypatch.setattr(depth, "seconds_a_photo", lambda *_: (0.01, 0.1))
     found, why = depth.for_depth(RECIPES["finetune"], digits, budget, 0, CPU, Stopwatch())
     assert (found.tune, found.resolution[0].scale) == (tune, scale)
     assert (tune in why) or tune == "head"
+    if rate:
+        assert (found.schedule.max_lr, found.schedule.initial_lr) == pytest.approx((rate, rate / 10))
+        own = {"schedule.max_lr": 0.01}  # a rate that the call sets stays
+        theirs, _ = depth.for_depth(override(RECIPES["finetune"], own), digits, budget, 0, CPU, Stopwatch(), own)
+        assert theirs.schedule.max_lr == 0.01
 
 
-def test_the_price_of_a_cut_follows_from_its_multiply_adds(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a multiply-add takes a second below and three above, a photo takes one net forward, and two more above."""
-    made = recipe(size=64)
-    net = initial_net(made, digits, 0)
-    layers = trace(net, 8, 1)
-    whole = sum(layer.macs for layer in layers)
-    at_probe = sum(layer.macs for layer in layers if any(layer.is_in(n) for n in ("stage6", "stage7", "top", "head")))
+def test_both_parts_are_timed_once_they_have_run(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     monkeypatch.setattr(depth, "_works", lambda *_: (partial(asked.append, "below"), partial(asked.append, "above")))
-    prices = iter([whole - at_probe, 3 * at_probe])
-    monkeypatch.setattr(depth, "_seconds", lambda *_: depth.PHOTOS * next(prices))
-    found = depth.seconds_by_cut(made, digits, 0, CPU, Stopwatch())
-    assert asked == ["below", "above"]  # once each before they are timed
-    assert list(found) == list(stages_to_tune(net))[1:]
-    for below, above in found.values():
-        assert below + above / 3 == pytest.approx(whole)
-    above = [pair[1] for pair in found.values()]
-    assert above == sorted(above)
-    assert found["stage6"] == (pytest.approx(whole - at_probe), pytest.approx(3 * at_probe))
+    seconds = iter([3.2, 9.6])
+    monkeypatch.setattr(depth, "_seconds", lambda *_: next(seconds))
+    found = depth.seconds_a_photo(recipe(size=64), digits, 0, CPU, Stopwatch())
+    assert asked == ["below", "above"]
+    assert found == pytest.approx((3.2 / depth.PHOTOS, 9.6 / depth.PHOTOS))
 
 
 def test_another_net_is_folded_too_and_what_has_no_stages_gets_a_head(digits: Dataset) -> None:
@@ -509,7 +504,7 @@ def test_another_net_is_folded_too_and_what_has_no_stages_gets_a_head(digits: Da
 
 
 def test_a_budget_decides_how_deep_unless_the_call_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(depth, "seconds_by_cut", lambda *_: {"stage6": (1e-6, 1e-6), "stage4": (1.0, 1.0)})
+    monkeypatch.setattr(depth, "seconds_a_photo", lambda *_: (1e-6, 1e-6))
     events: list[dict[str, Any]] = []
     options: dict[str, Any] = {"recipe": "finetune", "device": "cpu", "report": False, "size": 32, "budget": 3}
     small = {key: SETTINGS[key] for key in ("model.weights", "model.folded", "model.width", "precision", "batch_size")}
@@ -522,7 +517,7 @@ def test_a_budget_decides_how_deep_unless_the_call_does(tmp_path: Path, monkeypa
     (tmp_path / "own.toml").write_text(to_toml(override(RECIPES["finetune"], small | {"tune": "stage7"})))
     run = daybreak.train("digits", out=tmp_path / "own", **options | {"recipe": str(tmp_path / "own.toml")})
     assert run.directory.recipe.tune == "stage7"  # as its file says
-    monkeypatch.setattr(depth, "seconds_by_cut", lambda *_: {"stage6": (1.0, 1.0)})
+    monkeypatch.setattr(depth, "seconds_a_photo", lambda *_: (1.0, 1.0))
     run = daybreak.train("digits", settings=small, out=tmp_path / "short", **options)
     assert (run.directory.recipe.tune, run.directory.recipe.features) == ("head", 4)
 
@@ -556,6 +551,14 @@ def test_photos_are_finetuned_unless_the_call_says_otherwise(
 def test_small_images_and_named_data_are_not(tmp_path: Path) -> None:
     assert for_photos(photographs(tmp_path / "small", side=95), train_options()) is None
     assert for_photos("digits", train_options()) is None
+
+
+def test_what_data_decodes_is_what_train_looks_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photos = photographs(tmp_path / "photos")
+    for size, wanted in (([], 224), (["--size", "96"], 96)):
+        assert cli._run(["data", str(photos), *size, "--json", "-q"]) == 0
+        assert json.loads(capsys.readouterr().out)["image_size"] == wanted
+    assert open_dataset(photos, size=size_for(photos, "finetune")).seconds["decode"] == 0.0
 
 
 def test_without_the_weights_a_note_says_what_would_help(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

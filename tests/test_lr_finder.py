@@ -57,6 +57,11 @@ def test_the_rules_on_a_known_curve() -> None:
     assert found["valley"] == pytest.approx(LR[(down[0] + down[-1]) // 2], rel=0.1)
 
 
+def test_of_a_loss_that_only_rises_every_rule_says_the_lowest_rate() -> None:
+    test = curve(np.linspace(1.0, 3.0, 200))
+    assert test.suggestions == pytest.approx(dict.fromkeys(test.suggestions, LR[0]) | {"minimum_10": LR[0] / 10})
+
+
 def test_smoothing_moves_nothing() -> None:
     """The negative control is a running mean, which finds the steepest fall too high."""
     test = curve(textbook())

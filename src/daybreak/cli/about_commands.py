@@ -109,13 +109,15 @@ def data(
     announce(f"opening data {data}", quiet)
     from daybreak.core.options import train_options
     from daybreak.data import check_strictly, contact_sheet, describe, open_dataset
-    from daybreak.training.recipe_choice import for_photos
+    from daybreak.training.recipe_choice import for_photos, size_for
 
+    about_training = for_photos(data, train_options(data=data, size=size)) or {}
+    size = size or size_for(data, about_training.get("recipe"))  # what `train` will look for in the cache
     opened = open_dataset(data, size=size, split_seed=split_seed, skip_bad=skip_bad, verify=verify)
     if strict:
         check_strictly(opened)
     facts = describe(opened) | ({"sheet": str(contact_sheet(opened, sheet))} if sheet else {})
-    if about_training := for_photos(data, train_options(data=data, size=size)):
+    if about_training:
         facts["advice"].append(about_training["why"])
     print_result(facts, as_json, lambda: output.data_set(facts, opened.notes))
 

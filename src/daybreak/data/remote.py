@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import parse_qsl, unquote
 
 from daybreak.core.count import Count
 from daybreak.core.errors import DataError, StorageError, one_line
@@ -39,6 +39,8 @@ TRIES, PAUSE_SECONDS = 3, 1.0
 REMEDY = "set DAYBREAK_CACHE_DIR to a folder with free space"
 # What a file system says of a file beside its identity: another address at every look.
 VOLATILE = {"url", "name", "Key", "Expires", "atime", "accessed"}
+# Words in the name of what lets one in: X-Amz-Signature, access_token.
+SECRETS = {"signature", "sig", "token", "key", "apikey", "password", "secret", "credential"}
 Files = Mapping[str, Mapping[str, Any]]
 log = logging.getLogger(__name__)
 
@@ -60,7 +62,7 @@ def copied(url: str) -> tuple[Path, float]:
     """
     started = time.perf_counter()
     system, path = _reached(url)
-    base = unquote(path.rstrip("/").rpartition("/")[2]) or "data"
+    base = unquote(_asked_from(path).rstrip("/").rpartition("/")[2]) or "data"
     name = safe_name(base, url)
     folder = cache_dir() / "copies" / hashlib.sha256(url.encode()).hexdigest()[:16]
     with storage_errors(folder, remedy=REMEDY):
@@ -81,6 +83,9 @@ def _reached(url: str) -> tuple[Any, str]:
     if "::" in url or re.match(r"[^/]*://[^/]*:[^/]*@", url):
         why = "has a password or a chain of file systems in it"
         raise DataError(_without_password(url), why, "a plain URL; credentials where the service's own tools look")
+    if secret := _secret_in(url):
+        why = f"has {secret} in it, and a run keeps its URL"
+        raise DataError(_asked_from(url), why, "a download, and the file's name in place of the URL")
     try:
         return url_to_fs(url)
     except ImportError as error:
@@ -92,6 +97,18 @@ def _reached(url: str) -> tuple[Any, str]:
 
 def _without_password(url: str) -> str:
     return re.sub(r"://[^/]*@", "://", url)
+
+
+def _asked_from(url: str) -> str:
+    """A web address without what it asks for (photos.zip?download=1); other stores may have ? in a name."""
+    return re.split(r"[?#]", url, maxsplit=1)[0] if url.startswith(("http://", "https://")) else url
+
+
+def _secret_in(url: str) -> str | None:
+    """The name of what lets in whoever has this web address; None if there is nothing of the kind."""
+    asked = url.removeprefix(_asked_from(url)).removeprefix("?").partition("#")[0]
+    names = [name for name, _ in parse_qsl(asked, keep_blank_values=True)]
+    return next((name for name in names if SECRETS & set(re.split(r"[^a-z]", name.lower()))), None)
 
 
 def _listed(system: Any, path: str, name: str, url: str) -> dict[str, dict[str, Any]]:
@@ -123,7 +140,7 @@ def _listed_in_table(
         _part(folder / name).unlink(missing_ok=True)  # it may be of another version
         _copy(system, str(facts["at"]), facts.get("size"), folder / name, url)
         write_text(folder / PLAN, json.dumps(planned | {name: stamp}))
-    above = str(facts["at"]).rpartition("/")[0]
+    above = _asked_from(str(facts["at"])).rpartition("/")[0]
     rows = table.Table(folder / name).names
     return _facts(system, {row: f"{above}/{row}" for row in rows}, url, may_be_missing=True)
 
