@@ -240,7 +240,7 @@ def off_budget(record: Row) -> str:
         return f"All of them trained to within {100 * TOLERANCE:.0f} % of the budget."
     return (
         "A peer decides before it starts how many steps fit, so it can end early or late. These have runs more than "
-        f"{100 * TOLERANCE:.0f} % off the budget and not compared at equal time: {listed}."
+        f"{100 * TOLERANCE:.0f} % off the budget and are not compared at equal time: {listed}."
     )
 
 

@@ -5,7 +5,6 @@ time for them, they learn from smaller photos, or the head alone learns; where t
 rate. A deeper cut, and more views, pay for none of their time, however much there is (benchmarks/LOG.md).
 """
 
-import math
 import time
 from collections.abc import Callable, Collection
 
@@ -17,7 +16,7 @@ from daybreak.core.config import Recipe, Stage, override
 from daybreak.core.device import compute_dtype, kept_memory, synchronizer
 from daybreak.data.dataset import Dataset
 from daybreak.models.anatomy.folding import fold_batch_norms
-from daybreak.models.cut import Cut, stages_to_tune
+from daybreak.models.cut import Cut
 from daybreak.models.fused import fuse
 from daybreak.models.registry import place
 from daybreak.recipes.finetune import HEAD_ONLY
@@ -64,14 +63,11 @@ def for_depth(
 def seconds_a_photo(
     recipe: Recipe, dataset: Dataset, seed: int, device: torch.device, watch: Stopwatch
 ) -> tuple[float, float]:
-    """What the part below the cut takes, forward, and the part above, forward and backward; infinite for a net without
-    such a stage."""
+    """What the part below the cut takes, forward, and the part above, forward and backward."""
     # On CUDA libraries load kernels at the first use of each, which can take as long as the whole budget.
     getting_ready = "train" if device.type == "cpu" else "compile"
     with watch.timed(getting_ready):
         net, size = place(initial_net(recipe, dataset, seed), device), dataset.decode.size
-        if recipe.tune not in stages_to_tune(net):
-            return math.inf, math.inf
         photos = PHOTOS if device.type == "cpu" else recipe.batch_size
         forward, step = _works(Cut(net, recipe.tune), size, photos, recipe, dataset, device)
         forward()
