@@ -7,7 +7,19 @@ from statistics import fmean
 import matplotlib as mpl
 from matplotlib.figure import Figure
 from stairs import STEPS
-from tables import RECORDS, Row, about, accuracy_of, command, record_of, rows, rows_of, seconds_of
+from tables import (
+    RECORDS,
+    Row,
+    about,
+    accuracy_of,
+    command,
+    of_single,
+    record_of,
+    rows,
+    rows_of,
+    second_run,
+    seconds_of,
+)
 
 from daybreak.benchmarking.record import evidence
 from daybreak.report.figures import STYLE, TEST, TRAIN
@@ -29,9 +41,8 @@ def nets() -> str:
         for row in sorted(found + others, key=lambda row: -row["test_acc_tta"]["mean"])
     ]
     sources = [about(found[0]), *(f"`{command(row)}`: {about(row)}" for row in others)]
-    once = [row["train_seconds"]["mean"] for row in found if row["n"] == 1]
-    sources += [f"A second run of each where n = 1 costs {sum(once) / 60:.0f} minutes."] if once else []
-    return "\n".join([head, *lines, "", " ".join(sources)]) + "\n"
+    sources.append(second_run(of_single(found)))
+    return "\n".join([head, *lines, "", " ".join(filter(None, sources))]) + "\n"
 
 
 def mistake() -> str:

@@ -126,8 +126,12 @@ def changed(mutant: Mutant) -> str:
 
 
 def matters(mutant: Mutant) -> bool:
-    """Whether more than type hints is changed."""
-    return without_hints((PACKAGE / mutant.module).read_text()) != without_hints(changed(mutant))
+    """Whether more than type hints is changed, and it is still Python (cosmic-ray takes the stars of calls and keywords
+    for operators)."""
+    try:
+        return without_hints((PACKAGE / mutant.module).read_text()) != without_hints(changed(mutant))
+    except (SyntaxError, AttributeError):
+        return False
 
 
 def without_hints(text: str) -> str:
@@ -159,9 +163,13 @@ class TestsOfLines:
 
 
 def first_line(mutant: Mutant) -> int:
-    """Of the statement, which is the line that coverage counts."""
+    """Of the statement, which is the line that coverage counts; a decorator belongs to what it decorates."""
     statements = (n for n in ast.walk(ast.parse((PACKAGE / mutant.module).read_text())) if isinstance(n, ast.stmt))
-    return max(n.lineno for n in statements if n.lineno <= mutant.line <= (n.end_lineno or 0))
+    return max(n.lineno for n in statements if _begin(n) <= mutant.line <= (n.end_lineno or 0))
+
+
+def _begin(statement: ast.stmt) -> int:
+    return min([statement.lineno, *(decorator.lineno for decorator in getattr(statement, "decorator_list", []))])
 
 
 def times() -> Iterator[tuple[str, float]]:
@@ -185,8 +193,10 @@ def judged(mutant: Mutant, tests: TestsOfLines) -> Row:
 def naming(mutant: Mutant) -> list[str]:
     """The test files that name the module."""
     module = mutant.module.removesuffix(".py").replace("/", ".")
+    room, _, name = module.rpartition(".")
+    names = re.compile(rf"daybreak\.{module}\b|from daybreak\.{room} import [^\n]*\b{name}\b")
     files = sorted((ROOT / "tests").glob("test_*.py"))
-    return [str(file.relative_to(ROOT)) for file in files if re.search(rf"daybreak\.{module}\b", file.read_text())]
+    return [str(file.relative_to(ROOT)) for file in files if names.search(file.read_text())]
 
 
 def outcome_of(names: list[str], source: str) -> str:
@@ -200,9 +210,15 @@ def outcome_of(names: list[str], source: str) -> str:
     return "killed" if done.returncode in (1, 2) else "" if done.returncode == 0 else f"pytest ended {done.returncode}"
 
 
+def odd(row: Row) -> bool:
+    return row["outcome"] not in ("killed", "survived")
+
+
 def summary(rows: list[Row]) -> str:
     survivors = [row for row in rows if row["outcome"] == "survived"]
-    lines = [f"{len(rows) - len(survivors)} of {len(rows)} mutants killed"]
+    noticed = [row for row in rows if row["outcome"] == "killed"]
+    lines = [f"{len(noticed)} of {len(rows)} mutants killed by a test"]
+    lines += [f"{row['mutant']['module']}:{row['mutant']['line']}: {row['outcome']}" for row in rows if odd(row)]
     for row in survivors:
         lines += [f"{row['mutant']['module']}:{row['mutant']['line']} ({row['tests']} tests)", *row["diff"][1:]]
     return "\n".join(lines)

@@ -26,8 +26,10 @@ from tables import (
     between,
     command,
     hardware,
+    of_single,
     place,
     rows,
+    second_run,
     seconds_of,
     shown,
 )
@@ -68,7 +70,8 @@ def table(found: list[Row]) -> str:
     """The results as Markdown."""
     head = "| run | data | accuracy (TTA) | training | n | hardware | date and record |"
     compared = [against_anchor(folder) for folder in anchor_series()]
-    return "\n".join([head, "| --- " * 7 + "|", *(line(row) for row in found), *compared]) + "\n"
+    lines = [head, "| --- " * 7 + "|", *map(line, found)]
+    return "\n".join([*lines, "", second_run(of_single(found)), *compared]) + "\n"
 
 
 def headline() -> str:
@@ -145,11 +148,8 @@ def fair_anchor(folder: Path) -> tuple[str, Row, Row]:
 def against_anchor(folder: Path) -> str:
     """A paragraph on the anchor, the rungs beside it, and the time to its mean accuracy if there is one."""
     name, anchor, equal = fair_anchor(folder)
-    rungs = ", ".join(
-        f"`{row['recipe']}` {accuracy_of(row)} in {seconds_of(row)} (n = {row['n']})"
-        for row in read_record(folder)["recipes"]
-        if row["n"]
-    )
+    beside = [row for row in read_record(folder)["recipes"] if row["n"]]
+    rungs = ", ".join(f"`{row['recipe']}` {accuracy_of(row)} in {seconds_of(row)} (n = {row['n']})" for row in beside)
     both = equal["train and evaluate"]["ratio"]
     and_both = "" if both is None else f", {both:.2f} with the evaluation of the finished net on either clock"
     if equal["train"]["ratio"] is None:
@@ -159,11 +159,14 @@ def against_anchor(folder: Path) -> str:
             f"On the line through them its accuracy takes {equal['train']['seconds']:.0f} s, "
             f"{equal['train']['ratio']:.2f} of its time{and_both}."
         )
-    return (
-        "\nBeside the anchor, alternating in one series with the same memory setting: "
-        f"{name} {accuracy_of(anchor)} in {seconds_of(anchor)} (n = {anchor['n']}); {rungs}. {verdict} "
-        f"[Record]({place(folder)}), by `python benchmarks/anchor.py`."
-    )
+    sentences = [
+        f"\nBeside the anchor, alternating in one series with the same memory setting: {name} {accuracy_of(anchor)} in "
+        f"{seconds_of(anchor)} (n = {anchor['n']}); {rungs}.",
+        verdict,
+        second_run(of_single([anchor, *beside])),
+        f"[Record]({place(folder)}), by `python benchmarks/anchor.py`.",
+    ]
+    return " ".join(filter(None, sentences))
 
 
 def peers_record() -> tuple[Row, str]:
@@ -197,8 +200,7 @@ def photo_peers() -> str:
         lines.append(f"| {minutes:g} min | {reached(record, DAYBREAK, minutes)} | {' | '.join(theirs)} |")
     facts = f"{record['dataset']}, {hardware(record['hardware'])}; one backbone and the same pixels for all, accuracy "
     facts += "with mirrored images. Leads are in points, with the 95 % interval and p of Welch's test."
-    single = {row["minutes"] for row in record["results"] if row["n"] == 1}
-    cost = f"A second seed where n = 1 costs {(1 + len(names)) * sum(single):g} minutes." if single else ""
+    cost = second_run([60 * row["minutes"] for row in record["results"] if row["n"] == 1])
     rates = "The others' rates are the best of a grid on held-out training photos."
     notes = " ".join(note for note in (facts, cost, off_budget(record), rates) if note)
     return "\n".join([*lines, "", notes, f"Record: `{place(folder)}`."]) + "\n"

@@ -1,6 +1,7 @@
 """What the generated tables have in common: the rows of the records, and how a cell says what a row is."""
 
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,16 @@ def accuracy_of(row: Row, figure: str = "test_acc_tta") -> str:
 def seconds_of(figures: Row) -> str:
     seconds = figures["train_seconds"]["mean"]
     return f"{seconds:.1f} s" if seconds < 20 else f"{seconds:.0f} s"
+
+
+def second_run(once: Sequence[float]) -> str:
+    """What it would take to run everything that was run once again, each on its own hardware, from seconds of each."""
+    return f"A second run of each where n = 1 costs {sum(once) / 60:.0f} minutes." if once else ""
+
+
+def of_single(found: Iterable[Row]) -> list[float]:
+    """Seconds of training of the rows that have one run."""
+    return [row["train_seconds"]["mean"] for row in found if row["n"] == 1]
 
 
 def place(folder: Path) -> str:

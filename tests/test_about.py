@@ -11,6 +11,7 @@ from dataclasses import replace
 from importlib.metadata import version
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,9 +20,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import daybreak
 from daybreak import cli, doctor
-from daybreak.core import machine, speed
+from daybreak.core import device, machine, speed
 from daybreak.core.device import compute_dtype
+from daybreak.core.errors import UsageError
 from daybreak.core.extras import install_command
+from daybreak.core.launcher import Launch, launch
 from daybreak.core.machine import Folder
 from daybreak.data.canonical import PUBLISHED
 from daybreak.models.native import build
@@ -324,3 +327,133 @@ def test_operations_are_those_that_pytorch_counts() -> None:
         with FlopCounterMode(display=False) as counter:
             run()
         assert counter.get_total_flops() == operations
+
+
+# -- the machine, pretended --------------------------------------------------------------------------------------------
+
+
+def test_freed_memory_is_kept_while_the_block_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """malloc.h: M_MMAP_MAX is -4 and M_TRIM_THRESHOLD -1; glibc's defaults are 65,536 maps and 128 KiB."""
+    asked: list[tuple[object, ...]] = []
+    libc = SimpleNamespace(
+        mallopt=lambda *words: asked.append(words), malloc_trim=lambda pad: asked.append(("trim", pad))
+    )
+    monkeypatch.setattr(device.ctypes, "CDLL", lambda _: libc)
+    monkeypatch.setattr(device, "can_keep_memory", lambda: True)
+    with device.kept_memory():
+        assert asked == [(-4, 0), (-1, -1)]
+    assert asked[2:] == [(-4, 65536), (-1, 131072), ("trim", 0)]
+    monkeypatch.setattr(device, "can_keep_memory", lambda: False)
+    with device.kept_memory():
+        pass
+    assert len(asked) == 5
+
+
+def test_only_glibc_can_be_told_to_keep_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(device.ctypes, "CDLL", lambda _: SimpleNamespace())
+    assert not device.can_keep_memory()  # musl
+    monkeypatch.setattr(device.ctypes, "CDLL", lambda _: SimpleNamespace(mallopt=print))
+    assert device.can_keep_memory()
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert not device.can_keep_memory()
+
+
+def test_the_fastest_device_that_is_there_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    names: tuple[Any, ...] = ("auto", "mps", "cpu")
+    assert [device.pick_device(name).type for name in names] == ["mps", "mps", "cpu"]
+    unknown: tuple[Any, ...] = ("cuda", "gpu")
+    for name in unknown:
+        with pytest.raises(UsageError) as caught:
+            device.pick_device(name)
+        expected = f"--device {name}: not available on this machine; try: --device auto, or one of mps, cpu"
+        assert str(caught.value) == expected
+
+
+def test_every_kind_of_device_is_waited_for_and_described(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[object] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "a GPU")
+    gpu, cpu = torch.device("cuda", 1), torch.device("cpu")
+    device.synchronizer(gpu)()
+    device.synchronizer(cpu)()
+    assert waited == [gpu]
+    assert device.synchronizer(torch.device("mps")) is torch.mps.synchronize
+    assert device.describe_hardware(gpu)["gpu"] == "a GPU"
+    assert "gpu" not in device.describe_hardware(cpu)
+
+
+def test_a_gpu_that_only_emulates_bfloat16_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
+    assert compute_dtype("auto", torch.device("cuda")) == torch.float32
+
+
+def test_the_processor_is_named_by_its_first_core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(platform, "processor", lambda: "")
+    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
+    assert device._cpu_name() == "riscv64"
+    first, second = ("Swift: 9", 25, 17), ("other", 6, 1)
+    cores = "\n".join("model name\t: {}\ncpu family\t: {}\nmodel\t: {}\n".format(*core) for core in (first, second))
+    (tmp_path / "cpuinfo").write_text(cores)
+    assert device._cpu_name() == "Swift: 9 (family 25 model 17)"
+    (tmp_path / "cpuinfo").write_text("Features\t: fp asimd\n")
+    assert device._cpu_name() == "riscv64"
+
+
+def test_a_folder_is_writable_where_files_can_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Path, int]] = []
+    monkeypatch.setattr(os, "access", lambda path, mode: asked.append((path, mode)) is None)
+    assert machine.describe_folder(tmp_path / "a").writable
+    assert asked == [(tmp_path, os.W_OK | os.X_OK)]
+    (tmp_path / "file").write_text("")
+    assert not machine.describe_folder(tmp_path / "file" / "a").writable
+
+
+def test_a_containers_limits_at_their_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "CGROUP", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr(machine, "MEMINFO", tmp_path / "meminfo")
+    (tmp_path / "meminfo").write_text("MemAvailable:  1500000 kB\n")
+    for quota, cores in (("50000 100000", 1), ("1600000 100000", 8)):
+        (tmp_path / "cpu.max").write_text(quota)
+        assert machine.usable_cores() == cores
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    (tmp_path / "memory.current").write_text("1000000001\n")
+    for limit, found in (("max", (total, 1_536_000_000)), (2 * total, (total, 1_536_000_000)), (10**9, (10**9, 0))):
+        (tmp_path / "memory.max").write_text(f"{limit}\n")
+        assert machine.memory_bytes() == found
+
+
+def test_a_clock_that_stands_still_is_no_error() -> None:
+    assert speed.best_rate([(lambda: None, 5.0)], lambda: None, lambda: 0.0) == pytest.approx(5e9)
+
+
+# -- what a launcher says ----------------------------------------------------------------------------------------------
+
+ALONE = Launch(rank=0, size=1, local_rank=0, local_size=1, may_restart=False)
+LAUNCH = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "TORCHELASTIC_MAX_RESTARTS")
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({}, ALONE),
+        ({"RANK": "3"}, ALONE),
+        ({"WORLD_SIZE": "4"}, ALONE),
+        ({"RANK": "x", "WORLD_SIZE": ""}, ALONE),
+        ({"RANK": "3", "WORLD_SIZE": "4"}, Launch(3, 4, 3, 4, False)),
+        (dict(zip(LAUNCH, "34121", strict=True)), Launch(3, 4, 1, 2, True)),
+        ({"RANK": "0", "WORLD_SIZE": "2", "TORCHELASTIC_MAX_RESTARTS": "0"}, Launch(0, 2, 0, 2, False)),
+    ],
+)
+def test_what_a_launcher_says(said: dict[str, str], expected: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in LAUNCH:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in said.items():
+        monkeypatch.setenv(name, value)
+    assert launch() == expected
+    assert Launch() == ALONE
+    assert launch().is_first == (expected.rank == 0)

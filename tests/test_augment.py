@@ -255,3 +255,9 @@ def test_a_training_of_a_thousand_million_steps_is_planned_at_once() -> None:
 def test_absurd_lengths_are_refused(setting: dict[str, int]) -> None:
     with pytest.raises(UsageError, match=next(iter(setting))):
         override(RECIPES["sprint"], setting)
+
+
+def test_the_smallest_lengths_and_images() -> None:
+    assert [scale_pixels(1, side) for side in (8, 16, 32)] == [1, 1, 1]
+    one = images(2, size=1)
+    assert torch.equal(pad_reflect(one, 2), one.expand(-1, 5, 5, -1))

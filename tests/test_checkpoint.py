@@ -26,6 +26,7 @@ from daybreak.training.checkpoint import (
     mark_best,
     newest,
     read,
+    read_step,
     write,
 )
 
@@ -308,3 +309,54 @@ def test_how_often(text: str, expected: Every) -> None:
 def test_how_often_not(text: str) -> None:
     with pytest.raises(UsageError):
         Every.parse(text)
+
+
+@pytest.mark.parametrize("mark", [b"{", b"{}", b"[]", b'{"step": null}', b'{"step": "x"}'])
+def test_a_mark_that_cannot_be_read_is_none(mark: bytes, tmp_path: Path) -> None:
+    write(tmp_path, made(1))
+    (tmp_path / BEST).write_bytes(mark)
+    assert best(tmp_path) is None
+
+
+@pytest.mark.parametrize("name", [TENSORS, FACTS, MANIFEST])
+def test_a_folder_in_the_place_of_a_file_is_damage(name: str, tmp_path: Path) -> None:
+    write(tmp_path, made(1))
+    path = write(tmp_path, made(2))
+    (path / name).unlink()
+    (path / name).mkdir()
+    found, notes = newest(tmp_path)
+    assert found is not None
+    assert found.facts["step"] == 1
+    assert "is damaged (cannot be read, Is a directory)" in notes[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "why"), [(b"{", "manifest.json cannot be read"), (b"[]", "is not what manifest.json says")]
+)
+def test_a_manifest_that_is_none(text: bytes, why: str, tmp_path: Path) -> None:
+    path = write(tmp_path, made(1))
+    (path / MANIFEST).write_bytes(text)
+    with pytest.raises(checkpoint._DamagedError, match=why):
+        read(path)
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyError, TypeError, RuntimeError])
+def test_whatever_the_library_raises_is_damage(
+    error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: bytes) -> None:
+        raise error("tensor")
+
+    path = write(tmp_path, made(1))
+    monkeypatch.setattr(checkpoint, "load", fail)
+    with pytest.raises(checkpoint._DamagedError, match=rf"{TENSORS} cannot be read \({error.__name__}\)"):
+        read(path)
+
+
+def test_a_step_that_another_process_found(tmp_path: Path) -> None:
+    path = write(tmp_path, made(3))
+    assert read_step(tmp_path, 3).facts["step"] == 3
+    (path / TENSORS).unlink()
+    why = r"step-00000003: is damaged here \(state.safetensors is missing\); try: one folder for all"
+    with pytest.raises(RunError, match=why):
+        read_step(tmp_path, 3)

@@ -19,6 +19,7 @@ from PIL import Image
 
 import daybreak as db
 from daybreak import cli
+from daybreak.core import signals
 from daybreak.core.locks import locked
 
 COMMANDS = (
@@ -799,3 +800,13 @@ def test_a_clash_is_found_before_data_is_opened(
     assert call("train", "digits", "--out", tmp_path, "-q") == 2
     assert capsys.readouterr().err.startswith(f"error: --out {tmp_path}: exists and is not empty; try: ")
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_the_first_process_of_a_container_ends_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel does not end it by a signal of its own."""
+    left: list[int] = []
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(signal, "raise_signal", lambda _: None)
+    monkeypatch.setattr(os, "_exit", left.append)
+    signals._end_the_process(signal.SIGTERM)
+    assert left == [143]

@@ -8,8 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 import daybreak
-from daybreak.core.config import OneCycle, Recipe, Sgd, override, parse_settings, with_epochs
-from daybreak.core.errors import UsageError
+from daybreak.core.config import Expected, OneCycle, Recipe, Sgd, override, parse_settings, with_epochs
+from daybreak.core.errors import UsageError, nearest
 from daybreak.core.sections import leaf_keys, validate
 from daybreak.recipes import RECIPES, get_recipe, to_toml
 
@@ -153,3 +153,68 @@ def test_two_lengths_are_refused() -> None:
 def test_a_name_that_is_no_part_of_a_file_name_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match="name"):
         override(RECIPES["small"], {"name": name})
+
+
+# -- limits ------------------------------------------------------------------------------------------------------------
+
+LIMITS = [
+    ("batch_size", 2, 1), ("epochs", 1, 0), ("epochs", 10**6, 10**6 + 1), ("min_steps", 0, -1),
+    ("min_steps", 10**9, 10**9 + 1), ("steps", 1, 0), ("steps", 10**9, 10**9 + 1), ("features", 0, -1),
+    ("features", 100, 101), ("size", 8, 7), ("augment.crop", 0, -1), ("augment.crop", 16, 17),
+    ("augment.cutout", 0, -1), ("augment.cutout", 32, 33), ("augment.rotation", 0, -0.5),
+    ("augment.rotation", 180, 180.5), ("model.dropout", 0.0, -0.1), ("model.dropout", 0.9, 1.0),
+    ("label_smoothing", 0.0, -0.1), ("label_smoothing", 1.0, 1.1), ("schedule.initial_lr", 0.0, -0.1),
+    ("schedule.max_lr", 9.0, math.inf),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "good", "bad"), LIMITS)
+def test_the_last_value_that_is_taken_and_the_first_that_is_not(key: str, good: float, bad: float) -> None:
+    override(RECIPES["small"], {key: good})
+    with pytest.raises(UsageError) as caught:
+        override(RECIPES["small"], {key: bad})
+    assert caught.value.what == key
+
+
+@pytest.mark.parametrize(("key", "bad"), [("until", 1.5), ("scale", 1.1), ("scale", 0)])
+def test_a_stage_out_of_range_is_named_with_its_place(key: str, bad: float) -> None:
+    with pytest.raises(UsageError) as caught:
+        override(RECIPES["small"], {"resolution": [{"until": 1.0, "scale": 1.0} | {key: bad}]})
+    assert caught.value.what == f"resolution.0.{key}"
+
+
+@pytest.mark.parametrize("ends", [[], [0.6, 0.3, 1.0], [0.5, 0.5, 1.0]])
+def test_stages_follow_each_other(ends: list[float]) -> None:
+    with pytest.raises(UsageError, match=r"`until` must increase and end at 1\.0"):
+        override(RECIPES["small"], {"resolution": [{"until": end, "scale": 1.0} for end in ends]})
+
+
+def test_the_corners_of_a_cycle_at_their_limits() -> None:
+    cycle = {"max_lr": 1, "initial_lr": 1, "final_lr": 0}
+    for good in ({"warmup": 0.5, "phases": 3}, {"warmup": 0.6}, {"warmup": 0.5, "hold": 0.5}):
+        OneCycle.model_validate(cycle | good)
+    with pytest.raises(ValidationError, match=r"three phases need warmup <= 0\.5, not 0\.6"):
+        OneCycle.model_validate(cycle | {"warmup": 0.6, "phases": 3})
+
+
+@pytest.mark.parametrize("wrong", [{"train_seconds": 0}, {"epochs": 0}, {"n": 0}, {"std": -0.1}])
+def test_what_was_reached_is_possible(wrong: dict[str, float]) -> None:
+    reached = {"accuracy": 0.9, "train_seconds": 0.5, "epochs": 1, "dataset": "d", "hardware": "h", "record": "r"}
+    assert Expected.model_validate(reached).epochs == 1
+    with pytest.raises(ValidationError, match=next(iter(wrong))):
+        Expected.model_validate(reached | wrong)
+
+
+def test_a_recipe_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        RECIPES["small"].epochs = 3
+
+
+def test_a_value_may_have_an_equals_sign() -> None:
+    assert parse_settings(["name=a=b"]) == {"name": "a=b"}
+
+
+def test_twenty_names_are_listed_and_no_more() -> None:
+    names = [f"n{i}" for i in range(21)]
+    assert nearest("zzzz", names[:20]) == f"one of {', '.join(names[:20])}"
+    assert nearest("zzzz", names) == f"one of {', '.join(names[:20])}, …"

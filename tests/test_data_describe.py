@@ -58,6 +58,12 @@ def test_advice_says_what_to_do(tmp_path: Path):
         "test/bee/burst.png and train/bee/007.png; the accuracy will be too high: keep such photos in one part"
     )
     assert second == "1 picture under two labels: decide for one, or --strict refuses such data"
+    held_out = {name.replace("train/bee/02", "validation/bee/2"): content for name, content in files.items()}
+    held_out |= {"validation/bee/burst.png": encode(pictures[8] + 20), "validation/ant/0.png": encode(pictures[69])}
+    _, of_validation, *_ = describe(open_dataset(write_folder(tmp_path / "three", held_out)))["advice"]
+    assert (
+        "1 of 12 validation images, such as validation/bee/burst.png and train/bee/008.png; the curves" in of_validation
+    )
 
 
 def test_nothing_is_said_of_data_that_is_in_order(digits):

@@ -277,3 +277,10 @@ def test_the_runs_own_data_as_other_data_has_the_runs_parts(tmp_path: Path):
     digits = open_dataset("digits", validate=0.2)
     run = run_on(tmp_path / "run", Path("digits"), asdict(digits.request), digits.fingerprint)
     assert validation_of(other_dataset(run, "digits")).names == validation_of(digits).names
+
+
+@pytest.mark.parametrize("other", ["0" * 64, "f" * 64])
+def test_other_content_than_the_runs_is_refused(other: str, tmp_path: Path):
+    data = write_folder(tmp_path / "set", sample_files(per_class=2, parts=("train", "val")))
+    with pytest.raises(DataError, match=r"its content is not what .* was trained on"):
+        run_dataset(run_on(tmp_path / "run", data, {}, other))

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 import daybreak as db
 from daybreak.core.config import override
 from daybreak.core.errors import RunError, UsageError
-from daybreak.core.plugins import path_of
+from daybreak.core.plugins import is_path, loaded, path_of
 from daybreak.data import Dataset
 from daybreak.models.groups import ParamGroup, default_groups
 from daybreak.models.registry import NETS
@@ -407,3 +408,19 @@ def test_the_command_line_takes_modules_of_the_current_directory(tmp_path: Path)
         [*command[:4], *words, "--net", "my_net:MyNet"], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_broken_package_is_named_with_its_error() -> None:
+    with pytest.raises(UsageError) as caught:
+        loaded(EntryPoint("tiny", "no_such_package.nets:Tiny", "daybreak.nets"))
+    assert str(caught.value) == (
+        "tiny of no_such_package.nets:Tiny: No module named 'no_such_package'; try: mend or remove that package"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("a:b", True), ("a.b:c.d", True), ("a", False), ("a:", False), (":a", False), ("a-b:c", False), ("a:b c", False)],
+)
+def test_the_form_of_an_import_path(name: str, expected: bool) -> None:
+    assert is_path(name) == expected

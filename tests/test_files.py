@@ -2,14 +2,32 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from daybreak.core.errors import StorageError
-from daybreak.core.files import storage_errors, write_bytes, write_json, write_picture, write_text
+from daybreak.core.files import (
+    check_space,
+    flush,
+    free_name,
+    is_leftover,
+    make_folder,
+    storage_errors,
+    truncate,
+    whole_file,
+    whole_folder,
+    write_bytes,
+    write_json,
+    write_picture,
+    write_text,
+)
+from daybreak.runs.directory import RunDirectory
 
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
@@ -57,3 +75,59 @@ def test_an_error_of_the_file_system_names_the_file(
     with pytest.raises(StorageError) as caught, storage_errors(Path("x"), needed, remedy):
         raise OSError(number, "No space")
     assert str(caught.value) == expected
+
+
+def test_space_that_just_suffices_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    check_space(tmp_path, 1000)
+    with pytest.raises(StorageError, match=r"1,001 bytes needed, 1,000 are free; try: free space, or another disk"):
+        check_space(tmp_path, 1001)
+
+
+def test_a_file_is_only_ever_shortened(tmp_path: Path) -> None:
+    path, none = write_bytes(tmp_path / "log", b"12345"), tmp_path / "none"
+    truncate(path, 9)
+    assert path.read_bytes() == b"12345"
+    truncate(path, 2)
+    truncate(none, 0)
+    assert (path.read_bytes(), none.exists()) == (b"12", False)
+    assert (flush(path), flush(none), none.exists()) == (2, 0, True)
+
+
+def test_what_is_damaged_does_not_replace_what_was(tmp_path: Path) -> None:
+    names = []
+    for _ in range(3):
+        names.append(free_name(tmp_path / "a").name)
+        (tmp_path / names[-1]).touch()
+    assert names == ["damaged-a", "damaged-a-2", "damaged-a-3"]
+
+
+@pytest.mark.parametrize("whole", [whole_file, whole_folder])
+def test_an_error_stays_itself_where_there_is_nothing_to_remove(whole: Any, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), whole(tmp_path / "a") as temporary:  # noqa: PT012
+        if temporary.exists():
+            temporary.rmdir()
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("block", [storage_errors, whole_file, whole_folder])
+def test_bytes_are_named_only_where_they_are_known(block: Any, tmp_path: Path) -> None:
+    with pytest.raises(StorageError) as caught, block(tmp_path / "x"):
+        raise OSError(28, "No space")
+    assert caught.value.why == "cannot be written (No space)"
+
+
+def test_a_folder_that_somebody_has_just_made_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "exists", lambda _: False)
+    make_folder(tmp_path)
+
+
+def test_what_a_killed_start_left_is_no_run(tmp_path: Path) -> None:
+    left = tmp_path / ".config.json.2000000000.tmp"  # no process has such a number
+    left.write_text("half")
+    assert is_leftover(left, "config.json")
+    assert not is_leftover(left, "model.json")
+    assert not is_leftover(tmp_path / "config.json.2000000000.tmp")
+    with RunDirectory.create(tmp_path) as run:
+        assert [path.name for path in run.path.iterdir()] == [".lock"]

@@ -23,7 +23,7 @@ from image_sets import encode, pixels, sample_files, write_folder, write_tar, wr
 from PIL import Image
 
 from daybreak import cli
-from daybreak.core.errors import DaybreakError
+from daybreak.core.errors import DaybreakError, RunError
 from daybreak.data import open_dataset
 from daybreak.runs.directory import RunDirectory
 from daybreak.training import checkpoint
@@ -310,3 +310,16 @@ def test_flipped_bytes_in_an_archive_crash_nothing(tmp_path: Path) -> None:
 def test_the_corpus_is_whole() -> None:
     """Thirty-one here; a file that goes and runs that cannot be used have tests of their own above."""
     assert len({name for name, *_ in INPUTS}) == len(INPUTS) == 31
+
+
+def test_predictions_that_are_a_pickle_run_nothing(run: Path, tmp_path: Path) -> None:
+    file, mark = run / "predictions.npz", tmp_path / "mark"
+    good, bombs = file.read_bytes(), np.array([Bomb(mark)], dtype=object)
+    np.savez(file, logits=bombs, logits_tta=bombs, labels=bombs, names=bombs)
+    with pytest.raises(RunError, match=r"predictions\.npz: cannot be read .*; try: remove it"):
+        RunDirectory.open(run).predictions()
+    assert not mark.exists()
+    np.savez(file, logits=np.zeros((1, 10)))
+    with pytest.raises(RunError, match=r"predictions\.npz: cannot be read .*logits_tta"):
+        RunDirectory.open(run).predictions()
+    file.write_bytes(good)

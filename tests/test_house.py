@@ -1,5 +1,6 @@
 """The house: files stay readable, starting up stays quick, and a room that reaches too high is found by `make lint`."""
 
+import dataclasses
 import importlib
 import os
 import shutil
@@ -90,3 +91,21 @@ def test_no_arrow_runs_through_a_box(house: ModuleType) -> None:
     for node in passing:
         for room in stacked[node[2]]:
             assert abs(places[node][0] - places[room][0]) >= house.WIDTH / 2 + house.GAP - 0.02
+
+
+VALUES = [
+    "daybreak.core.clock:Every", "daybreak.core.launcher:Launch", "daybreak.core.lr_curve:RangeTest",
+    "daybreak.core.lr_curve:LrFindResult", "daybreak.core.machine:Folder", "daybreak.core.metrics:ReliabilityBin",
+    "daybreak.core.metrics:Answered", "daybreak.core.metrics:ClassScore", "daybreak.core.options:Cli",
+    "daybreak.core.options:TrainOptions", "daybreak.core.timing:Effort", "daybreak.runs.card:ModelCard",
+    "daybreak.runs.classifier:Classifier", "daybreak.runs.metrics_rows:Kept", "daybreak.runs.predictions:Predictions",
+    "daybreak.runs.transforms:Normalizer", "daybreak.training.checkpoint:Checkpoint",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", VALUES)
+def test_what_is_handed_around_cannot_be_changed(path: str) -> None:
+    module, _, name = path.partition(":")
+    found = getattr(importlib.import_module(module), name)
+    assert dataclasses.is_dataclass(found)
+    assert found.__dataclass_params__.frozen  # type: ignore[attr-defined]

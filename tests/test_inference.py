@@ -60,6 +60,7 @@ def test_without_mirrors_three_views_are_left_and_flip_is_taken_at_its_word() ->
 def test_which_recipes_mirror(name: str) -> None:
     assert RECIPES[name].mirrors == (name != "small")
     assert not override(RECIPES["page"], {"augment.flip": "none"}).mirrors
+    assert [override(RECIPES["finetune"], {"features": n}).mirrors for n in (1, 2)] == [False, True]
 
 
 @pytest.mark.parametrize(("tta", "count"), [("none", 1), ("flip", 2), ("full", 6)])
@@ -168,3 +169,31 @@ def test_bfloat16_gives_float32_logits_close_by() -> None:
     assert coarse.dtype == np.float32
     assert not np.array_equal(exact, coarse)
     assert np.abs(exact - coarse).max() < 0.05 * np.abs(exact).max()
+
+
+def test_mapped_images_are_let_go_of_after_every_third_forward(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, forwards, released = classifier(), list[int](), list[int]()
+    one.net.register_forward_hook(lambda *_: forwards.append(1))
+    monkeypatch.setattr("daybreak.runs.classifier.images_a_forward", lambda *_: 1)
+    monkeypatch.setattr("daybreak.runs.classifier.RELEASED", 3)
+    monkeypatch.setattr("daybreak.runs.classifier.release", lambda _: released.append(len(forwards)))
+    one.logits(IMAGES)
+    assert released == [3, 6]
+
+
+def test_views_are_shifted_by_a_32nd_of_the_side() -> None:
+    x = torch.arange(96.0 * 96).view(1, 1, 96, 96)
+    _, _, up_left, _, down_right, _ = (view[0, 0] for _, view in tta_views(x, "full"))
+    assert torch.equal(up_left[3:, 3:], x[0, 0, :-3, :-3])
+    assert torch.equal(down_right[:-3, :-3], x[0, 0, 3:, 3:])
+
+
+def test_the_test_part_is_asked_once_for_each_view() -> None:
+    one, forwards = classifier(), list[int]()
+    expected = one.logits(IMAGES), one.logits(IMAGES, "flip")
+    one.net.register_forward_hook(lambda _, images, __: forwards.append(len(images[0])))
+    found = one.plain_and_averaged(IMAGES, "flip")
+    assert sum(forwards) == 2 * len(IMAGES)
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert not np.array_equal(*found)

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable
 from io import StringIO
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -380,3 +381,12 @@ def test_the_table_fits_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "sprint-16, seed 0: its latency is that of onnx-int8; of all forms, in ms:" in lines
     assert lines[-3].split() == ["onnx-int8", "(cpu)", "64", "12.34", "123.45", "1234.56", "12,346", "1234", "94.00%"]
     assert lines[-2] == "note: not compiled: no compiler"
+
+
+def test_five_timings_at_least_each_after_a_twentieth_of_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept, ticks = list[float](), count()
+    monkeypatch.setattr(timing.time, "sleep", slept.append)
+    effort = Effort(timings=1, seconds=0.0, longest=0.0, turn=0.0)
+    found = time_in_turns({"a": int, "b": int}, effort, lambda: float(next(ticks)))
+    assert found == {"a": [1.0] * 5, "b": [1.0] * 5}
+    assert slept == [0.05] * 10

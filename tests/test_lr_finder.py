@@ -14,7 +14,7 @@ import daybreak as db
 from daybreak import cli
 from daybreak.core.config import override
 from daybreak.core.errors import UsageError
-from daybreak.core.lr_curve import LrFindResult, RangeTest
+from daybreak.core.lr_curve import RULES, LrFindResult, RangeTest
 from daybreak.data import Dataset
 from daybreak.recipes import RECIPES
 from daybreak.training.lr_finder import lr_find, range_test
@@ -178,3 +178,62 @@ def test_the_command_prints_the_contracts_keys(tmp_path: Path, capsys: pytest.Ca
     assert {"steepest", "valley", "minimum_10", "slide", "edge"} == told["suggestions"].keys()
     assert told["lr_max"] == told["suggestions"][told["rule"]]
     assert (tmp_path / "lr-find.png").read_bytes().startswith(b"\x89PNG")
+
+
+# -- the rules and their limits, by hand -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def unsmoothed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("daybreak.core.lr_curve.SMOOTHING", 0.01)
+
+
+@pytest.mark.usefixtures("unsmoothed")
+def test_the_rules_by_hand() -> None:
+    """Rates a factor of e apart, so that slopes are differences: -1, -2.5, -4, -2.05, -0.2, -0.175, 1.2, 2.45."""
+    loss = np.array([10, 9, 5, 1, 0.9, 0.6, 0.55, 3.0])
+    test = RangeTest(np.exp(np.arange(8.0)), loss, diverged=True)
+    found = {name: rule(test) for name, (rule, _) in RULES.items()}
+    assert found == {"steepest": 2, "valley": 3, "minimum_10": 6, "slide": 3, "edge": 6}
+
+
+@pytest.mark.usefixtures("unsmoothed")
+@pytest.mark.parametrize(
+    ("raw", "reason"),
+    [
+        ([2, 1, 0.5, 0.51], "still falls at the highest rate"),
+        ([2, 1, 0.5, 0.51, 0.52], "does not rise up to the highest rate"),
+        ([2, 1, 0.5, 0.51, 0.9], None),
+        ([1.0, 1.01, 1.04], "hardly falls"),
+        ([1.0, 1.02, 1.06], "rises from the lowest rate on"),
+        ([2, 1.94, 2.5], "hardly falls"),
+    ],
+)
+def test_the_limits_of_a_clear_answer(raw: list[float], reason: str | None) -> None:
+    doubt = RangeTest(LR[: len(raw)], np.array(raw, float), diverged=False).doubt
+    assert doubt is None if reason is None else reason in str(doubt)
+
+
+def test_the_smoothing_is_over_three_steps_and_noise_counts_threefold() -> None:
+    impulse = np.zeros(101)
+    impulse[50] = 1.0
+    assert RangeTest(LR[:101], impulse, True).loss_S[50] == pytest.approx(1 / (3 * np.sqrt(2 * np.pi)), rel=0.01)
+    noise = (-1.0) ** np.arange(200)  # of a fall of 1.5
+    clear, noisy = (RangeTest(LR, textbook() + size * noise, True).doubt for size in (0.43, 0.6))
+    assert clear is None
+    assert "too noisy" in str(noisy)
+
+
+@pytest.mark.parametrize(("factor", "doubt"), [(29.5, None), (30.6, "seeds suggest rates 31 times apart")])
+def test_seeds_may_differ_by_a_factor_of_thirty(factor: float, doubt: str | None) -> None:
+    other = RangeTest(LR * factor, textbook(), diverged=True)
+    assert LrFindResult("r", "d", (curve(textbook()), other)).doubt == doubt
+
+
+def test_the_record_has_the_first_seeds_curve_and_whether_it_is_clear() -> None:
+    first, second = curve(textbook(1e-3)), curve(textbook(1e-2))
+    told = LrFindResult("r", "d", (first, second)).as_json()
+    assert (told["seeds"], told["clear"], told["reason"]) == (2, True, None)
+    assert told["loss"] == first.loss_S.tolist() != second.loss_S.tolist()
+    flat = LrFindResult("r", "d", (RangeTest(LR, np.full(200, 2.3), False),)).as_json()
+    assert (flat["clear"], flat["reason"]) == (False, "the loss hardly falls at any rate")

@@ -93,3 +93,22 @@ def test_cross_fitting_never_looks_at_the_images_it_changes() -> None:
     before, after = metrics.cross_fitted(LOGITS, LABELS), metrics.cross_fitted(LOGITS, changed)
     assert np.array_equal(before[::2], after[::2])
     assert not np.allclose(before[1::2], after[1::2])
+
+
+def test_there_are_fifteen_bins() -> None:
+    for figure in (metrics.reliability, metrics.expected_calibration_error, metrics.chance_calibration_error):
+        assert figure(LOGITS, LABELS) == figure(LOGITS, LABELS, 15)
+
+
+def test_a_class_with_one_image_has_its_whole_share() -> None:
+    found = metrics.per_class(np.array([[1, 0], [0, 0]]), ("a", "b"))
+    assert found == [metrics.ClassScore("a", 1, 1.0, 1.0, 1.0), metrics.ClassScore("b", 0, 0.0, 0.0, 0.0)]
+
+
+def test_ten_mistakes_are_named() -> None:
+    assert len(metrics.most_confused(np.ones((4, 4), int), tuple("abcd"))) == 10
+
+
+def test_a_temperature_has_its_limits() -> None:
+    assert metrics.fit_temperature(LOGITS * 1e3, LABELS) == pytest.approx(20, rel=1e-3)
+    assert metrics.fit_temperature(LOGITS / 1e3, LOGITS.argmax(1)) == pytest.approx(1 / 20, rel=1e-3)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from resuming import begin
 from daybreak.core.errors import RunError
 from daybreak.runs import metrics_log
 from daybreak.runs.directory import RunDirectory
+from daybreak.runs.metrics_rows import Kept, fault_in, kept_until
 
 POSITION = {"progress": 0.5, "lr": 0.1, "momentum": 0.9, "size": 32, "train_seconds": 1.5}
 
@@ -188,3 +190,57 @@ def test_a_sound_log_is_only_cut(tmp_path: Path) -> None:
     run.keep_metrics(kept)
     assert (kept.damage, (tmp_path / "metrics.jsonl").stat().st_ino) == (None, inode)
     assert run.metrics("epoch") == [epoch(1)]
+
+
+# -- single rows -------------------------------------------------------------------------------------------------------
+
+
+def lines(*rows: dict[str, Any]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def test_a_log_that_ends_at_its_checkpoint_is_whole() -> None:
+    text = lines(step(1), epoch(1))
+    assert kept_until(1, len(text), text.encode(), "") == Kept(text)
+    assert kept_until(0, 0, None, "") == Kept("")
+
+
+def test_restored_epochs_stand_behind_their_steps(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    for row in (epoch(1), epoch(2)):
+        run.append_metrics(row)
+    table = (tmp_path / "metrics.csv").read_text()
+    kept = kept_until(2, 10**6, lines(step(1), step(2), epoch(2)).encode(), table)
+    order = [(row["step"], row["event"]) for row in map(json.loads, kept.text.splitlines())]
+    assert order == [(1, "step"), (1, "epoch"), (2, "step"), (2, "epoch")]
+    assert kept.damage == "metrics.jsonl was damaged: 3 rows of it and 1 of metrics.csv are kept"
+
+
+@pytest.mark.parametrize("table", ["epoch,step\n1,1,7\n", "epoch,step\n" + "[" * 100_000 + ",1\n"])
+def test_nonsense_restores_nothing(table: str) -> None:
+    kept = kept_until(1, 9, b"[" * 100_000 + b"\n", table)
+    assert kept == Kept("", "metrics.jsonl was damaged: 0 rows of it are kept")
+
+
+@pytest.mark.parametrize(
+    ("key", "good", "bad"),
+    [("size", 1, 0), ("step", 1, 0), ("lr", 0.0, math.nan), ("batch_loss", None, math.inf), ("size", 8, True)],
+)
+def test_the_limits_of_a_row(key: str, good: object, bad: object) -> None:
+    assert fault_in(step(1) | {key: good}) is None
+    assert str(fault_in(step(1) | {key: bad})).startswith(f"{key}: ")
+
+
+def test_a_row_that_is_not_finite_is_not_written(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    run.append_metrics(step(1))
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        run.append_metrics(step(2) | {"lr": math.nan})
+    assert run.metrics("step") == RunDirectory(tmp_path).metrics("step") == [step(1)]
+    assert run.flush_metrics() == (tmp_path / "metrics.jsonl").stat().st_size
+    assert not (tmp_path / "metrics.csv").exists()  # there is no epoch yet
+
+
+def test_a_log_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"metrics\.jsonl: missing"):
+        RunDirectory(tmp_path).metrics("epoch")

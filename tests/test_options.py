@@ -64,6 +64,12 @@ def test_options_are_frozen_and_of_one_kind() -> None:
         ({"device": "gpu"}, "--device gpu: not a choice; try: one of auto, cpu, cuda, mps"),
         ({"keep": "first"}, "--keep first: not a choice; try: one of last, best"),
         ({"target": 94}, "--target 94: not an accuracy"),
+        ({"target": 0}, "--target 0: not an accuracy"),
+        ({"lr": 0.0}, "--lr 0.0: not a learning rate"),
+        ({"lr": float("inf")}, "--lr inf: not a learning rate"),
+        ({"lr": [0.1]}, "--lr [0.1]: not a learning rate"),
+        ({"callbacks": [3]}, "--callback 3: Input should be a valid string"),
+        ({"seed": -1, "split_seed": -2}, "--seed -1: "),
         ({"lr": "fast"}, "--lr fast: not a learning rate"),
         ({"lr": float("nan")}, "--lr nan: not a learning rate"),
         ({"budget": "soon"}, "--budget soon: not a duration"),
@@ -161,3 +167,7 @@ def test_adding_an_option_touches_two_files(tmp_path: Path) -> None:
     code = "import daybreak as db; help(db.train)"
     shown = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout
     assert "greeting: Said at the start of training." in shown
+
+
+def test_a_setting_may_have_an_equals_sign() -> None:
+    assert train_options(settings=["name=a=b"]).settings == {"name": "a=b"}

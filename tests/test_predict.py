@@ -3,6 +3,7 @@
 import json
 import weakref
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 
 import daybreak as db
 from daybreak import cli
+from daybreak.core.count import Count
 from daybreak.core.errors import DataError
 from daybreak.core.metrics import softmax
 from daybreak.data.decode import decode_image
@@ -116,3 +118,14 @@ def test_a_list_is_given_for_a_whole_answer_or_none(run: RunDirectory, files: li
     files[7].write_bytes(b"no image")
     with pytest.raises(DataError, match=r"7\.png"):
         db.load(run.path).predict(*files)
+
+
+def test_a_count_tells_after_five_seconds_and_never_at_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, lines = [100.0], list[str]()
+    monkeypatch.setattr("daybreak.core.count.time", SimpleNamespace(monotonic=lambda: now[0]))
+    log = SimpleNamespace(info=lambda text, *words: lines.append(text % words))
+    count = Count(log, "decoded", 5000)  # type: ignore[arg-type]
+    for seconds in (105.0, 105.5, 110.5, 110.6, 200.0):
+        now[0] = seconds
+        count.add(1000)
+    assert lines == ["decoded 2,000 of 5,000 images", "decoded 4,000 of 5,000 images"]

@@ -18,7 +18,9 @@ import pytest
 import torch
 
 from daybreak.core.config import Recipe, override
+from daybreak.core.device import repeatable
 from daybreak.core.options import TrainOptions
+from daybreak.core.process_state import left_as_found
 from daybreak.data import Dataset
 from daybreak.models.anatomy.trace import count_macs
 from daybreak.models.registry import build_net
@@ -267,3 +269,33 @@ def test_a_forked_worker_trains_after_its_parent_has(tmp_path: Path) -> None:
     said = subprocess.run(words, capture_output=True, text=True, timeout=120, check=True)
     assert said.stdout.strip() == "0", said.stderr[-2000:]
     assert (tmp_path / "child" / "summary.json").exists()
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_inside_the_block_pytorch_is_repeatable_or_times_its_algorithms(
+    wanted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", wanted)
+    with left_as_found(), repeatable(wanted):
+        assert torch.are_deterministic_algorithms_enabled() == wanted
+        assert torch.backends.cudnn.benchmark != wanted
+        assert os.environ.get("CUBLAS_WORKSPACE_CONFIG") == (":4096:8" if wanted else None)
+    assert (torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark) == (False, wanted)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no fork")
+def test_a_forked_process_computes_with_one_thread() -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    here, there = os.pipe()
+    try:
+        if (child := os.fork()) == 0:
+            os.write(there, str(torch.get_num_threads()).encode())
+            os._exit(0)
+        os.waitpid(child, 0)
+        assert (os.read(here, 9), torch.get_num_threads()) == (b"1", 2)
+    finally:
+        torch.set_num_threads(threads)
+        os.close(here)
+        os.close(there)

@@ -12,6 +12,9 @@ from resuming import begin, final_state, go_on, rows
 from daybreak.core.errors import RunError
 from daybreak.core.locks import LOCK
 from daybreak.runs.directory import RunDirectory
+from daybreak.runs.old_format import NOT_SET
+from daybreak.runs.reading import parse_object
+from daybreak.runs.schemas import Card, Config, Summary, fault_in
 from daybreak.training import checkpoint
 from daybreak.training.checkpoint import FACTS
 from daybreak.training.state import check_decided
@@ -160,6 +163,11 @@ FAULTS: dict[str, tuple[str, Callable[[dict[str, Any]], object], str]] = {
     "no classes": ("model.json", lambda c: c.update(classes=[]), "classes: "),
     "a deviation of 0": ("model.json", lambda c: c.update(std=[0.0]), "std.0: "),
     "two channels": ("model.json", lambda c: c["decode"].update(channels=2), "decode.channels: "),
+    "an older card": ("model.json", lambda c: c.update(format=0), "written by another version"),
+    "an empty net": ("model.json", lambda c: c.update(net={}), "cannot be read"),
+    "a net without a name": ("model.json", lambda c: c.update(net=dict(NOT_SET)), "cannot be read .'name'"),
+    "a width below 0": ("model.json", lambda c: c["net"].update(width=-1), r"cannot be read \(model\.width"),
+    "an unknown key of decode": ("model.json", lambda c: c["decode"].update(depth=8), "cannot be read"),
 }
 
 
@@ -192,3 +200,46 @@ def test_what_is_no_object_is_one_line(name: str, text: str, finished: Path, tmp
     with pytest.raises(RunError) as caught:
         read_all(run)
     assert len(str(caught.value)) < 600
+
+
+# -- the limits of what is read ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "key", "good", "bad"),
+    [
+        ("config.json", Config, "seed", 0, -1),
+        ("config.json", Config, "seed", 2**63 - 1, 2**63),
+        ("summary.json", Summary, "steps", 1, True),
+        ("summary.json", Summary, "test_loss", 1.0, float("nan")),
+        ("model.json", Card, "classes", ["a"], []),
+        ("model.json", Card, "mean", [0.0], []),
+        ("model.json", Card, "mean", [0.0] * 3, [0.0] * 4),
+        ("model.json", Card, "std", [0.5], []),
+        ("model.json", Card, "std", [0.5] * 3, [0.5] * 4),
+        ("model.json", Card, "size", 8, 7),
+    ],
+)
+def test_the_last_value_that_is_read(name: str, kind: Any, key: str, good: Any, bad: Any, finished: Path) -> None:
+    values = json.loads((finished / name).read_text())
+    assert fault_in(values | {key: good}, kind) is None
+    assert str(fault_in(values | {key: bad}, kind)).startswith(key)
+
+
+@pytest.mark.parametrize("name", ["summary.json", "model.json"])
+def test_what_is_no_text_is_one_line(name: str, finished: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    (run / name).write_bytes(b"\xff{}")
+    with pytest.raises(RunError, match=rf"{name}: cannot be read \('utf-8'"):
+        read_all(run)
+    (run / name).unlink()
+    (run / name).mkdir()
+    with pytest.raises(RunError, match=rf"{name}: cannot be read \(.*Is a directory"):
+        read_all(run)
+
+
+def test_a_long_complaint_is_cut() -> None:
+    """Python's own about a number of 6,000 digits is longer than 120 characters."""
+    with pytest.raises(RunError) as caught:
+        parse_object(Path("x"), "9" * 6000)
+    assert len(caught.value.why) == len("not JSON ()") + 120

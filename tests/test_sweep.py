@@ -13,6 +13,7 @@ from typing import Any
 
 import optuna
 import pytest
+from image_sets import photographs
 from playwright.sync_api import Browser
 
 import daybreak as db
@@ -113,6 +114,14 @@ def test_a_grid_is_every_combination_once() -> None:
 
 def asked(**values: Any) -> Asked:
     return Asked(**{"data": "digits", "space": SPACE, "trials": 4, "recipe": SMALL, "device": "cpu"} | values)
+
+
+@pytest.mark.parametrize(("size", "recipe", "side"), [(64, "small", 64), (None, "finetune", 224)])
+def test_photos_are_searched_with_the_recipe_that_trains_them(
+    tmp_path: Path, size: int | None, recipe: str, side: int
+) -> None:
+    setting = settle(asked(data=str(photographs(tmp_path / "photos")), recipe=None, size=size))
+    assert (setting.base.name, setting.dataset.decode.size) == (recipe, side)
 
 
 def test_no_trial_can_look_at_the_test_part() -> None:

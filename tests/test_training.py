@@ -313,3 +313,17 @@ def test_the_train_clock_stops_for_evaluation(digits: Dataset, tmp_path: Path, m
         fit(session, run, StopRequest())
     assert session.watch.seconds("evaluate") == pytest.approx(50.0)
     assert session.watch.seconds("train") == pytest.approx(22 * 0.1)
+
+
+def test_a_stopwatch_goes_on_from_what_was_spent(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("daybreak.core.clock.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    fresh, watch = Stopwatch(), Stopwatch(spent={"wall": 50.0, "train": 30.0})
+    now[0] = 104.0
+    assert (fresh.wall(), watch.wall(), fresh.spent()) == (4.0, 54.0, {"wall": 4.0})
+    watch.move(10.0, "train", "paused")
+    with watch.timed("evaluate"):
+        now[0] = 106.0
+        assert watch.spent() == {"train": 20.0, "paused": 10.0, "evaluate": 2.0, "wall": 56.0}
+    watch.move(1.0, "compile", "train")
+    assert (watch.seconds("compile"), watch.seconds("train")) == (-1.0, 21.0)

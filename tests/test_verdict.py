@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from image_sets import photographs
 from scipy.stats import binomtest
 from typer.main import get_command
 
@@ -242,11 +243,10 @@ def fault(name: Any) -> Finding:
 
 
 def test_the_next_step_is_a_command_that_runs(run: RunDirectory) -> None:
-    none: dict[str, Any] = {"leaks": False, "suspects": 0, "size": 32}
+    none: dict[str, Any] = {"leaks": False, "suspects": 0}
     steps = {
         "leaks": next_step(run, None, **none | {"leaks": True}),
         "undertrained": next_step(run, fault("undertrained"), **none),
-        "photos": next_step(run, fault("overfitted"), **none | {"size": 96}),
         "overfitted": next_step(run, fault("overfitted"), **none),
         "underfitted": next_step(run, fault("underfitted"), **none),
         "suspects": next_step(run, None, **none | {"suspects": 3}),
@@ -259,16 +259,30 @@ def test_the_next_step_is_a_command_that_runs(run: RunDirectory) -> None:
     path = str(run.path)
     assert steps["leaks"].command == "daybreak data digits"
     assert steps["undertrained"].command.startswith("daybreak train digits --recipe small --epochs 8")
-    assert "--recipe finetune" in steps["photos"].command
     assert "--set augment.cutout=8" in steps["overfitted"].command
     assert "--set model.width=0.4" in steps["underfitted"].command
     assert steps["suspects"].command == f"daybreak suspects {path} --folds 4"
     assert steps["nothing"].command == f"daybreak explain {path} --class predicted --against true"
 
 
+@pytest.mark.parametrize(("side", "is_photos"), [(120, True), (95, False)])
+def test_photos_that_were_shrunk_to_be_trained_from_nothing_are_still_photos(
+    run: RunDirectory, tmp_path: Path, side: int, is_photos: bool
+) -> None:
+    path = run.path / "config.json"
+    config = json.loads(path.read_text())
+    config["options"] |= {"data": str(photographs(tmp_path / "photos", side=side))}
+    path.write_text(json.dumps(config))
+    step = next_step(RunDirectory.open(run.path), fault("overfitted"), leaks=False, suspects=0)
+    assert ("--recipe finetune" in step.command) == is_photos
+    shutil.rmtree(tmp_path / "photos")
+    step = next_step(RunDirectory.open(run.path), fault("overfitted"), leaks=False, suspects=0)
+    assert "--recipe finetune" not in step.command
+
+
 def test_a_run_of_0_1_0_is_repeated_by_its_own_command() -> None:
     run = RunDirectory.open(ROOT / "tests" / "runs_of_0.1.0" / "finished")
-    step = next_step(run, fault("undertrained"), leaks=False, suspects=0, size=32)
+    step = next_step(run, fault("undertrained"), leaks=False, suspects=0)
     assert step.command == (
         "daybreak train digits --device cpu --seed 3 --checkpoint-every never --set model.width=0.1 "
         "--set model.dropout=0.1 --set ema=0.9 --epochs 4"
@@ -280,7 +294,7 @@ def test_a_budget_is_doubled_as_a_budget(run: RunDirectory) -> None:
     config = json.loads(path.read_text())
     config["options"] |= {"budget": 90.0, "data": "digits"}
     path.write_text(json.dumps(config))
-    step = next_step(RunDirectory.open(run.path), fault("undertrained"), leaks=False, suspects=0, size=32)
+    step = next_step(RunDirectory.open(run.path), fault("undertrained"), leaks=False, suspects=0)
     assert "--budget 180.0" in step.command
     assert "--epochs" not in step.command
 
@@ -311,7 +325,7 @@ def test_small_images_are_copies_only_if_they_are_equal(
     test[6] = digits.train.images_NHWC[8] // 2
     data = replace(digits, test=replace(digits.test, images_NHWC=test))
     found = [Duplicate(5, 7, 1.0, True, False), Duplicate(6, 8, 0.99, False, True)]
-    monkeypatch.setattr(sections, "near_duplicates", lambda _dataset: found)
+    monkeypatch.setattr(sections, "near_duplicates", lambda *_: found)
     for size, expected in ((28, 1), (32, 2)):
         kept = sections.duplicates(replace(data, decode=replace(data.decode, size=size)), evaluation)
         assert (kept["total"], kept["is_exact"], kept["other_label"]) == (expected, size < 32, 1)
@@ -366,5 +380,5 @@ def test_recipes_with_cutout_get_another_step(run: RunDirectory) -> None:
     config = json.loads(path.read_text())
     config["recipe"]["augment"]["cutout"] = 4
     path.write_text(json.dumps(config))
-    step = next_step(RunDirectory.open(run.path), fault("overfitted"), leaks=False, suspects=0, size=32)
+    step = next_step(RunDirectory.open(run.path), fault("overfitted"), leaks=False, suspects=0)
     assert step.command.startswith("daybreak explain")

@@ -123,3 +123,12 @@ def test_peak_memory_is_that_of_the_process_there(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(sys, "platform", "win32")
     monkeypatch.setattr(psutil, "Process", lambda: process)
     assert device.peak_memory_bytes() == 123_456_789
+
+
+@pytest.mark.parametrize(("system", "expected"), [("linux", 3072), ("darwin", 3)])
+def test_peak_memory_is_counted_in_kib_on_linux(system: str, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    import resource
+
+    monkeypatch.setattr(resource, "getrusage", lambda _: SimpleNamespace(ru_maxrss=3))
+    monkeypatch.setattr(sys, "platform", system)
+    assert device.peak_memory_bytes() == expected

@@ -96,8 +96,8 @@ def _train(
 ) -> Run:
     extensions = given.extensions()
     told = recipe_choice.for_photos(data, chosen) if recipe is None else None
-    if told and told["event"] == "choice":
-        recipe, chosen = told["recipe"], replace(chosen, recipe=told["recipe"])  # so that its command repeats it
+    if told and told.recipe:
+        recipe, chosen = told.recipe, replace(chosen, recipe=told.recipe)  # so that its command repeats it
     dataset = open_dataset(
         data,
         size=chosen.size or recipe_choice.size_for(data, recipe, chosen.settings),
@@ -109,7 +109,7 @@ def _train(
         check_strictly(dataset)
     with _told(chosen, team, on_event) as send:
         if told:
-            send(told)
+            send(told.as_event())
         watch = Stopwatch(synchronizer(pick_device(chosen.device)))
         named = recipe if isinstance(recipe, Recipe) or recipe is None else str(recipe)
         meant = _recipe(dataset, named, chosen, extensions, watch, team, send)
@@ -250,7 +250,7 @@ def find_lr(
         on_event: called with progress; see `daybreak.training.lr_finder.lr_find`.
     """
     told = recipe_choice.for_photos(data, TrainOptions(settings=dict(settings or {}))) if recipe is None else None
-    recipe = told["recipe"] if told and told["event"] == "choice" else recipe
+    recipe = told.recipe if told else recipe
     dataset = open_dataset(data, size=recipe_choice.size_for(data, recipe, settings))
     chosen = recipe_choice.named_or_default(recipe, dataset, None, settings)
     found = lr_find(

@@ -49,7 +49,7 @@ def find_suspects(
     Returns:
         "test", "validation" where the data has that part, and "train" where it was searched: lists of suspects as
         plain values; "test_balanced_acc", "validation_balanced_acc" and "train_balanced_acc", how often the nets that
-        were asked were right, as the mean over classes; "folds" and "budget".
+        were asked were right, as the mean over classes; "folds" and "budget", which is None of heads on features.
     """
     if workers < 1:
         raise UsageError(f"--workers {workers}", "not a number of processes", "--workers 2")
@@ -76,7 +76,7 @@ def find_suspects(
         else:
             shared = {"recipe": recipe.model_dump(mode="json"), "folds": folds, "budget": seconds, "seed": seed}
             logits_NK = _by_workers(run, data, shared, min(workers, folds))
-        found |= _found("train", logits_NK, dataset.train, dataset.classes) | {"folds": folds, "budget": budget}
+        found |= _found("train", logits_NK, dataset.train, dataset.classes) | {"folds": folds, "budget": seconds}
     run.write_suspects(found)
     return found
 

@@ -191,7 +191,7 @@ def _size(data: str | Path, recipes: Iterable[Recipe], over_budgets: bool) -> in
     sizes = {recipe_choice.size_for(data, recipe) for recipe in recipes}
     if over_budgets:
         told = recipe_choice.for_photos(data, TrainOptions())
-        sizes.add(recipe_choice.size_for(data, told["recipe"] if told and told["event"] == "choice" else None))
+        sizes.add(recipe_choice.size_for(data, told.recipe if told else None))
     if len(sizes) > 1:
         raise UsageError("bench", "its recipes see the data at different sizes", "a record for each of them")
     return sizes.pop()

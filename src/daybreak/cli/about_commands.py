@@ -111,14 +111,14 @@ def data(
     from daybreak.data import check_strictly, contact_sheet, describe, open_dataset
     from daybreak.training.recipe_choice import for_photos, size_for
 
-    about_training = for_photos(data, train_options(data=data, size=size)) or {}
-    size = size or size_for(data, about_training.get("recipe"))  # what `train` will look for in the cache
+    told = for_photos(data, train_options(data=data, size=size))
+    size = size or size_for(data, told.recipe if told else None)  # what `train` will look for in the cache
     opened = open_dataset(data, size=size, split_seed=split_seed, skip_bad=skip_bad, verify=verify)
     if strict:
         check_strictly(opened)
     facts = describe(opened) | ({"sheet": str(contact_sheet(opened, sheet))} if sheet else {})
-    if about_training:
-        facts["advice"].append(about_training["why"])
+    if told:
+        facts["advice"].append(told.why)
     print_result(facts, as_json, lambda: output.data_set(facts, opened.notes))
 
 

@@ -133,7 +133,9 @@ def suspects(
         int | None,
         typer.Option(min=2, help="Check the training part too, by cross-validation with this many folds."),
     ] = None,
-    budget: Annotated[str, typer.Option(metavar="TIME", help="Training time per fold.")] = "1m",
+    budget: Annotated[
+        str, typer.Option(metavar="TIME", help="Training time per fold. (Heads on features take seconds.)")
+    ] = "1m",
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the folds and of their nets.")] = 0,
     workers: Annotated[int, typer.Option(min=1, help="Processes that share the folds, and this machine's cores.")] = 1,
     data: MovedData = None,

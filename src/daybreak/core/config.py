@@ -150,7 +150,7 @@ class Recipe(Section):
     equally often. `features`: of how many views of each training image the frozen part of a net computes features,
     on which the rest is trained (training/features.py); 0: the whole net is trained. `tune`: from which stage on it is
     not frozen; `head`: nothing but the head learns. `size`: side in px at which images of one's own are decoded where
-    nobody says.
+    nobody says. `stretch`: whether a budget sets the length of the cycle; where it does not, the epochs do.
     """
 
     name: str = Field(pattern=r"^\w[\w.+-]*$")  # a part of file names
@@ -170,6 +170,7 @@ class Recipe(Section):
     features: int = Field(default=0, ge=0, le=100)
     tune: str = "head"
     size: int | None = Field(default=None, ge=8)
+    stretch: bool = True
     ema: Fraction | None = None
     precision: Precision = "auto"
     convolution: Convolution = "auto"
@@ -180,6 +181,11 @@ class Recipe(Section):
     def is_head_only(self) -> bool:
         """Whether the head alone learns, on features, which takes seconds."""
         return bool(self.features) and self.tune == "head"
+
+    @property
+    def is_stretched(self) -> bool:
+        """Whether a budget sets the length of the cycle: not that of a head alone, which takes seconds."""
+        return self.stretch and not self.is_head_only
 
     @property
     def mirrors(self) -> bool:

@@ -21,5 +21,5 @@ BROKEN = (
     IndexError,
     RuntimeError,
 )
-# numpy reads the head of an array as Python, and may be told of a size that no machine has.
-BROKEN_ARRAY = (*BROKEN, SyntaxError, tokenize.TokenError, MemoryError)
+# numpy reads the head of an array as Python, and may be told of a size that no machine has, or that is below zero.
+BROKEN_ARRAY = (*BROKEN, SyntaxError, tokenize.TokenError, MemoryError, OverflowError)

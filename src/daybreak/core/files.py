@@ -22,6 +22,7 @@ from daybreak.core.errors import StorageError
 
 FREE_SPACE = "free space, or another disk"
 WINDOWS = os.name == "nt"
+NO_LINK: int = getattr(os, "O_NOFOLLOW", 0)  # Windows has no such flag
 
 
 @contextmanager
@@ -87,6 +88,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         if path.exists() and not path.is_file():
             raise StorageError(path, "cannot be written (it is there and is not a file)", "another path")
         make_folder(path.parent)
+        temporary.unlink(missing_ok=True)  # it could be a link, put there by whoever made the folder
         try:
             yield temporary
             _put_in_place(temporary, path)
@@ -144,9 +146,20 @@ def check_space(folder: Path, needed: int) -> None:
 
 
 def append_text(path: Path, text: str) -> None:
-    """Append to a file; after `flush` it will survive a power cut."""
-    with storage_errors(path), path.open("a", encoding="utf-8", newline="") as file:
+    """Append to a file, which may not be a link; after `flush` it will survive a power cut."""
+    with storage_errors(path), open(path, "a", encoding="utf-8", newline="", opener=open_unlinked) as file:
         file.write(text)
+
+
+def open_unlinked(path: Path | str, flags: int, mode: int = 0o666) -> int:
+    """`os.open` that does not follow a link at `path`: in a folder from somebody else it could lead to any file.
+
+    Raises:
+        OSError: there is a link.
+    """
+    if not NO_LINK and Path(path).is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    return os.open(path, flags | NO_LINK, mode)
 
 
 def free_name(path: Path) -> Path:
@@ -156,18 +169,22 @@ def free_name(path: Path) -> Path:
 
 
 def truncate(path: Path, size: int) -> None:
-    """Shorten a file to its first `size` bytes; a missing one counts as empty."""
+    """Shorten a file, which may not be a link, to its first `size` bytes; a missing one counts as empty."""
     with storage_errors(path):
         if path.exists() and path.stat().st_size > size:
-            os.truncate(path, size)
-            flushed(path)
+            descriptor = open_unlinked(path, os.O_RDWR)
+            try:
+                os.ftruncate(descriptor, size)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
 
 
 def flush(path: Path) -> int:
     """Flush a file to the disk, an empty one if there is none; returns its size in bytes."""
     with storage_errors(path):
         if not path.exists():
-            path.touch()
+            os.close(open_unlinked(path, os.O_WRONLY | os.O_CREAT))
         flushed(path)
         flushed(path.parent)
         return path.stat().st_size

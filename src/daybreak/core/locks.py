@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from daybreak.core.errors import BusyError
-from daybreak.core.files import WINDOWS, storage_errors
+from daybreak.core.files import WINDOWS, open_unlinked, storage_errors
 
 LOCK = ".lock"
 PAUSE_SECONDS = 0.05
@@ -52,7 +52,7 @@ def locked(folder: Path, *, wait: bool = False, remedy: str | None = None) -> It
 
     Raises:
         BusyError: another process holds it; the message names the process.
-        StorageError: the folder cannot be written.
+        StorageError: the folder cannot be written, or the lock's file is a link.
     """
     path = folder / LOCK
     with storage_errors(path, remedy=remedy):
@@ -65,7 +65,7 @@ def locked(folder: Path, *, wait: bool = False, remedy: str | None = None) -> It
 
 def _acquire(path: Path, wait: bool) -> int:
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = open_unlinked(path, os.O_RDWR | os.O_CREAT, 0o644)
         with ExitStack() as unless_locked:
             unless_locked.callback(os.close, descriptor)
             if not _take(descriptor):
@@ -103,6 +103,6 @@ def _read_holder(descriptor: int) -> str:
 
 def _is_file_of(path: Path, descriptor: int) -> bool:
     try:
-        return os.path.samestat(path.stat(), os.fstat(descriptor))
+        return os.path.samestat(path.lstat(), os.fstat(descriptor))
     except FileNotFoundError:
         return False

@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
 from daybreak.core.clock import Every, check_budget, parse_seconds
-from daybreak.core.config import MAX_EPOCHS, Balance, Compile, Device, OnNonfinite
+from daybreak.core.config import MAX_EPOCHS, Balance, Compile, Device, OnNonfinite, parse_settings
 from daybreak.core.errors import UsageError, nearest
 from daybreak.core.machine import parse_bytes
 
@@ -84,13 +84,7 @@ def _number(value: Any) -> float | None:
 
 
 def _pairs(value: Any) -> Any:
-    """`["a.b=1"]` as `{"a.b": "1"}`."""
-    if isinstance(value, Mapping):
-        return dict(value)
-    for pair in value:
-        if "=" not in pair:
-            raise UsageError(pair, "not of the form key=value", "--set schedule.max_lr=0.1")
-    return dict(pair.split("=", 1) for pair in value)
+    return dict(value) if isinstance(value, Mapping) else parse_settings(value)
 
 
 def _text(value: Any) -> Any:

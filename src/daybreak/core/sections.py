@@ -8,6 +8,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from daybreak.core.errors import UsageError, nearest
 
+LONGEST_SHOWN = 200  # characters of a wrong value in an error's line
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
@@ -70,7 +72,7 @@ def parse_value(value: Any) -> Any:
         return value
     try:
         return json.loads(value)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # also a number of thousands of digits, or thousands of brackets
         return value
 
 
@@ -91,7 +93,16 @@ def _usage_error(kind: type[Section], error: ValidationError, source: str) -> Us
         known = leaf_keys(section, "".join(f"{part}." for part in parts[:-1]))
         return UsageError(key, f"unknown key in {source}", nearest(key, known))
     why = first["msg"].removeprefix("Value error, ")
-    return UsageError(key or source, f"{why} (got {first['input']!r})" if key else why, "daybreak recipes NAME")
+    return UsageError(key or source, f"{why} (got {_shown(first['input'])})" if key else why, "daybreak recipes NAME")
+
+
+def _shown(value: object) -> str:
+    """A value as Python writes it, if it can: not a number of thousands of digits, nor what is nested too deeply."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):
+        return "a value that is too large to show"
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
 
 
 def _walk(kind: type[Section], location: tuple[int | str, ...]) -> tuple[type[Section], list[str]]:

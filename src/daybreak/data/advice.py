@@ -1,40 +1,43 @@
 """What to know and to do about a data set before training on it: sentences made of its numbers."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from math import sqrt
 
 import numpy as np
 
-from daybreak.data.dataset import Dataset
+from daybreak.data.dataset import Dataset, Part, Split
 from daybreak.data.duplicates import near_duplicates
 from daybreak.data.files import plural
 
 IMBALANCED = 3.0  # times as many training images in the largest class as in the smallest
 UNSURE = 0.01  # half the width of the interval of an accuracy, from which on it is mentioned
 NAMED = 3
-FROM_SIDE = 32  # px: smaller images are nearly alike without being of one thing
+SMALLEST_FOR_NEAR_COPIES = 32  # px: smaller images are nearly alike without being of one thing
 
 
-def advice(dataset: Dataset, *, duplicates: int, conflicts: int) -> list[str]:
+def advice(dataset: Dataset, *, duplicates: Mapping[Part, int], conflicts: int) -> list[str]:
     """Sentences, the most important first; none about what is in order. (Scarce classes stand in the data's notes.)
 
     Args:
-        duplicates: test images whose exact pixels are in the training part.
+        duplicates: of each other part, images whose exact pixels are in the training part.
         conflicts: pictures under two labels.
     """
-    return [*_leaks(dataset, duplicates), *_labels(conflicts), *_classes(dataset), *_test_part(dataset)]
+    found = [*_leaks(dataset, "test", dataset.test, duplicates["test"], "the accuracy")]
+    if dataset.validation:
+        found += _leaks(dataset, "validation", dataset.validation, duplicates["validation"], "the curves")
+    return [*found, *_labels(conflicts), *_classes(dataset), *_test_part(dataset)]
 
 
-def _leaks(dataset: Dataset, duplicates: int) -> Iterator[str]:
-    near = near_duplicates(dataset) if dataset.decode.size >= FROM_SIDE else []
+def _leaks(dataset: Dataset, name: str, part: Split, duplicates: int, what: str) -> Iterator[str]:
+    near = near_duplicates(dataset.train, part) if dataset.decode.size >= SMALLEST_FOR_NEAR_COPIES else []
     if not near and not duplicates:
         return
-    pairs = [f"{dataset.test.names[d.test]} and {dataset.train.names[d.train]}" for d in near[:NAMED]]
+    pairs = [f"{part.names[d.test]} and {dataset.train.names[d.train]}" for d in near[:NAMED]]
     named = f", such as {'; '.join(pairs)}" if pairs else ""
-    count, images = max(duplicates, len(near)), len(dataset.test.labels_N)
+    count, images = max(duplicates, len(near)), len(part.labels_N)
     yield (
-        f"exactly or nearly in the training part, too, as photos of a burst are: {count} of {images:,} test images"
-        f"{named}; the accuracy will be too high: keep such photos in one part"
+        f"exactly or nearly in the training part, too, as photos of a burst are: {count} of {images:,} {name} images"
+        f"{named}; {what} will be too high: keep such photos in one part"
     )
 
 

@@ -8,7 +8,7 @@ import posixpath
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -17,12 +17,14 @@ from typing import IO, BinaryIO, Protocol, cast
 from daybreak.core.damaged import BROKEN
 from daybreak.core.errors import DataError, StorageError
 from daybreak.data.image import MAX_BYTES
+from daybreak.data.tar import members_of, opened_tar
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2")
 MAX_MEMBERS = 5_000_000
 IN_MEMORY = 256 * 2**20
 COPY_BYTES = 2**20
 LARGE_MEMBER = 2**20  # is read piece by piece, so that whoever reads it can stop
+UTF_8_NAME = 0x800  # flag of a zip member
 
 
 class Container(Protocol):
@@ -69,17 +71,24 @@ class _Zip:
         if any(member.flag_bits & 1 for member in members):
             raise DataError(path, "the archive is encrypted", "an archive without a password")
         self._members: dict[str, zipfile.ZipInfo] = {}
+        folders: dict[str, None] = {}
         for member in members:
-            name = safe_name(member.filename, path)
-            _refuse_second(name, self._members if not member.is_dir() else (), path)
-            self._members[name] = member
-        self.names = [name for name, member in self._members.items() if not member.is_dir()]
-        self.folders = [name for name, member in self._members.items() if member.is_dir() and name != "."]
+            name = safe_name(_name_in_zip(member), path)
+            _refuse_second(name, [self._members] if member.is_dir() else [self._members, folders], path)
+            if member.is_dir():
+                folders[name] = None
+            else:
+                _refuse_odd_compression(name, member, path)
+                self._members[name] = member
+        self.names = list(self._members)
+        self.folders = [name for name in folders if name != "."]
 
     def open(self, name: str) -> BinaryIO:
         member = self._members[name]
         content = cast(BinaryIO, self._archive.open(member))
-        return content if member.file_size > LARGE_MEMBER else BytesIO(content.read())
+        if member.file_size > LARGE_MEMBER:
+            return content
+        return BytesIO(content.read(member.file_size + 1))  # read() inflates up to a gigabyte before it cuts it to size
 
 
 class _Tar:
@@ -87,29 +96,30 @@ class _Tar:
         self._spool = spool
         self.names_in_hidden: list[str] = []
         self._extents: dict[str, tuple[int, int]] = {}
-        self.folders: list[str] = []
+        self._folders: dict[str, None] = {}
         links: dict[str, str] = {}
         try:
-            with tarfile.open(path, "r|*", encoding="utf-8", errors="surrogateescape") as archive:
+            with opened_tar(path) as archive:
                 limit = unpacked_limit(path)
-                for count, member in enumerate(archive):
+                for count, member in enumerate(members_of(archive)):
                     refuse_swelling(path, count, spool.tell() + member.size, limit)
                     self._take(archive, member, links, path)
         except BROKEN as error:
             raise _broken(path, error) from None
         self._resolve(links, path)
         self.names = list(self._extents)
+        self.folders = [name for name in self._folders if name != "."]
 
     def _take(self, archive: tarfile.TarFile, member: tarfile.TarInfo, links: dict[str, str], path: Path) -> None:
         name = safe_name(member.name, path)
+        files: list[Collection[str]] = [self._extents, links]
+        _refuse_second(name, files if member.isdir() else [*files, self._folders], path)
         if member.isdir():
-            self.folders += [name] if name != "." else []
+            self._folders[name] = None
         elif member.isfile():
-            _refuse_second(name, self._extents, path)
             self._extents[name] = (self._spool.tell(), member.size)
             self._store(archive.extractfile(member), path)
         elif member.issym():
-            _refuse_second(name, links, path)
             links[name] = _inside(posixpath.join(posixpath.dirname(name), member.linkname), name, path)
         elif member.islnk():
             links[name] = _inside(member.linkname, name, path)
@@ -126,7 +136,6 @@ class _Tar:
 
     def _resolve(self, links: dict[str, str], path: Path) -> None:
         for name, target in links.items():
-            _refuse_second(name, self._extents, path)
             if target not in self._extents:
                 raise DataError(path, f"{name!r} links to {target!r}, which is not a file before it", "plain files")
             self._extents[name] = self._extents[target]
@@ -149,8 +158,25 @@ def safe_name(name: str, where: object) -> str:
     return posixpath.normpath(name)
 
 
-def _refuse_second(name: str, taken: Collection[str], path: Path) -> None:
-    if name in taken:
+def _name_in_zip(member: zipfile.ZipInfo) -> str:
+    """The name in UTF-8 if it can be that: macOS writes it so and leaves out the flag, without which it is cp437."""
+    if member.flag_bits & UTF_8_NAME:
+        return member.filename
+    try:
+        return member.filename.encode("cp437").decode("utf-8")
+    except UnicodeDecodeError:
+        return member.filename
+
+
+def _refuse_odd_compression(name: str, member: zipfile.ZipInfo, path: Path) -> None:
+    """zipfile inflates bzip2 and LZMA without a limit, and does not know the others."""
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        why = f"{name!r} is compressed by method {member.compress_type}, not by deflate"
+        raise DataError(path, why, "an ordinary .zip, or .tar.xz")
+
+
+def _refuse_second(name: str, taken: Sequence[Collection[str]], path: Path) -> None:
+    if any(name in names for names in taken):
         raise DataError(path, f"two members are called {name!r}", "an archive in which every name occurs once")
 
 

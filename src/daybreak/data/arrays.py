@@ -2,8 +2,10 @@
 
 import math
 import zipfile
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +14,10 @@ from PIL import Image
 
 from daybreak.core.damaged import BROKEN_ARRAY
 from daybreak.core.errors import DataError, one_line
-from daybreak.data.archives import refuse_swelling, unpacked_limit
+from daybreak.data.archives import MAX_MEMBERS, refuse_swelling, unpacked_limit
 from daybreak.data.dataset import PARTS, Indices, Labels, Part, Pictures
 from daybreak.data.files import DEFAULT_SIZE, plural
-from daybreak.data.image import DecodeSpec, Pixels, fit
+from daybreak.data.image import MAX_PIXELS, DecodeSpec, Pixels, fit
 from daybreak.data.layout import PART_NAMES, PartNames, check_class_names, first_there
 
 KEYS = (*(f"{axis}_{name}" for name in PART_NAMES.all() for axis in "xy"), "classes")
@@ -41,10 +43,10 @@ def from_arrays(
 
     def images(order: Indices) -> Iterator[Pixels]:
         for i in order:
-            block, row = places[i]
-            yield _fitted(blocks[block][row], spec)
+            block = bisect_right(ends, i)
+            yield _fitted(blocks[block][i - ends[block]], spec)  # counted from the block's end
 
-    places = [(block, row) for block, images_NHWC in enumerate(blocks) for row in range(len(images_NHWC))]
+    ends = list(accumulate(map(len, blocks)))
     numbered = [f"{part}/{i}" for part, (block, _) in parts.items() for i in range(len(block))]
     codes = np.array([PARTS.index(part) for part in parts], np.int8)
     part_N = np.repeat(codes, [len(block) for block in blocks]) if len(parts) > 1 else None
@@ -121,6 +123,25 @@ def _check_header(archive: zipfile.ZipFile, member: zipfile.ZipInfo, key: str, p
             raise _wrong(path, key, f"{dtype}, but must be uint8 (0..255)")
         if math.prod(shape) * dtype.itemsize != member.file_size - file.tell():
             raise _wrong(path, key, f"shape {shape} of {dtype} does not fit {member.file_size:,} bytes")
+        _check_size(key, shape, dtype, path)
+
+
+def _check_size(key: str, shape: tuple[int, ...], dtype: np.dtype[np.generic], path: Path) -> None:
+    """Refuse by its header what takes memory out of proportion to the bytes of the file: they may be compressed, or
+    none at all."""
+    if key.startswith("x_"):
+        if len(shape) not in (3, 4) or shape[3:] not in ((), (1,), (3,)) or 0 in shape:
+            raise _wrong(path, key, f"shape {shape}, but must be N,H,W or N,H,W,C with C 1 or 3")
+        if shape[1] * shape[2] > MAX_PIXELS:
+            raise _wrong(path, key, f"shape {shape}, but an image has up to {MAX_PIXELS // 10**6} million pixels")
+    if key.startswith("y_") and not np.issubdtype(dtype, np.integer):
+        raise _wrong(path, key, f"{dtype}, but must be integers")
+    if dtype.itemsize == 0:
+        raise _wrong(path, key, f"{dtype}, of which an item takes no bytes")
+    items = shape[0] if key.startswith("x_") else math.prod(shape)
+    limit = MAX_CLASSES if key == "classes" else MAX_MEMBERS
+    if items > limit:
+        raise _wrong(path, key, f"shape {shape}, but up to {limit:,} are read")
 
 
 def _array(file: Arrays, key: str, path: Path) -> npt.NDArray[np.generic]:
@@ -134,21 +155,13 @@ def _part(arrays: Arrays, name: str, path: Path) -> tuple[Pixels, Labels]:
     for key in (f"x_{name}", f"y_{name}"):
         if key not in arrays:
             raise _wrong(path, key, f"missing (found: {', '.join(arrays) or 'none of the known keys'})")
-    images, labels = arrays[f"x_{name}"], arrays[f"y_{name}"]
-    if images.dtype != np.uint8:
-        raise _wrong(path, f"x_{name}", f"{images.dtype}, but must be uint8 (0..255)")
+    images, labels = arrays[f"x_{name}"], arrays[f"y_{name}"]  # of types and shapes that their headers were held to
     if images.ndim == 3:
         images = images[..., None]
-    if images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape:
-        raise _wrong(
-            path, f"x_{name}", f"shape {arrays[f'x_{name}'].shape}, but must be N,H,W or N,H,W,C with C 1 or 3"
-        )
     return images.astype(np.uint8, copy=False), _labels(labels, len(images), f"y_{name}", path)
 
 
 def _labels(labels: npt.NDArray[np.generic], count: int, key: str, path: Path) -> Labels:
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise _wrong(path, key, f"{labels.dtype}, but must be integers")
     if labels.shape not in ((count,), (count, 1)):
         raise _wrong(path, key, f"shape {labels.shape} for {count} images")
     low, high = int(labels.min()), int(labels.max())

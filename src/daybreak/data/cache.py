@@ -50,7 +50,7 @@ def recall(where: str, stamp: str) -> str | None:
     try:
         seen = json.loads(_seen(where).read_text("utf-8"))
         return str(seen["content"]) if seen["stamp"] == stamp else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

@@ -9,7 +9,7 @@ import pickle
 import tarfile
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from daybreak.data.idx import check_labels, malformed
 from daybreak.data.image import Pixels
 
 Part = tuple[Pixels, Labels, tuple[str, ...]]
+MAX_NAME = 255  # bytes
 
 
 def read_cifar10(paths: tuple[Path, ...], size: int | None) -> Pictures:
@@ -45,7 +46,7 @@ def read_cifar100(paths: tuple[Path, ...], size: int | None) -> Pictures:
 
 def _cifar(meta: Any, key: bytes, train: Part, test: Part, size: int | None, path: Path) -> Pictures:
     names = meta.get(key) if isinstance(meta, dict) else None
-    if not isinstance(names, list) or not all(isinstance(name, bytes) for name in names):
+    if not isinstance(names, list) or not _are(bytes, names):
         raise malformed(path, f"no class names under {key!r}")
     for images_NHWC, labels_N, _ in (train, test):
         check_labels(labels_N, len(images_NHWC), len(names), path)
@@ -59,14 +60,24 @@ def _cifar_part(batch: Any, key: bytes, part: str, path: Path) -> Part:
     if not isinstance(rows, _Array) or rows.shape[1:] != (3072,):
         raise malformed(path, f"no rows of 3072 bytes in the {part} part")
     images_NHWC = rows.array().reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    labels, files = batch.get(key), batch.get(b"filenames")
+    if not _are(int, labels) or not _are(bytes, files):
+        raise malformed(path, f"bad labels or file names in the {part} part (they are no lists of int and of bytes)")
     try:
-        labels_N = np.array(batch.get(key), np.int64).reshape(-1)
-        names = tuple(f"{part}/{name.decode()}" for name in batch[b"filenames"])
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        labels_N = np.array(labels, np.int64)
+        names = tuple(f"{part}/{name.decode()}" for name in files)
+    except (ValueError, OverflowError) as error:
         raise malformed(path, f"bad labels or file names in the {part} part ({error})") from None
     if len(names) != len(images_NHWC):
         raise malformed(path, f"{len(names)} file names for {len(images_NHWC)} images in the {part} part")
     return images_NHWC, labels_N, names
+
+
+def _are(kind: type, values: Any) -> bool:
+    """Whether it is a flat list of these, and the names are short. A pickle can refer to one value any number of times:
+    forty lists of two references each are a million million labels."""
+    is_flat = type(values) is list and all(type(value) is kind for value in values)
+    return is_flat and (kind is not bytes or all(len(value) <= MAX_NAME for value in values))
 
 
 def _pickles(path: Path, folder: str, names: list[str]) -> dict[str, Any]:
@@ -134,8 +145,13 @@ class _InertUnpickler(pickle._Unpickler):
     """Builds none of the classes a pickle names, only harmless stand-ins for the four it needs.
 
     By the standard library's Python, as a table in its C grows to any number that a pickle writes behind a "remember":
-    five bytes can ask for 32 GB.
+    five bytes can ask for 32 GB. Without its bytearrays: they are made as long as is written before they are read.
     """
+
+    def load_bytearray8(self) -> None:
+        raise pickle.UnpicklingError("the pickle asks for a bytearray, which is not allowed")
+
+    dispatch: ClassVar[dict[int, Any]] = pickle._Unpickler.dispatch | {pickle.BYTEARRAY8[0]: load_bytearray8}
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _STAND_INS:

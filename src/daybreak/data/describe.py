@@ -31,7 +31,8 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         `conflict_names`; notes; and `advice`, sentences about what to do.
     """
     repeated, conflicts = _repeated(dataset)
-    of_validation = {"validation_duplicates": len(repeated["validation"])} if dataset.validation else {}
+    counts = {part: len(names) for part, names in repeated.items()}
+    of_validation = {"validation_duplicates": counts["validation"]} if dataset.validation else {}
     mean_C, std_C = mean_and_std(dataset.train.images_NHWC)
     return {
         "name": dataset.name,
@@ -43,12 +44,12 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "channels": dataset.decode.channels,
         "mean": mean_C,
         "std": std_C,
-        "duplicates": len(repeated["test"]),
+        "duplicates": counts["test"],
         **of_validation,
         "conflicts": len(conflicts),
         "conflict_names": conflicts[:10],
         "notes": list(dataset.notes),
-        "advice": advice(dataset, duplicates=len(repeated["test"]), conflicts=len(conflicts)),
+        "advice": advice(dataset, duplicates=counts, conflicts=len(conflicts)),
     }
 
 

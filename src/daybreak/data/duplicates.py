@@ -1,4 +1,4 @@
-"""Images of the test part that are, as good as, in the training part: a test on them flatters.
+"""Images of another part that are, as good as, in the training part: a test on them flatters.
 
 Two steps. A perceptual hash (Zauner 2010) finds candidates: the signs of the 8×8 lowest frequencies of the grey image
 about their median, 64 bits that scaling, JPEG and brightness hardly change; mirrored test images are hashed too. Then
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.fft import dct
 
-from daybreak.data.dataset import Dataset, images_a_block
+from daybreak.data.dataset import Split, images_a_block
 from daybreak.data.hamming import Hashes, near_pairs
 from daybreak.data.image import Pixels
 
@@ -21,7 +21,7 @@ MIN_CORRELATION = 0.95
 
 @dataclass(frozen=True)
 class Duplicate:
-    """A test image and the training image that it repeats."""
+    """An image of the other part, the test part as a rule, and the training image that it repeats."""
 
     test: int
     train: int
@@ -30,9 +30,8 @@ class Duplicate:
     same_label: bool
 
 
-def near_duplicates(dataset: Dataset) -> list[Duplicate]:
+def near_duplicates(train: Split, test: Split) -> list[Duplicate]:
     """Each test image with a (near-)duplicate in the training part, with the closest one; the closest pairs first."""
-    train, test = dataset.train, dataset.test
     known, found = perceptual_hashes(train.images_NHWC), dict[int, Duplicate]()
     for mirrored in (False, True):
         images = test.images_NHWC[:, :, ::-1] if mirrored else test.images_NHWC

@@ -147,15 +147,14 @@ def _sum_of(meta: Mapping[str, Any]) -> str:
 def _size(path: Path) -> int | None:
     try:
         return path.stat().st_size
-    except OSError:
+    except (OSError, ValueError):  # a name with a NUL in it is a ValueError
         return None
 
 
 def _read_split(folder: Path, part: Part, meta: _Meta) -> Split:
     names = tuple(meta.names[part])
     try:
-        images_NHWC = np.load(folder / f"{part}_images.npy", mmap_mode="r", allow_pickle=False)
-        labels_N = np.load(folder / f"{part}_labels.npy", mmap_mode="r", allow_pickle=False)
+        images_NHWC, labels_N = (_array(folder / f"{part}_{name}.npy") for name in ("images", "labels"))
     except BROKEN_ARRAY as error:
         raise DamagedEntryError(f"an array of the {part} part cannot be read ({one_line(str(error))[:80]})") from error
     shape = (len(names), meta.decode.size, meta.decode.size, meta.decode.channels)
@@ -166,6 +165,13 @@ def _read_split(folder: Path, part: Part, meta: _Meta) -> Split:
     if len(labels_N) and not 0 <= int(labels_N.min()) <= int(labels_N.max()) < len(meta.classes):
         raise DamagedEntryError(f"a label of the {part} part is none of the classes")
     return Split(images_NHWC, labels_N, names)
+
+
+def _array(path: Path) -> np.ndarray:
+    found = np.load(path, mmap_mode="r", allow_pickle=False)
+    if not isinstance(found, np.ndarray):  # numpy opens an archive too, whatever its name
+        raise ValueError("no array")
+    return found
 
 
 def _verify(folder: Path, entry: Entry, splits: Mapping[Part, Split], in_any_case: bool) -> None:

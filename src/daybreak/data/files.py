@@ -18,6 +18,7 @@ from daybreak.data.layout import IMAGE_SUFFIXES, PART_NAMES, Layout, PartNames, 
 log = logging.getLogger(__name__)
 
 DEFAULT_SIZE = 64
+PHOTO_SIDE = 96  # px: images that are photos, for which a net trained on ImageNet is worth it
 CHUNK = 64
 CHUNK_BYTES = 64 * 2**20  # of files that are in memory at a time, beside the one that is being read
 # Below this, Pillow holds the interpreter lock for most of an image's time and threads only get in each other's way:

@@ -9,18 +9,19 @@ from pathlib import Path
 
 from daybreak.core.errors import DataError
 from daybreak.data.entry import file_stamp
-from daybreak.data.layout import hidden_folder_of_image
+from daybreak.data.layout import MAX_LEVELS, hidden_folder_of_image
 
 
 class Folder:
     """A folder as a container: names relative to it, "/" between the parts.
 
     Raises:
-        DataError: a folder cannot be listed, a link leaves the folder, or something is neither file nor folder.
+        DataError: a folder cannot be listed or lies too deep, a link leaves the folder, or something is neither file
+            nor folder.
     """
 
     def __init__(self, root: Path) -> None:
-        self._root = Path(os.path.realpath(root))
+        self.root = Path(os.path.realpath(root))
         self.names: list[str] = []
         self.names_in_hidden: list[str] = []
         self.folders: list[str] = []
@@ -32,7 +33,7 @@ class Folder:
         self.stamp = stamp.hexdigest()
 
     def open(self, name: str) -> BufferedReader:
-        return (self._root / name).open("rb")
+        return (self.root / name).open("rb")
 
     def digest(self) -> str:
         """SHA-256 over names and bytes; the same for a copy elsewhere. An unreadable file counts by its name."""
@@ -52,7 +53,9 @@ class Folder:
         return f"{sorted(self.folders)!r}{hidden}".encode("utf-8", "surrogatepass")
 
     def _walk(self, folder: str) -> Iterator[tuple[str, os.stat_result]]:
-        path = self._root / folder
+        path = self.root / folder
+        if folder.count("/") > MAX_LEVELS:  # of Python's own levels there are about a thousand
+            raise DataError(self.root, f"folders of more than {MAX_LEVELS} levels: {folder[:50]}…", "fewer levels")
         try:
             entries = sorted(os.scandir(path), key=lambda entry: entry.name)
         except OSError as error:
@@ -84,5 +87,5 @@ class Folder:
 
     def _check_link(self, entry: os.DirEntry[str]) -> None:
         target = os.path.realpath(entry.path)
-        if os.path.commonpath([self._root, target]) != str(self._root):
+        if os.path.commonpath([self.root, target]) != str(self.root):
             raise DataError(entry.path, f"the link leaves the data folder (to {target})", "copy the file to its place")

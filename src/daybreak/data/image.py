@@ -6,10 +6,11 @@ scaled. The centre square is resized with an anti-aliased bicubic filter. Left o
 after the first.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 256 * 2**20
 PIECE_BYTES = 4 * 2**20
+STRIP_PIXELS = 2**20  # of an image whose pixels are converted
 ORIENTATION_TAG = 0x0112
 GREY_MODES = {"1", "L", "LA", "I;16", "I;16L", "I;16B"}
 
@@ -65,6 +67,11 @@ def read_limited(path: Path) -> bytes:
 
 
 def read_stream(file: BinaryIO) -> bytes:
+    """The rest of a stream.
+
+    Raises:
+        BadImage: it is too long to be an image.
+    """
     pieces, held = [], 0
     while piece := file.read(PIECE_BYTES):  # all at once, what inflates would be copied again and again
         pieces.append(piece)
@@ -93,7 +100,8 @@ def decode(data: bytes, spec: DecodeSpec) -> Pixels:
         # A large JPEG is decoded at a half, a quarter or an eighth of its size, never below twice the wanted side.
         image.draft(None, (2 * spec.size, 2 * spec.size))
         image.load()
-        return fit(_upright(image), spec)
+        image = _upright(image)  # what was turned is not held meanwhile
+        return fit(image, spec)
     except Exception as error:  # decoders raise almost anything on hostile bytes
         raise BadImage(f"cannot be decoded ({_reason(error)})") from None
 
@@ -104,15 +112,13 @@ def read_header(file: BinaryIO) -> Header:
     Raises:
         BadImage: not an image of an allowed format, or too many pixels.
     """
-    image = _open(file)
-    # A JPEG with a second, larger picture inside (MPO) counts as animated for Pillow and for nobody else.
-    animated = image.format != "MPO" and bool(getattr(image, "is_animated", False))
-    return Header(*image.size, image.mode in GREY_MODES, image.mode == "CMYK", animated)
+    image = _open(cast(BinaryIO, _Limited(file)))
+    return Header(*image.size, image.mode in GREY_MODES, image.mode == "CMYK", _is_animated(image))
 
 
 def fit(image: Image.Image, spec: DecodeSpec) -> Pixels:
     """The centre square of an image at the size and with the channels of `spec`: uint8, HWC."""
-    image = _eight_bit(image).convert("L" if spec.channels == 1 else "RGB")
+    image = _eight_bit(image, "L" if spec.channels == 1 else "RGB")
     if image.size != (spec.size, spec.size):
         side = min(image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2
@@ -121,9 +127,29 @@ def fit(image: Image.Image, spec: DecodeSpec) -> Pixels:
     return np.asarray(image, dtype=np.uint8).reshape(spec.size, spec.size, spec.channels)
 
 
+class _Limited:
+    """A stream of which no more is read than an image may have: for its size alone Pillow reads all of a WebP, and all
+    the texts of a PNG."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._left = file, MAX_BYTES
+
+    def read(self, size: int = -1) -> bytes:
+        content = read_stream(self._file) if size < 0 else self._file.read(min(size, self._left + 1))
+        self._left -= len(content)
+        if self._left < 0:
+            raise BadImage(f"more than {MAX_BYTES // 2**20} MiB")
+        return content
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
 def _open(file: BinaryIO) -> Image.Image:
     try:
         image = Image.open(file, formats=FORMATS)
+    except BadImage:
+        raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise BadImage(f"more than {MAX_PIXELS // 10**6} million pixels") from None
     except Exception as error:  # as in decode
@@ -141,17 +167,47 @@ def _upright(image: Image.Image) -> Image.Image:
     return ImageOps.exif_transpose(image)
 
 
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """The image without transparency and with eight bits a channel."""
+def _is_animated(image: Image.Image) -> bool:
+    """A JPEG with a second, larger picture inside (MPO) counts as animated for Pillow and for nobody else."""
+    try:
+        return image.format != "MPO" and bool(getattr(image, "is_animated", False))
+    except Exception:  # what follows the first frame is broken, and only that frame is used
+        return False
+
+
+def _eight_bit(image: Image.Image, mode: str) -> Image.Image:
+    """The image without transparency and with eight bits a channel.
+
+    Args:
+        mode: L or RGB.
+    """
     if image.mode.startswith("I;16"):
-        values_HW = np.asarray(image).astype(np.uint32)
-        return Image.fromarray(((values_HW + 128) // 257).astype(np.uint8))  # 65535 -> 255, rounded
+        return _in_strips(image, mode, _scaled)
     if image.mode in ("I", "F"):
         raise BadImage("32 bits per pixel without a known range of values")
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image
+        return _in_strips(image, mode, _on_white)
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _in_strips(image: Image.Image, mode: str, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """The image converted some rows at a time: what is needed on the way is several times as large as the result."""
+    result = Image.new(mode, image.size)
+    rows = max(1, STRIP_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        result.paste(convert(strip).convert(mode), (0, top))
+    return result
+
+
+def _scaled(image: Image.Image) -> Image.Image:
+    values_HW = np.asarray(image).astype(np.uint32)
+    return Image.fromarray(((values_HW + 128) // 257).astype(np.uint8))  # 65535 -> 255, rounded
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
 
 
 def _reason(error: Exception) -> str:

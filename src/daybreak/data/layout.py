@@ -4,6 +4,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -24,6 +25,11 @@ HIDDEN_BY_TOOLS = {
     ".thumbs",
     ".trash",
 }  # no classes
+MAX_LEVELS, MAX_NAME = 100, 4096
+# Letters and signs that count as printable and are shown as a blank, and those that are shown as nothing.
+BLANKS = (0x115F, 0x1160, 0x2800, 0x3164, 0xFFA0)
+MARKS = (0x34F, 0x17B4, 0x17B5, 0x180B, 0x180C, 0x180D, 0x180F, *range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0))
+AS_SHOWN = dict.fromkeys(BLANKS, " ") | dict.fromkeys(MARKS, "")
 PathParts = tuple[str, ...]
 
 
@@ -40,6 +46,21 @@ class PartNames:
 
 PART_NAMES = PartNames()
 PART_NAMES_OF_0_1_0 = PartNames(validation=(), test=("test", "val", "validation"))
+
+
+@dataclass(frozen=True)
+class _Tree:
+    """Folders: those that are listed, and those that files lie in, each once; what lies above them is not held."""
+
+    listed: set[PathParts]
+    holding: set[PathParts]
+
+    def below(self, parent: PathParts) -> list[PathParts]:
+        """The folders directly below another."""
+        depth = len(parent)
+        found = {path for path in self.listed if len(path) == depth + 1 and path[:depth] == parent}
+        found |= {path[: depth + 1] for path in self.holding if len(path) > depth and path[:depth] == parent}
+        return sorted(found)
 
 
 @dataclass(frozen=True)
@@ -66,12 +87,14 @@ def read_layout(
         part_names: what the parts may be called.
 
     Raises:
-        DataError: no or empty class folders, stray images, or class names that only look different.
+        DataError: no or empty class folders, stray images, class names that only look different, or a name that is too
+            long or too deep.
     """
-    files = list(files)
+    files, folders = list(files), list(folders)
+    _refuse_deep(chain(files, folders), where)
     paths = [path for name in files if not _ignored(path := tuple(name.split("/")))]
-    tree = {path for name in folders if not _ignored(path := tuple(name.split("/")))}
-    tree |= {path[:depth] for path in paths for depth in range(1, len(path))}
+    listed = {path for name in folders if not _ignored(path := tuple(name.split("/")))}
+    tree = _Tree(listed, {path[:-1] for path in paths})
     root = _root(tree, paths, part_names)
     parts, notes = _parts(root, tree, part_names, where)
     _refuse_strays(paths, [root, *parts.values()], where)
@@ -87,6 +110,13 @@ def read_layout(
         part_N=np.array([code for code, _, _ in rows], np.int8) if len(parts) > 1 else None,
         notes=(*notes, *_hidden(files)),
     )
+
+
+def _refuse_deep(names: Iterable[str], where: object) -> None:
+    for name in names:
+        if len(name) > MAX_NAME or name.count("/") > MAX_LEVELS:
+            why = f"a name of {len(name):,} characters and {name.count('/'):,} levels: {name[:50]}…"
+            raise DataError(where, why, f"names of up to {MAX_NAME:,} characters and {MAX_LEVELS} levels")
 
 
 def _hidden(files: Iterable[str]) -> list[str]:
@@ -114,35 +144,30 @@ def _is_image(path: PathParts) -> bool:
     return PurePosixPath(path[-1]).suffix.lower() in IMAGE_SUFFIXES
 
 
-def _below(parent: PathParts, tree: Iterable[PathParts]) -> list[PathParts]:
-    depth = len(parent)
-    return sorted(path for path in tree if len(path) == depth + 1 and path[:depth] == parent)
-
-
-def _root(tree: set[PathParts], paths: list[PathParts], part_names: PartNames) -> PathParts:
+def _root(tree: _Tree, paths: list[PathParts], part_names: PartNames) -> PathParts:
     """The folder that holds the class folders or the parts: below single top folders without images of their own."""
     root: PathParts = ()
-    images = [path for path in paths if _is_image(path)]
+    with_images = {path[:-1] for path in paths if _is_image(path)}
     while True:
-        folders = _below(root, tree)
+        folders = tree.below(root)
         if len(folders) != 1 or folders[0][-1].lower() in part_names.all():
             return root
-        if not _below(folders[0], tree) or _below(root, images) or _below(folders[0], images):
+        if not tree.below(folders[0]) or root in with_images or folders[0] in with_images:
             return root
         root = folders[0]
 
 
 def _parts(
-    root: PathParts, tree: set[PathParts], part_names: PartNames, where: object
+    root: PathParts, tree: _Tree, part_names: PartNames, where: object
 ) -> tuple[dict[int, PathParts], tuple[str, ...]]:
     """The folder of each part that is there, by its code, the training folder first; and the notes to show."""
-    found = {folder[-1].lower(): folder for folder in _below(root, tree)}
+    found = {folder[-1].lower(): folder for folder in tree.below(root)}
     train = found.get("train")
-    if train is None or not _below(train, tree):  # a class may be called "train"
+    if train is None or not tree.below(train):  # a class may be called "train"
         if found and set(found) <= set(part_names.all()) - {"train"}:
             raise DataError(where, f"{'/, '.join(sorted(found))}/ without a train/ beside it", "add a train/ folder")
         return {TRAIN: root}, ()
-    strangers = [folder[-1] for folder in _below(root, tree) if folder[-1].lower() not in part_names.all()]
+    strangers = [folder[-1] for folder in tree.below(root) if folder[-1].lower() not in part_names.all()]
     if strangers:
         raise DataError(where, f"folders beside train/: {', '.join(strangers[:10])}", "move or remove them")
     validation, validation_notes = first_there(part_names.validation, found, "validation", "{}/")
@@ -164,11 +189,11 @@ def first_there(
 
 
 def _rows(
-    code: int, part: PathParts, tree: set[PathParts], paths: list[PathParts], where: object
+    code: int, part: PathParts, tree: _Tree, paths: list[PathParts], where: object
 ) -> list[tuple[int, str, PathParts]]:
     """(part's code, class, path) of all files in the class folders of a part, by class and then by name."""
     depth = len(part)
-    members: dict[str, list[PathParts]] = {folder[-1]: [] for folder in _below(part, tree)}
+    members: dict[str, list[PathParts]] = {folder[-1]: [] for folder in tree.below(part)}
     for path in paths:
         if len(path) > depth + 1 and path[:depth] == part:
             members[path[depth]].append(path)
@@ -193,15 +218,16 @@ def check_class_names(classes: tuple[str, ...], where: object) -> None:
     """Refuse names that a person cannot read or tell apart.
 
     Raises:
-        DataError: a name is blank or has a NUL in it, or two differ only in case, Unicode form or blanks. (Other
+        DataError: a name shows nothing or has a NUL in it, or two differ only in case, Unicode form or blanks. (Other
             control characters are shown escaped, wherever a name is shown.)
     """
     for name in classes:
-        if not name.strip() or "\0" in name:
+        if not name.translate(AS_SHOWN).strip() or "\0" in name:
             raise DataError(where, f"class name {name!a} is blank or has a NUL in it", "rename it")
     groups = defaultdict(list)
     for name in classes:
-        folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+        visible = unicodedata.normalize("NFC", name.translate(AS_SHOWN))
+        folded = unicodedata.normalize("NFC", visible.casefold())
         groups[" ".join(folded.split())].append(name)
     for names in groups.values():
         if len(names) > 1:

@@ -1,18 +1,34 @@
 """Open a data set: from the cache if its content has been decoded before, else decode it into the cache first."""
 
+import copy
+import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
-from daybreak.core.errors import BadImagesError, UsageError
+from daybreak.core.errors import BadImagesError, DataError, UsageError
 from daybreak.data import cache
 from daybreak.data.dataset import Dataset, Request, Split
 from daybreak.data.entry import DamagedEntryError, Entry
+from daybreak.data.folder import Folder
 from daybreak.data.layout import PART_NAMES, PART_NAMES_OF_0_1_0
-from daybreak.data.sources import KNOWN_ARCHIVES, NAMES, Source, content_of, find, is_published
+from daybreak.data.sources import (
+    KNOWN_ARCHIVES,
+    NAMES,
+    FolderSource,
+    ListedSource,
+    ParquetSource,
+    ShardSource,
+    Source,
+    TableSource,
+    content_of,
+    find,
+    is_published,
+)
 from daybreak.data.split import check_share, default_share, few_images, hold_out, split_indices
+from daybreak.data.table import Table
 
 NAMED = 10  # bad images that a note names
 
@@ -46,7 +62,8 @@ def open_dataset(
             decoded again, and a note says so.
 
     Raises:
-        DataError: it cannot be had, is no usable data set, or has too few images to hold any out.
+        DataError: it cannot be had, is no usable data set, has too few images to hold any out, or changes while it is
+            decoded.
         StorageError: the cache cannot be written.
         UsageError: the size is not positive; `validate` is no share, or the data has a validation part of its own.
     """
@@ -55,9 +72,10 @@ def open_dataset(
     check_share(validate)
     started = time.perf_counter()
     source, download_seconds = find(data)
+    stamp = source.stamp()  # before the content is read, so that a change at any time after it is seen
     content = content_of(source)
     request = Request(_absolute(data), size, split_seed, skip_bad, validate, parts_of_0_1_0)
-    entry, decode_seconds, damage = _entry(source, content, request, verify)
+    entry, decode_seconds, damage = _entry(source, stamp, content, request, verify)
     published = is_published(source, content)
     train, validation, validation_notes = _validation(entry, request, published, source.where)
     scarce = () if published else few_images(entry.train.labels_N, entry.classes)
@@ -104,7 +122,7 @@ def _validation(
     return hold_out(entry.train, share, request.split_seed, entry.classes, where)
 
 
-def _entry(source: Source, content: str, request: Request, verify: bool) -> tuple[Entry, float, list[str]]:
+def _entry(source: Source, stamp: str, content: str, request: Request, verify: bool) -> tuple[Entry, float, list[str]]:
     """The decoded data set, the seconds that decoding it took, and what was wrong with the copy that was there."""
     damage: list[str] = []
     if (entry := _cached(content, request, verify, damage)) is not None:
@@ -112,7 +130,7 @@ def _entry(source: Source, content: str, request: Request, verify: bool) -> tupl
     started = time.perf_counter()
     with cache.turn(_key(content, request, request.split_seed)):
         entry = _cached(content, request, verify, damage)  # another process may have decoded it meanwhile
-        entry = entry or _decode(source, content, request)
+        entry = entry or _decode(source, stamp, content, request)
     return entry, time.perf_counter() - started, damage
 
 
@@ -135,24 +153,50 @@ def _key(content: str, request: Request, split_seed: int | None) -> str:
     return cache.entry_key(content, request.size, split_seed, request.skip_bad, request.parts_of_0_1_0)
 
 
-def _decode(source: Source, content: str, request: Request) -> Entry:
+def _decode(source: Source, stamp: str, content: str, request: Request) -> Entry:
+    if isinstance(source, ParquetSource | ShardSource):  # what it knows of its files is older than their stamp
+        source = _looked_at_again(source)
     try:
-        return _write(source, content, request, bad=())
+        return _write(source, stamp, content, request, bad=())
     except BadImagesError as error:
         if not request.skip_bad:
             raise
-        return _write(source, content, request, error.names)
+        return _write(source, stamp, content, request, error.names)
 
 
-def _write(source: Source, content: str, request: Request, bad: Sequence[str]) -> Entry:
+def _write(source: Source, stamp: str, content: str, request: Request, bad: Sequence[str]) -> Entry:
     """Decode into the cache, without the files that are known to be bad."""
     part_names = PART_NAMES_OF_0_1_0 if request.parts_of_0_1_0 else PART_NAMES
-    asked = _key(content, request, request.split_seed)
+    # Of these very files: pieces of what has changed since then are not gone on with, even if it has been put back.
+    asked = hashlib.sha256(f"{_key(content, request, request.split_seed)} {stamp}".encode()).hexdigest()
     with cache.staging(asked) as folder, source.read(request.size, frozenset(bad), part_names) as pictures:
         parts, split_notes = split_indices(pictures, request.split_seed, source.where)
         cache.write(folder, pictures, parts, (*pictures.notes, *split_notes, *_skipped(bad)))
+        _check_unchanged(source, stamp)
         seed = None if pictures.has_test_part else request.split_seed
         return cache.publish(folder, _key(content, request, seed))
+
+
+def _check_unchanged(source: Source, stamp: str) -> None:
+    """An entry is found by its content's digest; images of another content would be there for good."""
+    try:
+        now = _looked_at_again(source) if isinstance(source, FolderSource | TableSource) else source
+        is_unchanged = now.stamp() == stamp
+    except (DataError, OSError):  # a file or a folder is gone
+        is_unchanged = False
+    if not is_unchanged:
+        raise DataError(source.where, "changed while it was read", "again, once nobody writes there")
+
+
+def _looked_at_again(source: Source) -> Source:
+    """The source with the list that it made at first (of files, of rows, of where samples lie) made anew."""
+    again = copy.copy(source)
+    if isinstance(again, FolderSource):
+        again.container = Folder(again.container.root)
+    elif isinstance(again, ListedSource):
+        first = again.container
+        again.container = Table(first.path) if isinstance(first, Table) else type(first)(first.paths)
+    return again
 
 
 def _skipped(bad: Sequence[str]) -> list[str]:

@@ -8,7 +8,8 @@ import io
 import json
 import re
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy as np
 
 from daybreak.core.errors import DataError, one_line
 from daybreak.data.archives import MAX_MEMBERS
+from daybreak.data.arrays import MAX_CLASSES
 from daybreak.data.dataset import TRAIN
 from daybreak.data.download import sha256_of
 from daybreak.data.entry import file_stamp
@@ -28,6 +30,10 @@ from daybreak.data.table import IMAGE, LABEL, PARTS
 SUFFIX = ".parquet"
 LABELS = (*LABEL, "labels", "fine_label")
 IMAGES = (*IMAGE, "img")
+MAX_LABEL = 1000  # characters
+ROWS_AT_A_TIME, BYTES_AT_A_TIME = 64, 256 * 2**20
+NO_BYTES = "has no bytes in it, only a path or nothing"
+READ_AHEAD = 2**20  # bytes: else pyarrow reads a row group's images into memory before it gives out the first
 
 
 def parquet_files(folder: Path) -> list[Path]:
@@ -53,7 +59,7 @@ class Parquet:
         self.names_in_hidden: list[str] = []
         self.folders: list[str] = []
         self._places = {path.stem: n for n, path in enumerate(paths)}
-        self._held: tuple[int, int, int, list[Any]] | None = None  # file, its first row, its end, images
+        self._place: _Place | None = None
 
     def open(self, name: str) -> io.BytesIO:
         """The image file of a row."""
@@ -62,7 +68,7 @@ class Parquet:
             value = self._image(self._places[stem], int(row))
         content = value.get("bytes") if isinstance(value, dict) else value
         if not isinstance(content, bytes):
-            raise ValueError("has no bytes in it, only a path or nothing")  # as a bad image: listed with the others
+            raise ValueError(NO_BYTES)  # as a bad image: listed with the others
         return io.BytesIO(content)
 
     @property
@@ -77,11 +83,12 @@ class Parquet:
         """The files' own classes and parts, without some of their rows.
 
         Raises:
-            DataError: a label is missing, or class names only look different.
+            DataError: a label is missing, the files name other classes, or class names only look different.
         """
+        named = self._named_classes
         labels = [label for file, path in zip(self._files, self.paths, strict=True) for label in _labels(file, path)]
         kept = [n for n, name in enumerate(self.names) if name not in left_out]
-        classes = self._named_classes or tuple(sorted({labels[n] for n in kept}))
+        classes = named or tuple(sorted({labels[n] for n in kept}))
         check_class_names(classes, self.paths[0])
         index, names = {name: i for i, name in enumerate(classes)}, tuple(self.names[n] for n in kept)
         parts = [part_of(name) for name in names]
@@ -97,23 +104,53 @@ class Parquet:
         )
 
     @cached_property
-    def _named_classes(self) -> tuple[str, ...] | None:
-        names = _class_names(self._files[0], _column(self._files[0], self.paths[0], LABELS, "label"))
-        return tuple(names) if names else None
+    def _named_classes(self) -> tuple[str, ...]:
+        """What the schemas name; nothing where they name no classes."""
+        first, *others = (
+            _class_names(file, _column(file, path, LABELS, "label"))
+            for file, path in zip(self._files, self.paths, strict=True)
+        )
+        for path, names in zip(self.paths[1:], others, strict=True):
+            if names != first:
+                why = f"its schema names {len(names)} classes, and not the {len(first)} of {self.paths[0].name}"
+                raise DataError(path, why, "files that name the same classes in the same order")
+        return tuple(first)
 
     def _image(self, file: int, row: int) -> Any:
-        """Images are read by row groups, and the last group is kept: they are asked for in order."""
-        if self._held is None or self._held[0] != file or not self._held[1] <= row < self._held[2]:
-            first = 0
-            for group in range(self._files[file].metadata.num_row_groups):
-                rows = self._files[file].metadata.row_group(group).num_rows
-                if row < first + rows:
-                    break
-                first += rows
-            column = _column(self._files[file], self.paths[file], IMAGES, "image")
-            values = _read(lambda: self._files[file].read_row_group(group, columns=[column])[column].to_pylist())
-            self._held = (file, first, first + rows, values)
-        return self._held[3][row - self._held[1]]
+        """Images are asked for in order: reading goes on behind the last one, or begins anew in the row's group."""
+        place = self._place
+        if place is None or place.file != file or not place.first <= row < place.end:
+            place = self._place = self._start(file, row)
+        while row >= place.first + len(place.values):
+            values = next(place.batches, None)
+            if values is None:
+                raise ValueError("cannot be read, as its row group ends or breaks off before it")
+            place.first, place.values = place.first + len(place.values), values
+        return place.values[row - place.first]
+
+    def _start(self, file: int, row: int) -> "_Place":
+        metadata, first = self._files[file].metadata, 0
+        for group in range(metadata.num_row_groups):
+            end = first + metadata.row_group(group).num_rows
+            if row < end:
+                column = _column(self._files[file], self.paths[file], IMAGES, "image")
+                leaf = _leaf(self._files[file], (column, f"{column}.bytes"))
+                if leaf is None:
+                    raise ValueError(NO_BYTES)
+                return _Place(file, first, end, [], _values(self._files[file], column, leaf, group))
+            first = end
+        raise ValueError("is in no row group")
+
+
+@dataclass
+class _Place:
+    """Where the reading of a row group stands: the values of some of its rows, and those behind them."""
+
+    file: int
+    first: int  # row of `values`
+    end: int  # row behind the group
+    values: list[Any]
+    batches: Iterator[list[Any]]
 
 
 def _pyarrow(path: Path) -> ModuleType:
@@ -128,24 +165,16 @@ def _pyarrow(path: Path) -> ModuleType:
 def _open(path: Path) -> Any:
     parquet = _pyarrow(path)
     try:
-        return parquet.ParquetFile(path)
+        return parquet.ParquetFile(path, pre_buffer=False, buffer_size=READ_AHEAD)
     except Exception as error:  # pyarrow raises kinds of its own
         raise DataError(path, f"cannot be read as Parquet ({one_line(error)[:100]})", "a whole file") from None
 
 
-def _read(reading: Callable[[], Any]) -> Any:
-    """
-    Raises:
-        ValueError: whatever pyarrow says of values that cannot be read.
-    """
-    try:
-        return reading()
-    except Exception as error:
-        raise ValueError(f"cannot be read ({one_line(error)[:100] or type(error).__name__})") from None
-
-
 def _column(file: Any, path: Path, names: Sequence[str], what: str) -> str:
-    there = file.schema_arrow.names
+    try:
+        there = list(dict.fromkeys(leaf.partition(".")[0] for leaf in _leaves(file)))
+    except UnicodeDecodeError:
+        raise DataError(path, "the name of a column is not UTF-8 text", "a whole file") from None
     found = next((name for name in names if name in there), None)
     if found is None:
         columns = one_line(", ".join(there))[:100]
@@ -153,23 +182,79 @@ def _column(file: Any, path: Path, names: Sequence[str], what: str) -> str:
     return found
 
 
+def _leaves(file: Any) -> list[str]:
+    """The paths of what holds values: COLUMN, or COLUMN.FIELD in a structure."""
+    return [file.schema.column(n).path for n in range(len(file.schema))]
+
+
+def _leaf(file: Any, paths: Sequence[str]) -> int | None:
+    """The number of the first leaf of such a path that has one value a row; None where lists or other fields are."""
+    leaves = enumerate(_leaves(file))
+    return next((n for n, leaf in leaves if leaf in paths and not file.schema.column(n).max_repetition_level), None)
+
+
+def _stored(file: Any, leaf: int, group: int) -> int:
+    """Bytes of a row group's values before they are compressed, as the file's foot says."""
+    return int(file.metadata.row_group(group).column(leaf).total_uncompressed_size)
+
+
+def _values(file: Any, column: str, leaf: int, group: int) -> Iterator[list[Any]]:
+    """The values of a row group, so few rows at a time that they fit into BYTES_AT_A_TIME even if each value is as long
+    as all that is stored: what repeats is stored once.
+
+    Raises:
+        ValueError: whatever pyarrow says of values that cannot be read.
+    """
+    try:
+        rows = max(1, min(ROWS_AT_A_TIME, BYTES_AT_A_TIME // max(1, _stored(file, leaf, group))))
+        for batch in file.iter_batches(rows, row_groups=[group], columns=[_leaves(file)[leaf]]):
+            yield batch[column].to_pylist()
+    except Exception as error:  # pyarrow raises kinds of its own
+        raise ValueError(f"cannot be read ({one_line(error)[:100] or type(error).__name__})") from None
+
+
 def _labels(file: Any, path: Path) -> list[str]:
     column = _column(file, path, LABELS, "label")
-    names, found = _class_names(file, column), []
+    leaf = _leaf(file, [column])
+    if leaf is None:
+        raise DataError(path, "row 0: several labels an image", "one class for each image")
+    names, found, rows = _class_names(file, column), list[str](), file.metadata.num_rows
+    known: dict[str, str] = {}  # a class's name is kept once
     try:
-        values = _read(lambda: file.read(columns=[column])[column].to_pylist())
-    except ValueError as error:
-        raise DataError(path, f"column {one_line(column)[:50]}: {error}", "a whole file") from None
-    if len(values) != file.metadata.num_rows:
-        raise DataError(path, f"{len(values):,} labels for {file.metadata.num_rows:,} rows", "a whole file")
-    for row, value in enumerate(values):
-        if isinstance(value, list | dict) or value is None:
-            why = f"row {row}: {'no label' if value is None else 'several labels an image'}"
-            raise DataError(path, why, "one class for each image")
-        if names and not (isinstance(value, int) and 0 <= value < len(names)):
-            raise DataError(path, f"row {row}: label {value!r} has no name among {len(names)}", "the schema's names")
-        found.append(names[value] if names else str(value))
+        for value in _label_values(file, column, leaf, path):
+            label = _label(value, len(found), names, path)
+            found.append(known.setdefault(label, label))
+            if len(known) > MAX_CLASSES:
+                raise DataError(path, f"more than {MAX_CLASSES:,} labels that differ", "a column of classes")
+            if len(found) > rows:
+                break
+    except (ValueError, IndexError) as error:  # IndexError: a row group without the column
+        raise DataError(path, f"column {column}: {error}", "a whole file") from None
+    if len(found) != rows:
+        raise DataError(path, f"{len(found):,} labels for {rows:,} rows", "a whole file")
     return found
+
+
+def _label_values(file: Any, column: str, leaf: int, path: Path) -> Iterator[Any]:
+    for group in range(file.metadata.num_row_groups):
+        if (stored := _stored(file, leaf, group)) > BYTES_AT_A_TIME:
+            raise DataError(path, f"column {column}: {stored:,} bytes in a row group", "a column of classes")
+        for values in _values(file, column, leaf, group):
+            yield from values
+
+
+def _label(value: Any, row: int, names: Sequence[str], path: Path) -> str:
+    if value is None or value != value:  # NaN is how a table of pandas says that there is none
+        raise DataError(path, f"row {row}: no label", "one class for each image")
+    if names and not (isinstance(value, int) and 0 <= value < len(names)):
+        raise DataError(path, f"row {row}: label {value!r:.50} has no name among {len(names)}", "the schema's names")
+    try:
+        label = names[value] if names else value.decode() if isinstance(value, bytes) else str(value)
+    except UnicodeDecodeError:
+        raise DataError(path, f"row {row}: label {value!r:.50} is not UTF-8 text", "names or numbers") from None
+    if len(label) > MAX_LABEL:
+        raise DataError(path, f"row {row}: a label of {len(label):,} characters", "the name of a class")
+    return label
 
 
 def _class_names(file: Any, column: str) -> list[str]:

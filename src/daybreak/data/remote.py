@@ -39,8 +39,10 @@ TRIES, PAUSE_SECONDS = 3, 1.0
 REMEDY = "set DAYBREAK_CACHE_DIR to a folder with free space"
 # What a file system says of a file beside its identity: another address at every look.
 VOLATILE = {"url", "name", "Key", "Expires", "atime", "accessed"}
-# Words in the name of what lets one in: X-Amz-Signature, access_token.
-SECRETS = {"signature", "sig", "token", "key", "apikey", "password", "secret", "credential"}
+# What stands before a host: https://TOKEN@host, sftp://me:password@host. (A name alone tells an SFTP server who asks.)
+LETS_IN = re.compile(r"https?://[^/?#]*@|[^/]*://[^/]*:[^/]*@")
+# A word in the name of a parameter that lets one in: X-Amz-Signature, accessToken, rlkey, resourcekey, tempauth.
+SECRET = re.compile(r"token|secret|passw|signature|credential|(key|sig|auth|pwd|jwt)$|^(sign|pass)$")
 Files = Mapping[str, Mapping[str, Any]]
 log = logging.getLogger(__name__)
 
@@ -62,7 +64,7 @@ def copied(url: str) -> tuple[Path, float]:
     """
     started = time.perf_counter()
     system, path = _reached(url)
-    base = unquote(_asked_from(path).rstrip("/").rpartition("/")[2]) or "data"
+    base = _unquoted(_asked_from(path).rstrip("/").rpartition("/")[2], url) or "data"
     name = safe_name(base, url)
     folder = cache_dir() / "copies" / hashlib.sha256(url.encode()).hexdigest()[:16]
     with storage_errors(folder, remedy=REMEDY):
@@ -80,9 +82,9 @@ def _reached(url: str) -> tuple[Any, str]:
     """The file system and the path in it."""
     from fsspec.core import url_to_fs  # type: ignore[import-untyped]
 
-    if "::" in url or re.match(r"[^/]*://[^/]*:[^/]*@", url):
-        why = "has a password or a chain of file systems in it"
-        raise DataError(_without_password(url), why, "a plain URL; credentials where the service's own tools look")
+    if "::" in url or LETS_IN.match(url):
+        why = "has a password or a user, or a chain of file systems, in it"
+        raise DataError(_without_secrets(url), why, "a plain URL; credentials where the service's own tools look")
     if secret := _secret_in(url):
         why = f"has {secret} in it, and a run keeps its URL"
         raise DataError(_asked_from(url), why, "a download, and the file's name in place of the URL")
@@ -95,20 +97,34 @@ def _reached(url: str) -> tuple[Any, str]:
         raise DataError(url, f"cannot be reached ({_reason(error)})", "a URL such as s3://bucket/photos") from None
 
 
-def _without_password(url: str) -> str:
-    return re.sub(r"://[^/]*@", "://", url)
+def _without_secrets(url: str) -> str:
+    return re.split(r"[?#]", re.sub(r"://[^/]*@", "://", url), maxsplit=1)[0]
+
+
+def _is_web(url: str) -> bool:
+    return url.startswith(("http://", "https://"))
 
 
 def _asked_from(url: str) -> str:
     """A web address without what it asks for (photos.zip?download=1); other stores may have ? in a name."""
-    return re.split(r"[?#]", url, maxsplit=1)[0] if url.startswith(("http://", "https://")) else url
+    return re.split(r"[?#]", url, maxsplit=1)[0] if _is_web(url) else url
+
+
+def _unquoted(name: str, url: str) -> str:
+    """A name as a file has it: a%20b of a web address is "a b"; other stores may have % in a name."""
+    return unquote(name) if _is_web(url) else name
 
 
 def _secret_in(url: str) -> str | None:
     """The name of what lets in whoever has this web address; None if there is nothing of the kind."""
-    asked = url.removeprefix(_asked_from(url)).removeprefix("?").partition("#")[0]
+    asked = re.sub("[#;?]", "&", url.removeprefix(_asked_from(url)))
     names = [name for name, _ in parse_qsl(asked, keep_blank_values=True)]
-    return next((name for name in names if SECRETS & set(re.split(r"[^a-z]", name.lower()))), None)
+    return next((name for name in names if any(map(SECRET.search, _words(name)))), None)
+
+
+def _words(name: str) -> list[str]:
+    """Of a parameter's name: AWSAccessKeyId has awsaccess, key and id in it."""
+    return re.findall("[a-z]+", re.sub("(?<=[a-z])(?=[A-Z])", " ", name).lower())
 
 
 def _listed(system: Any, path: str, name: str, url: str) -> dict[str, dict[str, Any]]:
@@ -125,7 +141,11 @@ def _listed(system: Any, path: str, name: str, url: str) -> dict[str, dict[str, 
     if len(files) > MAX_MEMBERS:
         raise DataError(url, f"more than {MAX_MEMBERS:,} files", "shards: a folder of .tar files")
     root = path.rstrip("/")
-    names = {safe_name(f"{name}/{unquote(entry.removeprefix(root).lstrip('/'))}", url): entry for entry in files}
+    names: dict[str, str] = {}
+    for entry in files:
+        inside = safe_name(f"{name}/{_unquoted(entry.removeprefix(root).lstrip('/'), url)}", url)
+        if names.setdefault(inside, entry) != entry:
+            raise DataError(url, f"two files would be called {inside!r} here", "names that differ in more than that")
     if all(facts.get("size") is not None for facts in files.values()):
         return {name: {**files[entry], "at": entry} for name, entry in names.items()}
     return _facts(system, names, url)

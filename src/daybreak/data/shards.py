@@ -26,14 +26,19 @@ from daybreak.data.archives import MAX_MEMBERS, safe_name
 from daybreak.data.dataset import TRAIN
 from daybreak.data.download import sha256_of
 from daybreak.data.entry import file_stamp
+from daybreak.data.files import plural
 from daybreak.data.image import MAX_BYTES
 from daybreak.data.layout import IMAGE_SUFFIXES, Layout, check_class_names
 from daybreak.data.parquet import part_of
 from daybreak.data.table import LABEL
+from daybreak.data.tar import Member, members_of
 
 SUFFIX, LABELS, CLASSES = ".tar", (".cls", ".txt", ".json"), ("classes.txt", "classnames.txt")
 LABEL_BYTES, MAX_DIGITS = 2**20, 18
+NAMED = 10  # labels without an image that a note names
 Extent = tuple[int, int, int]  # shard, offset, length
+Images = dict[str, tuple[str, Extent]]  # by stem
+Labels = dict[str, dict[str, list[str]]]  # by stem and suffix
 
 
 def shards_in(folder: Path) -> list[Path]:
@@ -46,7 +51,7 @@ def shards_in(folder: Path) -> list[Path]:
 def is_shard(path: Path) -> bool:
     """Whether a tar begins with a sample rather than with class folders: an image, and beside it a label."""
     try:
-        with tarfile.open(path, "r:") as archive:
+        with tarfile.open(path, "r:", tarinfo=Member) as archive:
             first = [member.name for _, member in zip(range(8), archive, strict=False) if member.isfile()]
     except BROKEN:
         return False
@@ -58,13 +63,14 @@ class Shards:
     """The samples of shards as a container of image files, called SHARD/NAME.
 
     Raises:
-        DataError: a shard is broken or compressed, or a sample has no label.
+        DataError: a shard is broken or compressed or has links in it, or a sample has no label or two.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths, self._lock = paths, threading.Lock()
         self._images: dict[str, Extent] = {}
         self._labels: dict[str, str] = {}
+        self._without_image: list[str] = []
         self._held: tuple[int, BinaryIO] | None = None  # images are asked for in order, and there may be 1,000 shards
         for shard in range(len(paths)):
             self._read(shard)
@@ -119,7 +125,7 @@ class Shards:
             names=names,
             labels_N=np.array([index[label] for label in labels], np.int64),
             part_N=np.array(parts, np.int8) if len(set(parts)) > 1 else None,
-            notes=(),
+            notes=self._notes(),
         )
 
     @property
@@ -129,41 +135,48 @@ class Shards:
 
     def _listed_classes(self) -> tuple[str, ...]:
         try:
-            lines = [line for path in self._class_files for line in path.read_text("utf-8").split("\n")]
+            lines = [line for path in self._class_files for line in path.read_text("utf-8-sig").split("\n")]
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(self._class_files[0], f"cannot be read ({one_line(str(error))[:100]})", "UTF-8") from None
         return tuple(line.strip() for line in lines if line)
 
+    def _notes(self) -> tuple[str, ...]:
+        found = self._without_image
+        if not found:
+            return ()
+        more = f" and {len(found) - NAMED:,} more" if len(found) > NAMED else ""
+        return (f"{plural(len(found), 'label')} without an image left out: {', '.join(found[:NAMED])}{more}",)
+
     def _read(self, shard: int) -> None:
         path = self.paths[shard]
-        images: dict[str, tuple[str, Extent]] = {}
-        labels: dict[str, dict[str, str]] = defaultdict(dict)
-        try:
-            with tarfile.open(path, "r:", encoding="utf-8", errors="surrogateescape") as archive:
-                for member in archive:
-                    if member.isfile():
-                        self._take(archive, member, shard, images, labels)
-                    archive.members.clear()  # type: ignore[attr-defined]  # else all of them stay in memory
-        except BROKEN as error:
-            why = f"cannot be read as a tar ({one_line(str(error))[:100] or type(error).__name__})"
-            raise DataError(
-                path, why, "plain .tar files, as a compressed one can only be read from its start"
-            ) from None
+        images, labels = self._found_in(shard)
         for stem, (name, extent) in images.items():
-            if stem not in labels:
-                raise DataError(path, f"{one_line(name)[:100]} has no label beside it", f"{one_line(stem)[:100]}.cls")
             self._images[f"{path.stem}/{name}"] = extent
-            self._labels[f"{path.stem}/{name}"] = next(labels[stem][kind] for kind in LABELS if kind in labels[stem])
+            self._labels[f"{path.stem}/{name}"] = _label_of(stem, name, labels, path)
+        lone = sorted(f"{path.stem}/{stem}{min(labels[stem])}" for stem in labels.keys() - images.keys())
+        self._without_image += [one_line(name)[:100] for name in lone]
         if len(self._images) > MAX_MEMBERS:
             raise DataError(path, f"more than {MAX_MEMBERS:,} samples", "fewer shards")
 
+    def _found_in(self, shard: int) -> tuple[Images, Labels]:
+        path = self.paths[shard]
+        images: Images = {}
+        labels: Labels = defaultdict(lambda: defaultdict(list))
+        try:
+            with tarfile.open(path, "r:", tarinfo=Member, encoding="utf-8", errors="surrogateescape") as archive:
+                for member in members_of(archive):
+                    if member.islnk() or member.issym():
+                        raise DataError(path, f"{one_line(member.name)[:100]} is a link", "store the file instead")
+                    if member.isfile():
+                        self._take(archive, member, shard, images, labels)
+        except BROKEN as error:
+            why = f"cannot be read as a tar ({one_line(str(error))[:100] or type(error).__name__})"
+            remedy = "make or download it again: plain .tar files, as a compressed one can only be read from its start"
+            raise DataError(path, why, remedy) from None
+        return images, labels
+
     def _take(
-        self,
-        archive: tarfile.TarFile,
-        member: tarfile.TarInfo,
-        shard: int,
-        images: dict[str, tuple[str, Extent]],
-        labels: dict[str, dict[str, str]],
+        self, archive: tarfile.TarFile, member: tarfile.TarInfo, shard: int, images: Images, labels: Labels
     ) -> None:
         """Note where a member lies if it is an image, and what it says if it is a label."""
         path, name = self.paths[shard], safe_name(member.name, self.paths[shard])
@@ -178,12 +191,24 @@ class Shards:
             content = archive.extractfile(member)
             text = content.read(LABEL_BYTES) if content else b""
             if (label := _label(text, suffix)) is not None:
-                labels[stem][suffix] = label
+                labels[stem][suffix].append(label)
+
+
+def _label_of(stem: str, image: str, labels: Labels, path: Path) -> str:
+    """A sample's label, in the first kind of file that there is."""
+    if stem not in labels:
+        raise DataError(path, f"{one_line(image)[:100]} has no label beside it", f"{one_line(stem)[:100]}.cls")
+    kind = next(kind for kind in LABELS if kind in labels[stem])
+    label, *others = labels[stem][kind]
+    if others:
+        why = f"{one_line(image)[:100]} has {1 + len(others)} {kind} files with a label"
+        raise DataError(path, why, "one label a sample")
+    return label
 
 
 def _label(content: bytes, suffix: str) -> str | None:
     """None where there is none in it."""
-    text = content.decode("utf-8").strip()
+    text = content.decode("utf-8-sig").strip()
     if suffix != ".json":
         return text or None
     facts = json.loads(text)

@@ -122,8 +122,8 @@ def find_here(name: str) -> str | None:
 
 
 def photo_side(data: str | Path) -> int | None:
-    """The typical shorter side in px of a few images of a folder, a zip or a table; None for other data. (A tar would
-    have to be read whole.)
+    """The typical shorter side in px of a few images of a folder, a zip, a table, shards or Parquet; None for other
+    data. (A tar would have to be read whole.)
 
     Raises:
         DataError: there is no such thing, or it cannot be read.

@@ -5,7 +5,7 @@ import hashlib
 import io
 import os
 import posixpath
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
@@ -120,21 +120,35 @@ def _rows(text: str, path: Path) -> list[Row]:
     head = text.partition("\n")[0]
     separator = max(",;\t", key=head.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    lines = ((reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells))
+    empty = DataError(path, "lists no images", "a head `image,label` and a row for each image")
     try:
-        lines = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
+        first = next(lines, None)
+        if first is None:
+            raise empty
+        columns = _columns([cell.strip().lower() for cell in first[1]], path)
+        rows = list(_body(lines, len(first[1]), columns, path))
     except csv.Error as error:
         raise DataError(path, f"line {reader.line_num}: {error}", "a table of comma-separated values") from None
-    if len(lines) < 2:
-        raise DataError(path, "lists no images", "a head `image,label` and a row for each image")
-    if len(lines) > MAX_MEMBERS:
-        raise DataError(path, f"more than {MAX_MEMBERS:,} rows", "a smaller table")
-    (_, head_cells), *body = lines
-    columns = _columns([cell.strip().lower() for cell in head_cells], path)
-    rows = [_row(line, cells, columns, path) for line, cells in body]
+    if not rows:
+        raise empty
     _refuse_two_labels(rows, path)
     if columns[2] is not None and all(row.part != TRAIN for row in rows):
         raise DataError(path, "no row of the training part", "split = train for some, or no such column")
     return rows
+
+
+def _body(
+    lines: Iterator[tuple[int, list[str]]], width: int, columns: tuple[int, int, int | None], path: Path
+) -> Iterator[Row]:
+    """The rows below a head of so many cells, counted while they are read."""
+    for count, (line, cells) in enumerate(lines):
+        if count == MAX_MEMBERS:
+            raise DataError(path, f"more than {MAX_MEMBERS:,} rows", "a smaller table")
+        if any(cell.strip() for cell in cells[width:]):
+            why = f"line {line}: {len(cells)} cells below a head of {width}"
+            raise DataError(path, why, "quotes around a value that has the separator in it")
+        yield _row(line, cells, columns, path)
 
 
 def _columns(head: list[str], path: Path) -> tuple[int, int, int | None]:

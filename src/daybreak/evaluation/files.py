@@ -1,5 +1,6 @@
 """Image files to be classified, and the answers to them as rows; no torch in here."""
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 
 from daybreak.core.errors import DataError, UsageError
 from daybreak.data import decode_image
-from daybreak.data.image import DecodeSpec
+from daybreak.data.image import BadImage, DecodeSpec, read_stream
 from daybreak.data.layout import IMAGE_SUFFIXES
 
 STDIN = "-"
@@ -45,7 +46,11 @@ def likeliest(probability_K: np.ndarray, classes: Sequence[str], top: int) -> li
 
 
 def find_images(images: Sequence[str | Path]) -> list[str]:
-    """Image files, folders replaced by the images below them in order of name."""
+    """Image files, folders replaced by the images below them in order of name.
+
+    Raises:
+        DataError: there are none.
+    """
     files: list[str] = []
     for image in images:
         path = Path(image)
@@ -61,9 +66,22 @@ def find_images(images: Sequence[str | Path]) -> list[str]:
 
 
 def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    """By its name; a pipe would never end. (What a link leads to and is not there is left for reading to name.)"""
+    is_named_so = path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    return is_named_so and (os.path.isfile(path) or not os.path.exists(path))
 
 
 def read_images(files: Sequence[str], decode: DecodeSpec) -> np.ndarray:
-    """uint8 (N, H, W, C), decoded as the training images were."""
-    return np.stack([decode_image(sys.stdin.buffer.read() if f == STDIN else Path(f), decode) for f in files])
+    """uint8 (N, H, W, C), decoded as the training images were.
+
+    Raises:
+        DataError: a file cannot be read or is not a whole image.
+    """
+    return np.stack([decode_image(_read_stdin() if f == STDIN else Path(f), decode) for f in files])
+
+
+def _read_stdin() -> bytes:
+    try:
+        return read_stream(sys.stdin.buffer)
+    except BadImage as bad:
+        raise DataError("image", str(bad), "another image, or convert it to PNG or JPEG") from None

@@ -89,7 +89,7 @@ class LiteNet(nn.Module):
         pixels: mean and deviation with which images are normalised, on the scale of [0, 1], for each channel or all.
     """
 
-    stages = ("stem", "stage2", "stage3", "stage5", "stage7", "top")  # one each a resolution, and the last ones
+    stages = ("stem", *(f"stage{number}" for number in range(1, 8)), "top")
     pixels: Pixels = ((127 / 255,), (128 / 255,))
 
     def __init__(self, config: LiteConfig, num_classes: int, in_channels: int) -> None:

@@ -9,12 +9,14 @@ and converted to PyTorch (Apache-2.0). Nothing is unpickled that is not plain te
 import hashlib
 import importlib.util
 import json
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -86,34 +88,60 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def net_beside(path: Path) -> dict[str, Any]:
-    """The options of the net of the run whose weights these are; none for weights that are no run's."""
-    model = _card_beside(path).get("net")
+    """The options of the net of the run whose weights these are; none for weights that are no run's.
+
+    Raises:
+        RunError: they are of another version of daybreak.
+    """
+    card, values = _card_beside(path)
+    model = values.get("net")
     if not isinstance(model, dict) or "name" not in model:
         return {}
-    config = NET.validate_python(model)
+    try:
+        config = NET.validate_python(model)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, ("net", *first["loc"][1:])))  # the first part is the kind of net, which nobody wrote
+        remedy = "--net NAME, and what the net was given by --set model.KEY=VALUE"
+        raise RunError(card, f"{key}: {first['msg']}", remedy) from None
     folded = {"folded": config.is_folded} if isinstance(config, LiteConfig) else {}  # whatever it starts from
     return config.model_dump(mode="json", exclude_unset=True) | folded
 
 
 def _pixels_beside(path: Path) -> Pixels | None:
-    """How images were normalised for these weights, which a run or timm says; None where nobody does."""
-    card = _card_beside(path)
-    try:
-        card = card.get("pretrained_cfg", card)  # where timm has it
-        mean, std = (tuple(float(value) for value in card[key]) for key in ("mean", "std"))
-    except (ValueError, TypeError, KeyError):
+    """How images were normalised for these weights, which a run or timm says; None where nobody does.
+
+    Raises:
+        RunError: images cannot be normalised so.
+    """
+    card, values = _card_beside(path)
+    values = values.get("pretrained_cfg", values)  # where timm has it
+    if not (isinstance(values, dict) and all(isinstance(values.get(key), list) for key in ("mean", "std"))):
         return None
-    return mean, std
+    return _numbers(card, "mean", values["mean"], -math.inf), _numbers(card, "std", values["std"], 0.0)
 
 
-def _card_beside(path: Path) -> dict[str, Any]:
+def _numbers(card: Path, key: str, values: list[Any], above: float) -> tuple[float, ...]:
+    """One number for each channel, or one for all."""
+    try:
+        found = tuple(float(value) for value in values)
+    except (ValueError, TypeError, OverflowError):
+        found = ()
+    if not 1 <= len(found) <= 3 or not all(above < value < math.inf for value in found):
+        kind = "finite numbers" if above else "finite numbers above 0"
+        raise RunError(card, f"{key} is not one to three {kind}", "the file as it came with the weights")
+    return found
+
+
+def _card_beside(path: Path) -> tuple[Path, dict[str, Any]]:
+    """The file that describes the weights, and what it says; nothing where there is none."""
     for name in CARDS:
         try:
-            card = json.loads((path.parent / name).read_bytes())
+            values = json.loads((path.parent / name).read_bytes())
         except (OSError, ValueError, RecursionError):
             continue
-        return card if isinstance(card, dict) else {}
-    return {}
+        return path.parent / name, values if isinstance(values, dict) else {}
+    return path, {}
 
 
 def _take(net: nn.Module, found: dict[str, Tensor], source: Path | str) -> None:

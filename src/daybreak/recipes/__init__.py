@@ -63,7 +63,7 @@ def read_toml(path: Path) -> Recipe:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UsageError(f"--recipe {path}", "no such file", remedy) from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # no TOML, or a number too long, or too many brackets
         raise UsageError(f"--recipe {path}", f"cannot be read ({error})", remedy) from None
     try:
         return validate(Recipe, values, "a recipe")

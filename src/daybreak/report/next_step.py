@@ -2,17 +2,21 @@
 
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from daybreak.core.errors import one_line
+from daybreak.core.errors import DataError, one_line
+from daybreak.core.extras import install_command
 from daybreak.core.options import TrainOptions, lengthened
+from daybreak.data.files import PHOTO_SIDE
+from daybreak.data.sources import photo_side
 from daybreak.report.verdict import Finding
 from daybreak.runs.directory import RunDirectory
 
 LONGER = 2  # times as long
 WIDER = 2  # times as many channels
-PHOTOS = 96  # px: from this side on a pretrained net is the better start
 
 
 @dataclass(frozen=True)
@@ -21,14 +25,13 @@ class Step:
     command: str
 
 
-def next_step(run: RunDirectory, fit: Finding | None, *, leaks: bool, suspects: int, size: int) -> Step:
+def next_step(run: RunDirectory, fit: Finding | None, *, leaks: bool, suspects: int) -> Step:
     """The step that promises most: the data first, then the training, then a closer look.
 
     Args:
         fit: the finding about the curves.
         leaks: whether test images that are in the training part, too, make the accuracy look better than it is.
         suspects: labels shown that look wrong.
-        size: side of the images in px.
     """
     recipe, options, fault = run.recipe, _options(run), fit.fault if fit else None
     if leaks:
@@ -36,9 +39,9 @@ def next_step(run: RunDirectory, fit: Finding | None, *, leaks: bool, suspects: 
         return Step("See which images are in both parts, and keep them in one", which)
     if fault == "undertrained":
         return Step(f"Train {LONGER} times as long", _said(_longer(run, options)))
-    if fault and size >= PHOTOS and not recipe.features:
+    if fault and not recipe.features and _are_photos(options.data):
         started = TrainOptions(data=options.data, recipe="finetune", seed=options.seed, split_seed=options.split_seed)
-        return Step("Start from a net that knows photos (pip install 'daybreak[lite]')", _said(started.command()))
+        return Step(f"Start from a net that knows photos ({install_command('lite')})", _said(started.command()))
     if fault == "overfitted" and not recipe.augment.cutout and not recipe.features and "options" in run.config:
         hidden = replace(options, settings={**options.settings, "augment.cutout": 8})
         return Step("Hide a part of each training image", _said(hidden.command()))
@@ -52,6 +55,15 @@ def next_step(run: RunDirectory, fit: Finding | None, *, leaks: bool, suspects: 
     return Step("See what speaks for the wrong class in the worst mistakes", _said(closer))
 
 
+def _are_photos(data: str | None) -> bool:
+    """Whether that is what the data is before it is decoded, if it still is where it was."""
+    if data is None or not Path(data).exists():
+        return False
+    with suppress(DataError):
+        return (photo_side(data) or 0) >= PHOTO_SIDE
+    return False
+
+
 def _options(run: RunDirectory) -> TrainOptions:
     """The run's options, with the data and the recipe that it took where none was named."""
     options = run.options
@@ -60,7 +72,7 @@ def _options(run: RunDirectory) -> TrainOptions:
 
 
 def _longer(run: RunDirectory, options: TrainOptions) -> Sequence[object]:
-    if options.budget is not None:
+    if options.budget is not None and run.recipe.is_stretched:
         length: dict[str, Any] = {"epochs": None, "budget": round(LONGER * options.budget, 1)}
     else:
         length = {"epochs": max(1, round(LONGER * run.summary["epochs"])), "budget": None}

@@ -123,7 +123,7 @@ def verdict_of(
         verdict.leaks(duplicates["total"], duplicates["other_label"], images, size, accuracies),
         verdict.labels(len(suspects["test_rows"]), images, suspects["hidden"]),
     ]
-    step = next_step(run, fit, leaks=leak, suspects=len(suspects["test_rows"]), size=size)
+    step = next_step(run, fit, leaks=leak, suspects=len(suspects["test_rows"]))
     return {"findings": [finding for finding in found if finding], "next": step}
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from daybreak.core import metrics
 from daybreak.data import Dataset
-from daybreak.data.advice import FROM_SIDE
+from daybreak.data.advice import SMALLEST_FOR_NEAR_COPIES
 from daybreak.data.dataset import Split
 from daybreak.data.duplicates import MIN_CORRELATION, Duplicate, near_duplicates
 from daybreak.data.picture import enlarged
@@ -75,8 +75,8 @@ def duplicates(dataset: Dataset, evaluation: Evaluation) -> dict[str, Any]:
     """Test images that are in the training part, too, and the accuracy without them. Images of a few pixels are alike
     without being of one thing: of these only exact copies count."""
     train, test, classes = dataset.train, dataset.test, dataset.classes
-    is_exact = dataset.decode.size < FROM_SIDE
-    found = [d for d in near_duplicates(dataset) if not is_exact or _is_copy(dataset, d)]
+    is_exact = dataset.decode.size < SMALLEST_FOR_NEAR_COPIES
+    found = [d for d in near_duplicates(dataset.train, dataset.test) if not is_exact or _is_copy(dataset, d)]
     rows = [
         asdict(d)
         | {"test": _picture_of(test, d.test), "train": _picture_of(train, d.train)}

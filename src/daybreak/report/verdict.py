@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from daybreak.core import metrics
-from daybreak.data.advice import FROM_SIDE, IMBALANCED
+from daybreak.data.advice import IMBALANCED, SMALLEST_FOR_NEAR_COPIES
 from daybreak.data.files import plural
 
 Level = Literal["good", "note", "warning"]
@@ -199,10 +199,10 @@ def leaks(found: int, other_label: int, images: int, size: int, accuracies: tupl
 
     Args:
         found: how many; `other_label` of them with another label there.
-        size: side of the images in px: below FROM_SIDE only exact copies count.
+        size: side of the images in px: below SMALLEST_FOR_NEAR_COPIES only exact copies count.
         accuracies: on all test images, and on those without a copy; None where there are none.
     """
-    kind = "exact copy" if size < FROM_SIDE else "exact or near copy"
+    kind = "exact copy" if size < SMALLEST_FOR_NEAR_COPIES else "exact or near copy"
     if not found:
         return Finding((f"No test image has an {kind} in the training part.",), "good", "duplicates")
     text = f"{found:,} of {plural(images, 'test image')} have an {kind} in the training part"

@@ -42,23 +42,31 @@ class Classifier:
         images = torch.from_numpy(np.array(images_NHWC))  # a copy: torch wants memory it may write to
         return self.normalize(resize(images.to(self.device), self.size))
 
-    @torch.no_grad()
-    @fixed_weights()
     def logits(self, images_NHWC: np.ndarray, tta: Tta = "none") -> np.ndarray:
         """Logits (N, K), float32, of uint8 images (N, H, W, C)."""
+        _, averaged_NK = self.plain_and_averaged(images_NHWC, tta)
+        return averaged_NK
+
+    @torch.no_grad()
+    @fixed_weights()
+    def plain_and_averaged(self, images_NHWC: np.ndarray, tta: Tta) -> tuple[np.ndarray, np.ndarray]:
+        """Logits of uint8 images (N, H, W, C) as they are, and averaged over their views: both (N, K), float32."""
         training, batch = self.net.training, images_a_forward(self.size, self.device)
         # Taken first: results kept one by one between large maps would leave holes in memory that no map fits in.
-        found_NK = torch.empty(len(images_NHWC), len(self.classes), device=self.device)
+        found_2NK = torch.empty(2, len(images_NHWC), len(self.classes), device=self.device)
         self.net.eval()
         try:
             for n, start in enumerate(range(0, len(images_NHWC), batch)):
                 images = self.prepare(images_NHWC[start : start + batch])
-                found_NK[start : start + batch] = self._weighted_views(images, tta)
+                views = [(w, self.forward(view)) for w, view in tta_views(images, tta, self.mirrors)]
+                found_2NK[0, start : start + batch] = views[0][1]
+                found_2NK[1, start : start + batch] = torch.stack([w * logits for w, logits in views]).sum(0)
                 if n % RELEASED == RELEASED - 1:
                     release(images_NHWC)
         finally:
             self.net.train(training)
-        return found_NK.cpu().numpy()
+        plain_NK, averaged_NK = found_2NK.cpu().numpy()
+        return plain_NK, averaged_NK
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
         """Logits (N, K), float32, of prepared images."""
@@ -66,14 +74,10 @@ class Classifier:
             logits: Tensor = self.net(images_NCHW)
         return logits.float()
 
-    def _weighted_views(self, images_NCHW: Tensor, tta: Tta) -> Tensor:
-        return torch.stack([w * self.forward(view) for w, view in tta_views(images_NCHW, tta, self.mirrors)]).sum(0)
-
 
 def predict_test(classifier: Classifier, test: Split, tta: Tta) -> Predictions:
     """What a classifier says about test images, with and without test-time augmentation."""
-    plain = classifier.logits(test.images_NHWC)
-    averaged = plain if tta == "none" else classifier.logits(test.images_NHWC, tta)
+    plain, averaged = classifier.plain_and_averaged(test.images_NHWC, tta)
     return Predictions(plain, averaged, np.asarray(test.labels_N), np.asarray(test.names, dtype=np.str_))
 
 
@@ -89,7 +93,7 @@ def images_a_forward(side: int, device: torch.device, at_32_px: int = BATCH) -> 
 
 
 def tta_views(images_NCHW: Tensor, tta: Tta, mirrors: bool = True) -> list[tuple[float, Tensor]]:
-    """The views over which logits are averaged, with their weights.
+    """The views over which logits are averaged, with their weights; the first is the image as it is.
 
     `flip`: the image and its mirror. `full`: those with weight 1/2 in all, and both shifted by one pixel (of 32)
     up-left and down-right with 1/4 each; six forwards (Jordan 2024). A net that has never seen mirrored images takes

@@ -61,8 +61,11 @@ class MetricsLog:
         written: see `keep`.
 
         Raises:
-            RunError: a file is there and the system does not let it be read.
+            RunError: a file is there and the system does not let it be read, or the log is a link: what is written to
+                it would go to a file outside the run.
         """
+        if self.path.is_symlink():
+            raise RunError(self.path, "is a link, and rows cannot be added to it", COPY)
         log, table = _bytes_of(self.path), _bytes_of(self.table)
         return kept_until(step, size, log, (table or b"").decode("utf-8", "replace").replace("\0", ""))
 
@@ -139,4 +142,4 @@ def _keys(rows: Sequence[Row]) -> list[str]:
 def _csv(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
     text = io.StringIO(newline="")
     csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n").writerows(rows)
-    return text.getvalue()
+    return text.getvalue().encode("utf-8", "backslashreplace").decode("utf-8")  # JSON may hold half a surrogate pair

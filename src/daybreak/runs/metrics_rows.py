@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -88,7 +89,7 @@ def kept_until(step: int, size: int, log: bytes | None, table: str) -> Kept:
 
 def _sound(line: bytes, step: int) -> Row | None:
     try:
-        row = json.loads(line)
+        row = json.loads(line.decode("utf-8"))  # of bytes it would take lone surrogates and UTF-16 too
     except (ValueError, RecursionError):
         return None
     is_row = isinstance(row, dict) and fault_in(row) is None
@@ -96,13 +97,19 @@ def _sound(line: bytes, step: int) -> Row | None:
 
 
 def _epochs_of(table: str, step: int) -> Iterable[Row]:
-    for values in csv.DictReader(table.splitlines()):
-        row: Row = {"event": "epoch"}
-        for key, text in values.items():
-            try:
-                row |= {key: json.loads(text)} if text else {}
-            except (ValueError, TypeError, RecursionError):
-                row |= {key: text}
-        row.setdefault("batch_loss", None)
-        if fault_in(row) is None and row["step"] <= step:
-            yield row
+    with suppress(csv.Error):  # a field longer than the reader takes: what stands before it is kept
+        for values in csv.DictReader(table.splitlines()):
+            row = _typed(values)
+            if fault_in(row) is None and row["step"] <= step:
+                yield row
+
+
+def _typed(values: Mapping[str, Any]) -> Row:
+    row: Row = {"event": "epoch"}
+    for key, text in values.items():
+        try:
+            row |= {key: json.loads(text)} if text else {}
+        except (ValueError, TypeError, RecursionError):
+            row |= {key: text}
+    row.setdefault("batch_loss", None)
+    return row

@@ -68,7 +68,7 @@ def application_of(subject: Subject, options: ServeOptions | None = None, token:
         middleware=[
             Middleware(Watched, figures=figures, log=options.log),
             Middleware(TrustedHostMiddleware, allowed_hosts=options.allowed_hosts(token is not None)),
-            Middleware(Guard),
+            Middleware(Guard, make_room=page.uploads.let_oldest_go),
             *([Middleware(TokenRequired, token=token)] if token else []),
         ],
     )

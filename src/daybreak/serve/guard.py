@@ -2,11 +2,13 @@
 
 A connection without a whole request costs nothing but itself: it is closed after a few seconds, the one that has been
 quiet for the longest first where there are too many, and never counts among the requests that are answered with 503
-when there are too many of those. Nor does one whose answer is not read hold its place for long.
+when there are too many of those. One whose body is still coming counts, and goes where its place is needed. Nor does
+one whose answer is not read hold its place for long.
 """
 
 import asyncio
 import time
+from collections.abc import Callable
 
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
@@ -106,10 +108,14 @@ class PromptProtocol(H11Protocol):
 
 class Guard:
     """Refuses what another site asks, and more requests at once than can be worked on; whoever asks whether the service
-    lives is told so even then."""
+    lives is told so even then.
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app, self._requests = app, 0
+    Args:
+        make_room: end a request whose body has not come yet; False where there is none.
+    """
+
+    def __init__(self, app: ASGIApp, make_room: Callable[[], bool]) -> None:
+        self.app, self._make_room, self._requests = app, make_room, 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -128,7 +134,7 @@ class Guard:
     def _refusal(self, scope: Scope) -> RefusedError | None:
         if is_foreign(Headers(scope=scope), scope["path"], scope["method"]):
             return RefusedError(403, scope["path"], "asked by the page of another site", "the page itself")
-        if self._requests >= MAX_REQUESTS and scope["path"] != "/healthz":
+        if self._requests >= MAX_REQUESTS and scope["path"] != "/healthz" and not self._make_room():
             return RefusedError(503, "page", f"{MAX_REQUESTS} requests are being answered", "again in a moment")
         return None
 

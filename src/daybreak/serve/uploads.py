@@ -1,7 +1,8 @@
 """Bodies of requests: bounded in bytes and seconds each, and in memory and disk all together.
 
 Small ones are held in memory; larger ones go to a file without a name. Where those under way take more disk than there
-is for all, the one that has been coming for the longest is refused: whoever sends slowly loses, not who comes last.
+is for all, or there are as many requests as can be worked on, the one that has been coming for the longest is refused:
+whoever sends slowly loses, not who comes last.
 """
 
 import asyncio
@@ -68,14 +69,21 @@ class Uploads:
             self._coming.pop(deadline, None)
             self._refused.discard(deadline)
 
+    def let_oldest_go(self) -> bool:
+        """Refuse the body that has been coming for the longest; False where none is."""
+        if not self._coming:
+            return False
+        oldest, file = next(iter(self._coming.items()))
+        del self._coming[oldest]
+        self._leaving[file] = self._held[file]
+        if not oldest.expired():  # else it goes anyway
+            self._refused.add(oldest)
+            oldest.reschedule(asyncio.get_running_loop().time())
+        return True
+
     def _make_room(self) -> None:
-        while self._bytes - sum(self._leaving.values()) > ALL_BYTES and self._coming:
-            oldest, file = next(iter(self._coming.items()))
-            del self._coming[oldest]
-            self._leaving[file] = self._held[file]
-            if not oldest.expired():  # else it goes anyway
-                self._refused.add(oldest)
-                oldest.reschedule(asyncio.get_running_loop().time())
+        while self._bytes - sum(self._leaving.values()) > ALL_BYTES and self.let_oldest_go():
+            pass
 
 
 def _write(file: IO[bytes], chunk: bytes) -> None:

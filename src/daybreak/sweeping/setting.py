@@ -145,8 +145,8 @@ def settle(asked: Asked) -> Setting:
     if isinstance(recipe, str):
         recipe = get_recipe(recipe)
     if recipe is None:
-        told = recipe_choice.for_photos(asked.data, TrainOptions(settings=dict(asked.settings or {})))
-        recipe = get_recipe(told["recipe"]) if told and told["event"] == "choice" else None
+        told = recipe_choice.for_photos(asked.data, TrainOptions(size=asked.size, settings=dict(asked.settings or {})))
+        recipe = get_recipe(told.recipe) if told and told.recipe else None
     dataset = _open(asked, recipe)
     base = recipe_choice.named_or_default(recipe, dataset, asked.epochs, asked.settings)
     base, _ = balance_for(base, dataset, TrainOptions())

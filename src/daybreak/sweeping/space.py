@@ -130,7 +130,10 @@ def read_space(source: str | Path | Mapping[str, Any], base: Recipe) -> Space:
     name = "space" if isinstance(source, Mapping) else str(source)
     values = dict(source) if isinstance(source, Mapping) else _read(Path(source))
     current = flatten(base.model_dump())
-    tables = dict(sorted(_tables(values, name)))
+    try:
+        tables = dict(sorted(_tables(values, name)))
+    except RecursionError:  # a key of a thousand parts
+        raise UsageError(name, "its tables are nested too deeply", EXAMPLE) from None
     if not tables:
         raise UsageError(name, "no key to search", EXAMPLE)
     parameters = tuple(_parameter(key, table, current.get(key), name) for key, table in tables.items())
@@ -156,7 +159,7 @@ def _read(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UsageError(f"--space {path}", "no such file", f"a file with tables such as {EXAMPLE}") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # no TOML, or a number too long, or too many brackets
         raise UsageError(f"--space {path}", f"cannot be read ({error})", f"tables such as {EXAMPLE}") from None
 
 

@@ -6,6 +6,7 @@ of both, which is checked before either is parsed. Nothing is pickled. What the 
 """
 
 import json
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
@@ -65,7 +66,7 @@ def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
         RunError: there are checkpoints, but all are damaged, or one is of a newer daybreak.
     """
     damaged: list[str] = []
-    for path in sorted(folder.glob("step-*"), reverse=True):
+    for path in reversed(_stored(folder)):
         try:
             return read(path), damaged
         except _DamagedError as error:
@@ -120,7 +121,7 @@ def read(path: Path) -> Checkpoint:
         raise _DamagedError(f"{Path(error.filename).name} is missing") from None
     except OSError as error:
         raise _DamagedError(f"cannot be read, {error.strerror}") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise _DamagedError(f"{MANIFEST} cannot be read") from None
     for name, found in content.items():
         if not isinstance(manifest, dict) or manifest.get(name) != sha256(found).hexdigest():
@@ -152,13 +153,17 @@ def _path(folder: Path, step: int) -> Path:
     return folder / f"step-{step:08d}"
 
 
+def _stored(folder: Path) -> list[Path]:
+    """The checkpoints by their step: as text, 100,000,000 would stand before 99,999,999."""
+    return sorted(folder.glob("step-[0-9]*"), key=lambda path: int(re.findall(r"[0-9]+", path.name)[0]))
+
+
 class _DamagedError(Exception):
     """A checkpoint is not what was written."""
 
 
 def _remove_old(folder: Path) -> None:
-    paths = sorted(folder.glob("step-*"))
-    for path in paths[:-KEPT]:
+    for path in _stored(folder)[:-KEPT]:
         if path != _best_path(folder):
             with suppress(StorageError):  # it costs space and nothing else
                 remove_folder(path)
@@ -167,5 +172,5 @@ def _remove_old(folder: Path) -> None:
 def _best_path(folder: Path) -> Path | None:
     try:
         return _path(folder, int(json.loads((folder / BEST).read_bytes())["step"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None  # nothing was marked, or the mark cannot be read

@@ -43,7 +43,7 @@ BLOCK = 256  # images of a file
 BATCH = 16  # images a forward on a CPU: at 224 px the widest map of lite0, in float32, is then 77 MB
 ABOVE = 64  # images a forward above a cut on a CPU: the widest map above `stage6` of lite0 is then 34 MB
 SMALLEST_CROP = 0.35  # of an image's area, in the views that are crops
-IN_MEMORY = 256 * 2**20  # bytes of a view: more stays in its files
+IN_MEMORY = 512 * 2**20  # bytes of the views of a part: more stays in its files
 SUM_BYTES = 32  # before the values of a block
 FORMAT = 1
 
@@ -130,16 +130,19 @@ class View:
         shape: of an image's features.
         images: how many there are in all blocks.
         rows: which of them are in the part, and in which order; None for all.
+        views: how many of the part there may be, which share the memory.
 
     Attributes:
         shape: as given.
     """
 
-    def __init__(self, paths: Sequence[Path], shape: tuple[int, ...], images: int, rows: Indices | None) -> None:
+    def __init__(
+        self, paths: Sequence[Path], shape: tuple[int, ...], images: int, rows: Indices | None, views: int = 1
+    ) -> None:
         self._paths, self.shape, self._rows = paths, shape, rows
         self._bytes = 2 * math.prod(shape)
         self._held: np.ndarray | None = None
-        if images * self._bytes <= IN_MEMORY:
+        if views * images * self._bytes <= IN_MEMORY:
             self._held = self._read(np.arange(images))
         self._len = images if rows is None else len(rows)
 
@@ -179,14 +182,15 @@ class Store:
 
     Args:
         fingerprint: of the data set.
+        views: how many may be asked for.
 
     Attributes:
         blocks: how many there are of each view.
         computed: how many have been computed here; the others were there.
     """
 
-    def __init__(self, trunk: Trunk, part: Split, fingerprint: str) -> None:
-        self.trunk, self.computed = trunk, 0
+    def __init__(self, trunk: Trunk, part: Split, fingerprint: str, views: int = 1) -> None:
+        self.trunk, self.views, self.computed = trunk, views, 0
         self._rows: Indices | None
         self.part, self._rows = part.origin or (part, None)
         self.blocks = -(-len(self.part.labels_N) // BLOCK)
@@ -210,7 +214,7 @@ class Store:
         images = len(self.part.labels_N)
         paths, count = [], Count(log, "computed the features of", images)
         for at in range(0, images, BLOCK):
-            path = self._folder / f"{number}-{at // BLOCK}.f16"
+            path = self._path(number, at)
             if not _is_whole(path, min(BLOCK, images - at) * math.prod(self.trunk.shape)):
                 if not has_time():
                     return None
@@ -220,7 +224,15 @@ class Store:
                 count.add(len(block))
                 _write(path, block)
             paths.append(path)
-        return View(paths, self.trunk.shape, images, self._rows)
+        return View(paths, self.trunk.shape, images, self._rows, self.views)
+
+    def missing(self) -> float:
+        """How many of the views are not there yet, in parts of a view; what is damaged counts as there."""
+        names = {self._path(view, block * BLOCK).name for view in range(self.views) for block in range(self.blocks)}
+        return len(names - {path.name for path in self._folder.glob("*.f16")}) / self.blocks
+
+    def _path(self, view: int, at: int) -> Path:
+        return self._folder / f"{view}-{at // BLOCK}.f16"
 
 
 def _key(trunk: Trunk, part: Split, fingerprint: str) -> str:
@@ -263,7 +275,7 @@ class Features:
 
     def __init__(self, trunk: Trunk, dataset: Dataset, views: int, has_time: Callable[[], bool]) -> None:
         self._trunk, self._fingerprint = trunk, dataset.fingerprint
-        store = Store(trunk, dataset.train, dataset.fingerprint)
+        store = Store(trunk, dataset.train, dataset.fingerprint, views)
         self.views, self.digest = [store.plain()], trunk.digest
         self.computed = store.computed
         while len(self.views) < views and (view := store.view(len(self.views), has_time)) is not None:

