@@ -351,7 +351,7 @@ def test_a_resumed_run_keeps_its_views_whatever_the_budget_and_the_cache_say(
     resumed = daybreak.resume(tmp_path / "part", report=False, callbacks=[Callback])
     a, b = (r.directory.classifier("cpu").net.state_dict() for r in (whole, resumed))
     assert all(torch.equal(a[name], b[name]) for name in a)
-    with pytest.raises(UsageError, match="its cycle is over epochs; the budget was for the features; try: --ep"):
+    with pytest.raises(UsageError, match="its cycle is over epochs; try: --ep"):
         daybreak.resume(tmp_path / "part", budget=120, callbacks=[Callback])
     assert daybreak.resume(tmp_path / "part", epochs=4, report=False, callbacks=[Callback]).summary.epochs == 4
 
@@ -526,6 +526,7 @@ def test_features_that_are_there_take_no_time(
 def test_a_budget_longer_than_is_of_use_is_not_spent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(depth, "seconds_a_photo", lambda *_: (1e-6, 1e-6))
     monkeypatch.setattr(depth, "MOST", 2)
+    monkeypatch.setattr(depth, "MOST_STEPS", 0)
     small = {key: SETTINGS[key] for key in ("model.weights", "model.folded", "model.width", "precision", "batch_size")}
     options: dict[str, Any] = {"recipe": "finetune", "size": 32, "device": "cpu", "report": False}
     run = daybreak.train("digits", settings=small, budget=1e6, out=tmp_path / "run", **options)

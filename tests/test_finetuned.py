@@ -11,9 +11,11 @@ from playwright.sync_api import Browser
 from serving import serving
 
 import daybreak
+from daybreak.core.config import override
 from daybreak.explain.gallery import maps_for
 from daybreak.explain.maps import MapOptions
 from daybreak.models.registry import stages_of
+from daybreak.recipes import get_recipe, to_toml
 from daybreak.report.report import SECTIONS
 from daybreak.runs.datasets import run_dataset
 
@@ -90,3 +92,16 @@ def test_it_can_be_compared(run: daybreak.Run, data: Path, tmp_path: Path) -> No
     found = daybreak.compare(run, other, out=tmp_path / "comparison")
     assert json.dumps(found.as_json())
     assert (tmp_path / "comparison").exists()
+
+
+def test_it_can_be_benched(tmp_path: Path) -> None:
+    """Seeds after the first find its features; latencies are those of the whole net."""
+    data, own = photographs(tmp_path / "others", per_class=12), tmp_path / "mine.toml"
+    own.write_text(to_toml(override(get_recipe("finetune"), SETTINGS | {"tune": "stage7", "size": 96, "name": "mine"})))
+    record = daybreak.bench(data, recipes=[str(own)], runs=2, device="cpu", out=tmp_path / "record")
+    (row,) = record["recipes"]
+    assert (row["recipe"], row["n"], row["failed"]) == ("mine", 2, 0)
+    assert row["test_acc"]["mean"] == 1.0
+    found = [json.loads(path.read_text())["features"] for path in sorted(tmp_path.glob("record/mine/*/summary.json"))]
+    assert [summary["computed"] for summary in found] == [2, 0]
+    assert {(timed["form"], timed["batch"]) for timed in row["latency"]} >= {("eager", 1), ("folded", 1)}

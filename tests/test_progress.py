@@ -17,7 +17,7 @@ from daybreak.core.errors import UsageError
 from daybreak.recipes import RECIPES
 from daybreak.training import loop
 from daybreak.training.expectation import about_budget
-from daybreak.training.progress import TimeHorizon
+from daybreak.training.progress import BoundedHorizon, StepHorizon, TimeHorizon
 from daybreak.training.session import Session
 
 TINY = {"model.width": 0.1, "precision": "float32"}
@@ -200,3 +200,17 @@ def test_images_that_grow_make_steps_slower() -> None:
     assert told is None
     told = about_budget(100.0, *steps, 20, override(RECIPES["sprint"], growing), 32)
     assert "about 2.9 epochs fit" in str(told)  # (10 + 36 + 12.5) / 20
+
+
+def test_a_cycle_that_is_expected_to_fit_keeps_to_the_budget_where_it_does_not() -> None:
+    now = [0.0]
+    steps = StepHorizon(SimpleNamespace(epochs=2, steps=10))  # type: ignore[arg-type]
+    horizon, other = (BoundedHorizon(steps, TimeHorizon(100.0, lambda: now[0])) for _ in range(2))
+    assert (horizon.epochs, horizon.steps) == (2, 10)
+    now[0] = 20.0
+    assert [horizon.progress(step) for step in (1, 2, 5)] == [0.2, 0.2, 0.5]
+    assert horizon.work(5) == 0.5
+    assert [horizon.is_done(step) for step in (8, 9, 10)] == [False, False, True]
+    now[0] = 100.0
+    assert other.is_done(3)
+    assert other.progress(3) == 1.0

@@ -59,13 +59,13 @@ def test_without_one_they_show_the_test_part_and_say_so(digits: Dataset, tmp_pat
 
 
 def test_the_test_part_is_seen_once(held_out: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original, seen = Classifier.logits, []
+    original, seen = Classifier.plain_and_averaged, []
 
-    def noted(self: Classifier, images_NHWC: np.ndarray, *views: Any) -> np.ndarray:
+    def noted(self: Classifier, images_NHWC: np.ndarray, *views: Any) -> tuple[np.ndarray, np.ndarray]:
         seen.append(images_NHWC is held_out.test.images_NHWC)
         return original(self, images_NHWC, *views)
 
-    monkeypatch.setattr(Classifier, "logits", noted)
+    monkeypatch.setattr(Classifier, "plain_and_averaged", noted)
     train(tiny(), held_out, tmp_path / "run", TrainOptions(device="cpu", keep="best"))
     assert sum(seen) == 1
     assert len(seen) == 3 * 2 + 1 + 1  # epochs: a sample of the training part and the validation part; the end

@@ -150,7 +150,7 @@ class Recipe(Section):
     equally often. `features`: of how many views of each training image the frozen part of a net computes features,
     on which the rest is trained (training/features.py); 0: the whole net is trained. `tune`: from which stage on it is
     not frozen; `head`: nothing but the head learns. `size`: side in px at which images of one's own are decoded where
-    nobody says. `stretch`: whether a budget sets the length of the cycle; where it does not, the epochs do.
+    nobody says. `stretch`: whether a cycle takes all of a budget; where it does not, it ends after its epochs.
     """
 
     name: str = Field(pattern=r"^\w[\w.+-]*$")  # a part of file names
@@ -184,7 +184,7 @@ class Recipe(Section):
 
     @property
     def is_stretched(self) -> bool:
-        """Whether a budget sets the length of the cycle: not that of a head alone, which takes seconds."""
+        """Whether a cycle takes all of a budget: not that of a head alone, which takes seconds."""
         return self.stretch and not self.is_head_only
 
     @property

@@ -6,8 +6,9 @@ from math import sqrt
 import numpy as np
 
 from daybreak.data.dataset import Dataset, Part, Split
-from daybreak.data.duplicates import near_duplicates
+from daybreak.data.duplicates import near_duplicates, perceptual_hashes
 from daybreak.data.files import plural
+from daybreak.data.hamming import Hashes
 
 IMBALANCED = 3.0  # times as many training images in the largest class as in the smallest
 UNSURE = 0.01  # half the width of the interval of an accuracy, from which on it is mentioned
@@ -22,14 +23,19 @@ def advice(dataset: Dataset, *, duplicates: Mapping[Part, int], conflicts: int) 
         duplicates: of each other part, images whose exact pixels are in the training part.
         conflicts: pictures under two labels.
     """
-    found = [*_leaks(dataset, "test", dataset.test, duplicates["test"], "the accuracy")]
+    return [*_leaks(dataset, duplicates), *_labels(conflicts), *_classes(dataset), *_test_part(dataset)]
+
+
+def _leaks(dataset: Dataset, duplicates: Mapping[Part, int]) -> Iterator[str]:
+    is_large = dataset.decode.size >= SMALLEST_FOR_NEAR_COPIES
+    known = perceptual_hashes(dataset.train.images_NHWC) if is_large else None
+    yield from _leak(dataset, "test", dataset.test, known, duplicates["test"], "the accuracy")
     if dataset.validation:
-        found += _leaks(dataset, "validation", dataset.validation, duplicates["validation"], "the curves")
-    return [*found, *_labels(conflicts), *_classes(dataset), *_test_part(dataset)]
+        yield from _leak(dataset, "validation", dataset.validation, known, duplicates["validation"], "the curves")
 
 
-def _leaks(dataset: Dataset, name: str, part: Split, duplicates: int, what: str) -> Iterator[str]:
-    near = near_duplicates(dataset.train, part) if dataset.decode.size >= SMALLEST_FOR_NEAR_COPIES else []
+def _leak(dataset: Dataset, name: str, part: Split, known: Hashes | None, duplicates: int, what: str) -> Iterator[str]:
+    near = [] if known is None else near_duplicates(dataset.train, part, known)
     if not near and not duplicates:
         return
     pairs = [f"{part.names[d.test]} and {dataset.train.names[d.train]}" for d in near[:NAMED]]

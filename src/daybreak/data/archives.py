@@ -164,7 +164,7 @@ def _name_in_zip(member: zipfile.ZipInfo) -> str:
         return member.filename
     try:
         return member.filename.encode("cp437").decode("utf-8")
-    except UnicodeDecodeError:
+    except UnicodeError:  # neither UTF-8 nor, where another field has the name, cp437
         return member.filename
 
 

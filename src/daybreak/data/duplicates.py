@@ -30,22 +30,31 @@ class Duplicate:
     same_label: bool
 
 
-def near_duplicates(train: Split, test: Split) -> list[Duplicate]:
-    """Each test image with a (near-)duplicate in the training part, with the closest one; the closest pairs first."""
-    known, found = perceptual_hashes(train.images_NHWC), dict[int, Duplicate]()
+def near_duplicates(train: Split, test: Split, known: Hashes | None = None) -> list[Duplicate]:
+    """Each test image with a (near-)duplicate in the training part, with the closest one; the closest pairs first.
+
+    Args:
+        known: the hashes of the training part, where they have been computed.
+    """
+    known, found = perceptual_hashes(train.images_NHWC) if known is None else known, dict[int, Duplicate]()
     for mirrored in (False, True):
-        images = test.images_NHWC[:, :, ::-1] if mirrored else test.images_NHWC
-        for i, j in near_pairs(perceptual_hashes(images), known):
-            r = correlation(images[i], train.images_NHWC[j])
+        for i, j in near_pairs(perceptual_hashes(test.images_NHWC, mirrored), known):
+            image = test.images_NHWC[i]
+            r = correlation(image[:, ::-1] if mirrored else image, train.images_NHWC[j])
             if r >= MIN_CORRELATION and (i not in found or r > found[i].correlation):
                 found[i] = Duplicate(i, j, r, mirrored, bool(test.labels_N[i] == train.labels_N[j]))
     return sorted(found.values(), key=lambda d: -d.correlation)
 
 
-def perceptual_hashes(images_NHWC: Pixels) -> Hashes:
-    """64 bits an image, (N,). An image of one colour has no structure; such images look alike to the hash."""
-    block = images_a_block(images_NHWC.shape[1])
-    bits = [_low_frequency_signs(images_NHWC[at : at + block]) for at in range(0, len(images_NHWC), block)]
+def perceptual_hashes(images_NHWC: Pixels, mirrored: bool = False) -> Hashes:
+    """64 bits an image, (N,). An image of one colour has no structure; such images look alike to the hash.
+
+    Args:
+        mirrored: those of the mirrored images, of which there are never more than a block at a time.
+    """
+    block, way = images_a_block(images_NHWC.shape[1]), -1 if mirrored else 1
+    starts = range(0, len(images_NHWC), block)
+    bits = [_low_frequency_signs(images_NHWC[at : at + block][:, :, ::way]) for at in starts]
     packed = np.packbits(np.concatenate(bits) if bits else np.zeros((0, 64), bool), axis=1)
     return packed.view(">u8")[:, 0].astype(np.uint64)
 

@@ -18,9 +18,6 @@ from daybreak.data.sources import (
     KNOWN_ARCHIVES,
     NAMES,
     FolderSource,
-    ListedSource,
-    ParquetSource,
-    ShardSource,
     Source,
     TableSource,
     content_of,
@@ -154,8 +151,6 @@ def _key(content: str, request: Request, split_seed: int | None) -> str:
 
 
 def _decode(source: Source, stamp: str, content: str, request: Request) -> Entry:
-    if isinstance(source, ParquetSource | ShardSource):  # what it knows of its files is older than their stamp
-        source = _looked_at_again(source)
     try:
         return _write(source, stamp, content, request, bad=())
     except BadImagesError as error:
@@ -188,14 +183,13 @@ def _check_unchanged(source: Source, stamp: str) -> None:
         raise DataError(source.where, "changed while it was read", "again, once nobody writes there")
 
 
-def _looked_at_again(source: Source) -> Source:
-    """The source with the list that it made at first (of files, of rows, of where samples lie) made anew."""
+def _looked_at_again(source: FolderSource | TableSource) -> Source:
+    """The source with the list of its files made anew."""
     again = copy.copy(source)
     if isinstance(again, FolderSource):
         again.container = Folder(again.container.root)
-    elif isinstance(again, ListedSource):
-        first = again.container
-        again.container = Table(first.path) if isinstance(first, Table) else type(first)(first.paths)
+    else:
+        again.container = Table(again.container.path)
     return again
 
 

@@ -112,7 +112,7 @@ class Parquet:
         )
         for path, names in zip(self.paths[1:], others, strict=True):
             if names != first:
-                why = f"its schema names {len(names)} classes, and not the {len(first)} of {self.paths[0].name}"
+                why = f"its schema names other classes than {self.paths[0].name}, or in another order"
                 raise DataError(path, why, "files that name the same classes in the same order")
         return tuple(first)
 

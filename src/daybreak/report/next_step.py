@@ -37,7 +37,8 @@ def next_step(run: RunDirectory, fit: Finding | None, *, leaks: bool, suspects: 
     if leaks:
         which = _said(["daybreak", "data", options.data])
         return Step("See which images are in both parts, and keep them in one", which)
-    if fault == "undertrained":
+    has_enough = options.budget is not None and not recipe.stretch  # it ended of its own accord
+    if fault == "undertrained" and not has_enough:
         return Step(f"Train {LONGER} times as long", _said(_longer(run, options)))
     if fault and not recipe.features and _are_photos(options.data):
         started = TrainOptions(data=options.data, recipe="finetune", seed=options.seed, split_seed=options.split_seed)
@@ -72,7 +73,7 @@ def _options(run: RunDirectory) -> TrainOptions:
 
 
 def _longer(run: RunDirectory, options: TrainOptions) -> Sequence[object]:
-    if options.budget is not None and run.recipe.is_stretched:
+    if options.budget is not None:
         length: dict[str, Any] = {"epochs": None, "budget": round(LONGER * options.budget, 1)}
     else:
         length = {"epochs": max(1, round(LONGER * run.summary["epochs"])), "budget": None}

@@ -2,8 +2,8 @@
 
 A connection without a whole request costs nothing but itself: it is closed after a few seconds, the one that has been
 quiet for the longest first where there are too many, and never counts among the requests that are answered with 503
-when there are too many of those. One whose body is still coming counts, and goes where its place is needed. Nor does
-one whose answer is not read hold its place for long.
+when there are too many of those. Nor does one whose answer is not read hold its place for long. One whose body is
+still coming counts, and goes where its place is needed.
 """
 
 import asyncio

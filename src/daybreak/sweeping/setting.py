@@ -14,7 +14,7 @@ from daybreak.core.clock import check_budget
 from daybreak.core.config import Device, Recipe
 from daybreak.core.device import pick_device
 from daybreak.core.errors import UsageError, nearest
-from daybreak.core.options import TrainOptions
+from daybreak.core.options import TrainOptions, train_options
 from daybreak.data import Dataset, open_dataset
 from daybreak.recipes import get_recipe
 from daybreak.sweeping.space import Space, read_space
@@ -145,7 +145,7 @@ def settle(asked: Asked) -> Setting:
     if isinstance(recipe, str):
         recipe = get_recipe(recipe)
     if recipe is None:
-        told = recipe_choice.for_photos(asked.data, TrainOptions(size=asked.size, settings=dict(asked.settings or {})))
+        told = recipe_choice.for_photos(asked.data, train_options(size=asked.size, settings=dict(asked.settings or {})))
         recipe = get_recipe(told.recipe) if told and told.recipe else None
     dataset = _open(asked, recipe)
     base = recipe_choice.named_or_default(recipe, dataset, asked.epochs, asked.settings)

@@ -6,6 +6,7 @@ rate, up to a number of epochs. A deeper cut, more views and more epochs pay for
 is (benchmarks/LOG.md).
 """
 
+import math
 import time
 from collections.abc import Callable, Collection
 
@@ -29,7 +30,8 @@ from daybreak.training.session import initial_net, side_of, trunk_of
 # At which scale of the photos, at which part of the recipe's rate, and the epochs that this takes: the first that fits
 # is the best.
 CHOICES = ((1.0, 1 / 3, 7.0), (1.0, 1.0, 4.0), (5 / 7, 1.0, 3.0))
-MOST = 24  # epochs
+MOST, MOST_STEPS = 24, 1000  # epochs and steps, whichever is longer; fewer steps were not tried
+LENGTH = {"epochs", "steps", "min_steps", "stretch"}  # what says how long a run is
 TIMED, PHOTOS = 2, 16  # rounds, after one that is not timed, and photos in each on a CPU
 
 
@@ -54,19 +56,23 @@ def for_depth(
         with watch.timed(getting_ready):
             net = place(initial_net(recipe, dataset, seed), device)
             parts = Cut(net, recipe.tune)
-            trunks = {scale: _trunk_at(scale, recipe, net, parts, dataset, device) for scale, _, _ in CHOICES}
+            scales = {scale for scale, _, _ in CHOICES}
+            trunks = {scale: _trunk_at(scale, recipe, net, parts, dataset, device) for scale in scales}
         photos = PHOTOS if device.type == "cpu" else recipe.batch_size
         below, above = seconds_a_photo(parts, trunks[1.0], photos, watch, getting_ready)
-    left = (budget - watch.seconds("train")) / len(dataset.train.labels_N)
+    count = len(dataset.train.labels_N)
+    left = (budget - watch.seconds("train")) / count
+    most = max(MOST, math.ceil(MOST_STEPS / max(1, count // recipe.batch_size)))
     for scale, rate, enough in CHOICES:
         views = Store(trunks[scale], dataset.train, dataset.fingerprint, recipe.features).missing()
         epochs = (left / scale**2 - views * below) / above
         if epochs >= enough:
-            length = {"epochs": MOST, "min_steps": 0, "stretch": False} if epochs > MOST else {}
+            is_ample = epochs > most and not LENGTH & set(settings)
+            length = {"epochs": most, "min_steps": 0, "steps": None, "stretch": False} if is_ample else {}
             found = recipe.model_copy(update={"resolution": _whole(scale)} | length)
             is_set = any(key.startswith("schedule.") for key in settings)
             learns = f"{recipe.tune} and all above it learn with the head at {trunks[scale].size} px, for "
-            how_long = f"{MOST} epochs: more gain nothing" if length else f"about {epochs:.0f} epochs"
+            how_long = f"{most} epochs: more gain nothing" if is_ample else f"about {epochs:.0f} epochs"
             return found if is_set else with_rate(found, rate * found.schedule.max_lr), learns + how_long
     head_only = {key: value for key, value in HEAD_ONLY.items() if key not in settings}
     return override(recipe, head_only), "the head alone learns: more needs a longer --budget"

@@ -128,26 +128,22 @@ class View:
     Args:
         paths: of its blocks.
         shape: of an image's features.
-        images: how many there are in all blocks.
-        rows: which of them are in the part, and in which order; None for all.
+        rows: which of the images in the blocks are in the part, and in which order.
         views: how many of the part there may be, which share the memory.
 
     Attributes:
         shape: as given.
     """
 
-    def __init__(
-        self, paths: Sequence[Path], shape: tuple[int, ...], images: int, rows: Indices | None, views: int = 1
-    ) -> None:
+    def __init__(self, paths: Sequence[Path], shape: tuple[int, ...], rows: Indices, views: int = 1) -> None:
         self._paths, self.shape, self._rows = paths, shape, rows
         self._bytes = 2 * math.prod(shape)
         self._held: np.ndarray | None = None
-        if views * images * self._bytes <= IN_MEMORY:
-            self._held = self._read(np.arange(images))
-        self._len = images if rows is None else len(rows)
+        if views * len(rows) * self._bytes <= IN_MEMORY:
+            self._held = self._read(rows)
 
     def __len__(self) -> int:
-        return self._len
+        return len(self._rows)
 
     def take(self, index_M: np.ndarray) -> Tensor:
         """Features (M, D) or maps (M, C, H, W) of images of the part, float32.
@@ -155,8 +151,8 @@ class View:
         Raises:
             StorageError: a file is gone.
         """
-        index_M = index_M if self._rows is None else np.asarray(self._rows)[index_M]
-        found = torch.from_numpy(self._read(index_M) if self._held is None else self._held[index_M]).float()
+        found_M = self._read(self._rows[index_M]) if self._held is None else self._held[index_M]
+        found = torch.from_numpy(found_M).float()
         return found.permute(0, 3, 1, 2) if found.dim() == 4 else found
 
     def _read(self, index_M: np.ndarray) -> np.ndarray:
@@ -191,8 +187,7 @@ class Store:
 
     def __init__(self, trunk: Trunk, part: Split, fingerprint: str, views: int = 1) -> None:
         self.trunk, self.views, self.computed = trunk, views, 0
-        self._rows: Indices | None
-        self.part, self._rows = part.origin or (part, None)
+        self.part, self._rows = part.origin or (part, np.arange(len(part.labels_N)))
         self.blocks = -(-len(self.part.labels_N) // BLOCK)
         self._folder = cache_dir() / "features" / _key(trunk, self.part, fingerprint)
 
@@ -224,7 +219,7 @@ class Store:
                 count.add(len(block))
                 _write(path, block)
             paths.append(path)
-        return View(paths, self.trunk.shape, images, self._rows, self.views)
+        return View(paths, self.trunk.shape, self._rows, self.views)
 
     def missing(self) -> float:
         """How many of the views are not there yet, in parts of a view; what is damaged counts as there."""

@@ -94,3 +94,22 @@ class TimeHorizon:
             return 0.0
         usual = median(self._recent)
         return took - usual if took > FAR * usual and took > GAP_SECONDS else 0.0
+
+
+class BoundedHorizon:
+    """One cycle over steps that are expected to fit a budget, and no longer than the budget: whichever is further
+    decides."""
+
+    def __init__(self, steps: StepHorizon, time: TimeHorizon) -> None:
+        self._steps, self._time = steps, time
+        self.epochs, self.steps = steps.epochs, steps.steps
+
+    def progress(self, step: int) -> float:
+        return max(self._steps.progress(step), self._time.progress(step))
+
+    def is_done(self, step: int) -> bool:
+        is_over = self._time.is_done(step)  # asked at every step, as it notes how long they take
+        return is_over or self._steps.is_done(step)
+
+    def work(self, step: int) -> float:
+        return self.progress(step)

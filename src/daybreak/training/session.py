@@ -34,7 +34,7 @@ from daybreak.training.images import training_images
 from daybreak.training.loader import Batches, Loader, side_at
 from daybreak.training.optim import ScheduledOptimizer, build_optimizer
 from daybreak.training.probe import MOST, fit_linear
-from daybreak.training.progress import Horizon, StepHorizon, TimeHorizon
+from daybreak.training.progress import BoundedHorizon, Horizon, StepHorizon, TimeHorizon
 from daybreak.training.team import Team
 
 NO_EXTENSIONS, ALONE = Extensions(), Team()
@@ -150,8 +150,8 @@ def prepare(
     """Everything before the first step; on the clock from the moment the training images are read.
 
     Args:
-        budget: seconds of training; without it the recipe's epochs decide, and where the recipe is not stretched. Of a
-            run on features it bounds the number of views.
+        budget: seconds of training; without it the recipe's epochs decide. Of a run on features it bounds the number of
+            views; where nothing but the head learns, that takes the recipe's epochs, which are seconds.
         watch: a clock that runs already, where part of the budget is spent.
         extensions: a net, loss or augmentation in place of the recipe's.
         convolutions: the choices of a run that goes on; by default they are made anew.
@@ -201,11 +201,12 @@ def prepare(
         optimizer = build_optimizer(net, recipe, loader.batch_size, dtype)
         ema = _moving_average(net, recipe.ema)
         horizon: Horizon = StepHorizon(loader)
-        if budget and recipe.is_stretched:
+        if budget and not recipe.is_head_only:
             # (A run that goes on may have to compute features again, which its cycle need not pay for.)
             for_features = before if resumes and before else clock.seconds("features")
             over_time = max(budget - for_features, LEAST_FOR_STEPS * budget)
-            horizon = _over_time(over_time, clock, synchronizer(device), team)
+            over = _over_time(over_time, clock, synchronizer(device), team)
+            horizon = over if recipe.stretch else BoundedHorizon(StepHorizon(loader), over)
         team.align([*net.parameters(), *net.buffers()])  # processors differ in the last bits of what the data decides
     evaluated = ema.module if ema else net
     classifier = Classifier(evaluated, dataset.classes, size, normalize, device, dtype, recipe.mirrors)

@@ -237,7 +237,7 @@ def _undisturbed(device: torch.device, team: Team) -> Iterator[StopRequest]:
 
 def _check_length(run: RunDirectory, epochs: int | None, budget: float | None) -> None:
     if budget and not run.recipe.is_stretched:
-        why = "its cycle is over epochs; the budget was for the features"
+        why = "its cycle is over epochs"
         raise UsageError(f"--resume {run.path} --budget", why, "--epochs above what it had")
     over_time = run.options.budget is not None and run.recipe.is_stretched
     if (budget and not over_time) or (epochs and over_time):
