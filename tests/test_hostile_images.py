@@ -128,7 +128,7 @@ def test_pieces_of_what_has_changed_are_not_gone_on_with(tmp_path: Path, monkeyp
     np.testing.assert_array_equal(open_dataset(data).train.images_NHWC, TRAIN)
 
 
-def test_shards_are_read_as_they_are_and_not_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shards_that_change_before_they_are_read_are_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A shard is replaced after it was found and before its content is summed up: its samples lie elsewhere now."""
     data, find = write_shards(tmp_path / "set"), opening.find
 
@@ -138,6 +138,11 @@ def test_shards_are_read_as_they_are_and_not_as_they_were(tmp_path: Path, monkey
         return found
 
     monkeypatch.setattr(opening, "find", early)
+    for skip_bad in (False, True):
+        write_tar(data / "train-000000.tar", samples(0, 0, 4), "w")
+        with pytest.raises(DataError, match="changed while it was read; try: again, once nobody writes there"):
+            open_dataset(data, skip_bad=skip_bad)
+    monkeypatch.undo()
     np.testing.assert_array_equal(open_dataset(data).train.images_NHWC, TRAIN)
 
 

@@ -141,17 +141,13 @@ def naming(*names: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("schema", "why"),
-    [
-        (None, "its schema names 0 classes, and not the 3 of test-0.parquet"),
-        (naming("ant", "bee", "cow", "dodo"), "its schema names 4 classes, and not the 3 of test-0.parquet"),
-        (naming("bee", "ant", "cow"), "its schema names 3 classes, and not the 3 of test-0.parquet"),
-    ],
+    "schema", [None, naming("ant", "bee", "cow", "dodo"), naming("bee", "ant", "cow")], ids=["none", "more", "order"]
 )
-def test_files_that_name_other_classes_are_named(tmp_path: Path, schema: Any, why: str) -> None:
+def test_files_that_name_other_classes_are_named(tmp_path: Path, schema: Any) -> None:
     write_parquet(tmp_path / "set" / "test-0.parquet", range(6))
     write_parquet(tmp_path / "set" / "train-0.parquet", range(6, 12), schema=schema)
-    with pytest.raises(DataError, match=rf"train-0\.parquet: {why}; try: files that name the same classes"):
+    why = r"train-0\.parquet: its schema names other classes than test-0\.parquet, or in another order; try: files that"
+    with pytest.raises(DataError, match=why):
         open_dataset(tmp_path / "set")
 
 

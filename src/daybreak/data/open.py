@@ -18,8 +18,8 @@ from daybreak.data.sources import (
     KNOWN_ARCHIVES,
     NAMES,
     FolderSource,
+    ListedSource,
     Source,
-    TableSource,
     content_of,
     find,
     is_published,
@@ -154,6 +154,7 @@ def _decode(source: Source, stamp: str, content: str, request: Request) -> Entry
     try:
         return _write(source, stamp, content, request, bad=())
     except BadImagesError as error:
+        _check_unchanged(source, stamp)
         if not request.skip_bad:
             raise
         return _write(source, stamp, content, request, error.names)
@@ -175,22 +176,23 @@ def _write(source: Source, stamp: str, content: str, request: Request, bad: Sequ
 def _check_unchanged(source: Source, stamp: str) -> None:
     """An entry is found by its content's digest; images of another content would be there for good."""
     try:
-        now = _looked_at_again(source) if isinstance(source, FolderSource | TableSource) else source
-        is_unchanged = now.stamp() == stamp
+        is_unchanged = _stamp_now(source) == stamp
     except (DataError, OSError):  # a file or a folder is gone
         is_unchanged = False
     if not is_unchanged:
         raise DataError(source.where, "changed while it was read", "again, once nobody writes there")
 
 
-def _looked_at_again(source: FolderSource | TableSource) -> Source:
-    """The source with the list of its files made anew."""
+def _stamp_now(source: Source) -> str:
+    """Not that of when the source was found."""
     again = copy.copy(source)
     if isinstance(again, FolderSource):
         again.container = Folder(again.container.root)
-    else:
+    elif isinstance(again, ListedSource):
+        if not isinstance(again.container, Table):
+            return again.container.stamp_now()
         again.container = Table(again.container.path)
-    return again
+    return again.stamp()
 
 
 def _skipped(bad: Sequence[str]) -> list[str]:

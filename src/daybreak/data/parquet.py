@@ -50,6 +50,7 @@ class Parquet:
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths, self._lock = paths, threading.Lock()
+        self.stamp = self.stamp_now()
         self._files = [_open(path) for path in paths]
         counts = [file.metadata.num_rows for file in self._files]
         if sum(counts) > MAX_MEMBERS:
@@ -71,8 +72,8 @@ class Parquet:
             raise ValueError(NO_BYTES)  # as a bad image: listed with the others
         return io.BytesIO(content)
 
-    @property
-    def stamp(self) -> str:
+    def stamp_now(self) -> str:
+        """`stamp` is that of before they were read."""
         return " ".join(file_stamp(path.stat()) for path in self.paths)
 
     def digest(self) -> str:

@@ -68,6 +68,7 @@ class Shards:
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths, self._lock = paths, threading.Lock()
+        self.stamp = self.stamp_now()
         self._images: dict[str, Extent] = {}
         self._labels: dict[str, str] = {}
         self._without_image: list[str] = []
@@ -90,8 +91,8 @@ class Shards:
             self._held[1].seek(offset)
             return BytesIO(self._held[1].read(min(length, MAX_BYTES + 1)))
 
-    @property
-    def stamp(self) -> str:
+    def stamp_now(self) -> str:
+        """`stamp` is that of before they were read."""
         return " ".join(file_stamp(path.stat()) for path in [*self.paths, *self._class_files])
 
     def digest(self) -> str:
