@@ -351,7 +351,7 @@ def test_a_resumed_run_keeps_its_views_whatever_the_budget_and_the_cache_say(
     resumed = daybreak.resume(tmp_path / "part", report=False, callbacks=[Callback])
     a, b = (r.directory.classifier("cpu").net.state_dict() for r in (whole, resumed))
     assert all(torch.equal(a[name], b[name]) for name in a)
-    with pytest.raises(UsageError, match="its cycle is over epochs; try: --ep"):
+    with pytest.raises(UsageError, match="its head is trained for epochs; the budget was for the features; try: --ep"):
         daybreak.resume(tmp_path / "part", budget=120, callbacks=[Callback])
     assert daybreak.resume(tmp_path / "part", epochs=4, report=False, callbacks=[Callback]).summary.epochs == 4
 
@@ -531,6 +531,8 @@ def test_a_budget_longer_than_is_of_use_is_not_spent(tmp_path: Path, monkeypatch
     options: dict[str, Any] = {"recipe": "finetune", "size": 32, "device": "cpu", "report": False}
     run = daybreak.train("digits", settings=small, budget=1e6, out=tmp_path / "run", **options)
     assert run.summary.epochs == 2
+    with pytest.raises(UsageError, match="is as long already, with 28 steps"):
+        daybreak.resume(run.path, budget=2e6, report=False)
     again = daybreak.resume(run.path, epochs=3, report=False)
     assert again.summary.epochs == 3
 

@@ -121,6 +121,8 @@ def test_bytes_are_named_only_where_they_are_known(block: Any, tmp_path: Path) -
 def test_a_folder_that_somebody_has_just_made_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "exists", lambda _: False)
     make_folder(tmp_path)
+    monkeypatch.undo()
+    assert tmp_path.is_dir()
 
 
 def test_what_a_killed_start_left_is_no_run(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import re
 import shutil
 import struct
 import threading
+import zipfile
 import zlib
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -319,6 +320,15 @@ def test_predictions_that_are_a_pickle_run_nothing(run: Path, tmp_path: Path) ->
     with pytest.raises(RunError, match=r"predictions\.npz: cannot be read .*; try: remove it"):
         RunDirectory.open(run).predictions()
     assert not mark.exists()
+    zeros = np.zeros((1, 10), np.float32)
+    np.savez(file, logits=zeros, logits_tta=zeros, labels=np.zeros(1, int), names=np.array([2**31], "<u4").view("<U1"))
+    with pytest.raises(RunError, match=r"predictions\.npz: cannot be read \(has numbers in it that are no characters"):
+        RunDirectory.open(run).predictions()
+    np.savez(file, logits=zeros, logits_tta=zeros, labels=np.zeros(1, int))
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.writestr("names.npy", b"no array")
+    with pytest.raises(RunError, match=r"predictions\.npz: cannot be read \(a member is not an array\)"):
+        RunDirectory.open(run).predictions()
     np.savez(file, logits=np.zeros((1, 10)))
     with pytest.raises(RunError, match=r"predictions\.npz: cannot be read .*logits_tta"):
         RunDirectory.open(run).predictions()

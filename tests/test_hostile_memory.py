@@ -9,8 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from image_sets import pixels, sample_files, write_zip
+from test_data_pages import number
 
 pytestmark = [
     pytest.mark.slow,  # a second or two each, of writing and inflating hundreds of megabytes
@@ -72,6 +75,38 @@ def npz_of_another_type(path: Path) -> Path:
     return path
 
 
+def parquet_of_a_large_page(path: Path) -> Path:
+    """Read whole, it would be in memory three times."""
+    pq.write_table(
+        pa.table({"label": [0, 1] * 2, "image": [bytes(400 * 2**20), b"", b"", b""]}), path, compression="zstd"
+    )
+    return path
+
+
+def parquet_of_a_page_that_claims_much(path: Path) -> Path:
+    """Found by fuzzing: pyarrow takes memory for it, and fills it, before it sees how much is there."""
+    table = pa.table({"label": [0, 1] * 2, "image": [b"small"] * 4})
+    pq.write_table(table, path, use_dictionary=False, compression="none")
+    whole = path.read_bytes()
+    at = pq.ParquetFile(path).metadata.row_group(0).column(1).data_page_offset
+    large = whole[at + 3 : at + 4]  # a page's kind, and its size twice
+    assert whole[at : at + 6] == b"\x15\x00\x15" + large + b"\x15" + large
+    path.write_bytes(whole[: at + 5] + number(1_800_000_000) + whole[at + 6 :])
+    return path
+
+
+def parquet_of_many_differences(path: Path) -> Path:
+    """Pyarrow makes a list of 400 million lengths."""
+    table = pa.table({"label": [0, 1] * 50, "image": [b"12345678"] * 100})
+    encoding = {"image": "DELTA_LENGTH_BYTE_ARRAY", "label": "PLAIN"}
+    pq.write_table(table, path, use_dictionary=False, compression="none", column_encoding=encoding)
+    whole = path.read_bytes()
+    found = whole.index(b"\x80\x01\x04" + b"\x64")  # blocks of 128, in four parts, and a hundred values
+    many = b"\x80\x80\x80\x80\x04" + b"\x01" + b"\x80\x88\xde\xbe\x01" + b"\x10\x00\x00"
+    path.write_bytes(whole[:found] + many + whole[found + len(many) :])
+    return path
+
+
 @pytest.mark.parametrize(
     ("name", "make", "why"),
     [
@@ -80,6 +115,9 @@ def npz_of_another_type(path: Path) -> Path:
         ("label.npz", npz_with_a_large_label, "more than 100,000 classes"),
         ("header.npz", npz_with_a_large_header, "does not fit"),
         ("float.npz", npz_of_another_type, "x_train: float64, but must be uint8"),
+        ("page.parquet", parquet_of_a_large_page, "a page of 419,430,408 bytes, more than 268,435,456"),
+        ("claim.parquet", parquet_of_a_page_that_claims_much, "a page is longer than its column"),
+        ("many.parquet", parquet_of_many_differences, "texts that are stored by their differences"),
     ],
 )
 def test_a_refused_input_takes_less_than_a_gigabyte(

@@ -182,8 +182,10 @@ def test_labels_are_bounded_by_what_is_stored_and_by_their_kinds(
 ) -> None:
     write_parquet(tmp_path / "set.parquet", range(12), ["a" * 90, "b" * 90, "c" * 90] * 4, schema=None)
     with monkeypatch.context() as patch:
-        patch.setattr(parquet, "BYTES_AT_A_TIME", 20)
-        refused(tmp_path / "set.parquet", "column label: [0-9,]+ bytes in a row group; try: a column of classes")
+        patch.setattr(parquet, "unpacked_limit", lambda path: path.stat().st_size // 2)
+        refused(
+            tmp_path / "set.parquet", "unpacks to 12 files, [0-9]+ bytes: too much for its size; try: a plain folder"
+        )
     with monkeypatch.context() as patch:
         patch.setattr(parquet, "MAX_CLASSES", 2)
         refused(tmp_path / "set.parquet", "more than 2 labels that differ; try: a column of classes")
@@ -205,7 +207,7 @@ def test_images_of_a_row_group_are_read_a_few_at_a_time(
     found = one_group(tmp_path / "set.parquet")
     leaf = parquet._leaf(found._files[0], ["image.bytes"])
     assert leaf == 0
-    batches = list(parquet._values(found._files[0], "image", leaf, 0))
+    batches = list(parquet._values(found._files[0], leaf, 0))
     assert max(map(len, batches)) == largest
     assert [value for values in batches for value in values] == [{"bytes": encode(image)} for image in IMAGES]
     for row in (0, 1, 5, 4, 11, 0, 7):
@@ -255,3 +257,17 @@ def test_a_pickle_of_more_than_flat_lists_is_refused(tmp_path: Path, member: Any
         read_cifar10((path,), None)
     path.write_bytes(tar_gz("cifar-10-batches-py", cifar10_members()))
     assert len(read_cifar10((path,), None).labels_N) == 30
+
+
+def test_a_file_that_is_cut_while_it_is_read_ends_no_process(tmp_path: Path) -> None:
+    """It is mapped into memory, where what is gone from the file must not be asked for."""
+    path = tmp_path / "set.parquet"
+    write_parquet(path, range(12))  # two rows to a group
+    found = Parquet([path])
+    assert found.open("set/0").read() == encode(IMAGES[0])
+    with path.open("r+b") as file:
+        file.truncate(100)
+    assert found.open("set/1").read() == encode(IMAGES[1])  # which had been read
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"cannot be read \(it is shorter than it was\)"):
+            found.open("set/2")

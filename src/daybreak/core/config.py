@@ -183,11 +183,6 @@ class Recipe(Section):
         return bool(self.features) and self.tune == "head"
 
     @property
-    def is_stretched(self) -> bool:
-        """Whether a cycle takes all of a budget: not that of a head alone, which takes seconds."""
-        return self.stretch and not self.is_head_only
-
-    @property
     def mirrors(self) -> bool:
         """Whether training shows the net mirrored images. (The second view of which features are computed is one.)"""
         return self.augment.flip != "none" or self.features > 1

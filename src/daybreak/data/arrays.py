@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from daybreak.core.damaged import BROKEN_ARRAY
+from daybreak.core.damaged import BROKEN_ARRAY, texts_of
 from daybreak.core.errors import DataError, one_line
 from daybreak.data.archives import MAX_MEMBERS, refuse_swelling, unpacked_limit
 from daybreak.data.dataset import PARTS, Indices, Labels, Part, Pictures
@@ -175,12 +175,14 @@ def _classes(arrays: Arrays, highest: int, path: Path) -> tuple[str, ...]:
         raise _wrong(path, "labels", f"go to {highest:,}, which are more than {MAX_CLASSES:,} classes")
     if "classes" not in arrays:
         return tuple(map(str, range(highest + 1)))
-    classes = arrays["classes"]
-    if classes.dtype.kind != "U" or classes.ndim != 1 or len(set(classes.tolist())) != len(classes):
-        raise _wrong(path, "classes", "must be a one-dimensional array of distinct strings")
-    if highest >= len(classes):
-        raise _wrong(path, "classes", f"{len(classes)} names, but labels go to {highest}")
-    names = tuple(classes.tolist())
+    try:
+        names = tuple(texts_of(arrays["classes"]))
+    except ValueError as error:
+        raise _wrong(path, "classes", str(error)) from None
+    if len(set(names)) != len(names):
+        raise _wrong(path, "classes", "has the same name twice")
+    if highest >= len(names):
+        raise _wrong(path, "classes", f"{len(names)} names, but labels go to {highest}")
     check_class_names(names, path)
     return names
 

@@ -6,6 +6,7 @@ the schema as `datasets` writes it. The part is what the file's name says. Needs
 
 import io
 import json
+import mmap
 import re
 import threading
 from collections.abc import Collection, Iterator, Sequence
@@ -19,12 +20,13 @@ from typing import Any
 import numpy as np
 
 from daybreak.core.errors import DataError, one_line
-from daybreak.data.archives import MAX_MEMBERS
+from daybreak.data.archives import MAX_MEMBERS, refuse_swelling, unpacked_limit
 from daybreak.data.arrays import MAX_CLASSES
 from daybreak.data.dataset import TRAIN
 from daybreak.data.download import sha256_of
 from daybreak.data.entry import file_stamp
 from daybreak.data.layout import Layout, check_class_names
+from daybreak.data.pages import Chunk, chunks_of, unpacked
 from daybreak.data.table import IMAGE, LABEL, PARTS
 
 SUFFIX = ".parquet"
@@ -33,7 +35,6 @@ IMAGES = (*IMAGE, "img")
 MAX_LABEL = 1000  # characters
 ROWS_AT_A_TIME, BYTES_AT_A_TIME = 64, 256 * 2**20
 NO_BYTES = "has no bytes in it, only a path or nothing"
-READ_AHEAD = 2**20  # bytes: else pyarrow reads a row group's images into memory before it gives out the first
 
 
 def parquet_files(folder: Path) -> list[Path]:
@@ -51,8 +52,11 @@ class Parquet:
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths, self._lock = paths, threading.Lock()
         self.stamp = self.stamp_now()
-        self._files = [_open(path) for path in paths]
+        self._files = [_File(path) for path in paths]
         counts = [file.metadata.num_rows for file in self._files]
+        for file, rows in zip(self._files, counts, strict=True):
+            stored = sum(_stored(file, group) for group in range(file.metadata.num_row_groups))
+            refuse_swelling(file.path, rows, stored, unpacked_limit(file.path))
         if sum(counts) > MAX_MEMBERS:
             raise DataError(paths[0], f"more than {MAX_MEMBERS:,} rows", "fewer files")
         pairs = zip(paths, counts, strict=True)
@@ -87,7 +91,7 @@ class Parquet:
             DataError: a label is missing, the files name other classes, or class names only look different.
         """
         named = self._named_classes
-        labels = [label for file, path in zip(self._files, self.paths, strict=True) for label in _labels(file, path)]
+        labels = [label for file in self._files for label in _labels(file)]
         kept = [n for n, name in enumerate(self.names) if name not in left_out]
         classes = named or tuple(sorted({labels[n] for n in kept}))
         check_class_names(classes, self.paths[0])
@@ -107,10 +111,7 @@ class Parquet:
     @cached_property
     def _named_classes(self) -> tuple[str, ...]:
         """What the schemas name; nothing where they name no classes."""
-        first, *others = (
-            _class_names(file, _column(file, path, LABELS, "label"))
-            for file, path in zip(self._files, self.paths, strict=True)
-        )
+        first, *others = (_class_names(file, _column(file, LABELS, "label")) for file in self._files)
         for path, names in zip(self.paths[1:], others, strict=True):
             if names != first:
                 why = f"its schema names other classes than {self.paths[0].name}, or in another order"
@@ -123,9 +124,13 @@ class Parquet:
         if place is None or place.file != file or not place.first <= row < place.end:
             place = self._place = self._start(file, row)
         while row >= place.first + len(place.values):
-            values = next(place.batches, None)
-            if values is None:
-                raise ValueError("cannot be read, as its row group ends or breaks off before it")
+            try:
+                values = next(place.batches)
+            except ValueError as error:
+                place.why = str(error)
+                raise
+            except StopIteration:
+                raise ValueError(place.why) from None
             place.first, place.values = place.first + len(place.values), values
         return place.values[row - place.first]
 
@@ -134,11 +139,11 @@ class Parquet:
         for group in range(metadata.num_row_groups):
             end = first + metadata.row_group(group).num_rows
             if row < end:
-                column = _column(self._files[file], self.paths[file], IMAGES, "image")
+                column = _column(self._files[file], IMAGES, "image")
                 leaf = _leaf(self._files[file], (column, f"{column}.bytes"))
                 if leaf is None:
                     raise ValueError(NO_BYTES)
-                return _Place(file, first, end, [], _values(self._files[file], column, leaf, group))
+                return _Place(file, first, end, [], _values(self._files[file], leaf, group))
             first = end
         raise ValueError("is in no row group")
 
@@ -152,6 +157,57 @@ class _Place:
     end: int  # row behind the group
     values: list[Any]
     batches: Iterator[list[Any]]
+    why: str = "cannot be read, as its row group ends before it"  # where `batches` has no more
+
+
+class _File:
+    """A file that is mapped into memory. (Of one that is not, pyarrow takes memory for all images of a row group before
+    it gives out the first, or for as many bytes as a damaged page claims to have.)
+
+    Raises:
+        DataError: it cannot be read, or pyarrow is missing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, arrow = path, _pyarrow(path)
+        try:
+            with path.open("rb") as file:
+                self._memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            opened = arrow.parquet.ParquetFile(arrow.BufferReader(self._memory), pre_buffer=False)
+        except Exception as error:  # pyarrow raises kinds of its own
+            why = f"cannot be read as Parquet ({one_line(error)[:100]})"
+            raise DataError(path, why, "a whole file") from None
+        self.metadata, self.schema, self.schema_arrow = opened.metadata, opened.schema, opened.schema_arrow
+        self._opened = opened
+
+    def values(self, group: int, leaf: int) -> Iterator[list[Any]]:
+        """The values of a leaf in a row group, so few rows at a time that they fit into BYTES_AT_A_TIME even if each
+        value is as long as all that is stored: what repeats is stored once.
+
+        Raises:
+            ValueError, or what pyarrow raises: they cannot be read.
+        """
+        self._release()
+        stored, limit = unpacked(self._memory, self._chunks[group][leaf]), unpacked_limit(self.path)
+        if stored > limit:
+            raise ValueError(f"a column that unpacks to {stored:,} bytes: too much for its size")
+        rows, name = max(1, min(ROWS_AT_A_TIME, BYTES_AT_A_TIME // max(1, stored))), _leaves(self)[leaf]
+        for batch in self._opened.iter_batches(rows, row_groups=[group], columns=[name]):
+            yield batch[name.partition(".")[0]].to_pylist()
+            del batch
+            self._release()
+
+    @cached_property
+    def _chunks(self) -> list[list[Chunk]]:
+        return chunks_of(self._memory)
+
+    def _release(self) -> None:
+        """As `dataset.release`, and for the same reason. What is no longer in the file must not be asked for: the
+        system would end the process."""
+        if self._memory.size() < len(self._memory):
+            raise ValueError("it is shorter than it was")
+        if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+            self._memory.madvise(mmap.MADV_DONTNEED)
 
 
 def _pyarrow(path: Path) -> ModuleType:
@@ -159,70 +215,59 @@ def _pyarrow(path: Path) -> ModuleType:
         import pyarrow.parquet
     except ImportError:
         raise DataError(path, "needs pyarrow, which is not installed", "pip install pyarrow") from None
-    module: ModuleType = pyarrow.parquet
-    return module
+    return pyarrow
 
 
-def _open(path: Path) -> Any:
-    parquet = _pyarrow(path)
-    try:
-        return parquet.ParquetFile(path, pre_buffer=False, buffer_size=READ_AHEAD)
-    except Exception as error:  # pyarrow raises kinds of its own
-        raise DataError(path, f"cannot be read as Parquet ({one_line(error)[:100]})", "a whole file") from None
-
-
-def _column(file: Any, path: Path, names: Sequence[str], what: str) -> str:
+def _column(file: _File, names: Sequence[str], what: str) -> str:
     try:
         there = list(dict.fromkeys(leaf.partition(".")[0] for leaf in _leaves(file)))
     except UnicodeDecodeError:
-        raise DataError(path, "the name of a column is not UTF-8 text", "a whole file") from None
+        raise DataError(file.path, "the name of a column is not UTF-8 text", "a whole file") from None
     found = next((name for name in names if name in there), None)
     if found is None:
         columns = one_line(", ".join(there))[:100]
-        raise DataError(path, f"no column called {what} (found: {columns})", f"call it one of {', '.join(names)}")
+        raise DataError(file.path, f"no column called {what} (found: {columns})", f"call it one of {', '.join(names)}")
     return found
 
 
-def _leaves(file: Any) -> list[str]:
+def _leaves(file: _File) -> list[str]:
     """The paths of what holds values: COLUMN, or COLUMN.FIELD in a structure."""
     return [file.schema.column(n).path for n in range(len(file.schema))]
 
 
-def _leaf(file: Any, paths: Sequence[str]) -> int | None:
+def _leaf(file: _File, paths: Sequence[str]) -> int | None:
     """The number of the first leaf of such a path that has one value a row; None where lists or other fields are."""
     leaves = enumerate(_leaves(file))
     return next((n for n, leaf in leaves if leaf in paths and not file.schema.column(n).max_repetition_level), None)
 
 
-def _stored(file: Any, leaf: int, group: int) -> int:
-    """Bytes of a row group's values before they are compressed, as the file's foot says."""
-    return int(file.metadata.row_group(group).column(leaf).total_uncompressed_size)
+def _stored(file: _File, group: int) -> int:
+    """Bytes of a row group before they are compressed, as the file's foot says. (What it says of a single column is not
+    asked for: where that is damaged, pyarrow ends the process.)"""
+    return int(file.metadata.row_group(group).total_byte_size)
 
 
-def _values(file: Any, column: str, leaf: int, group: int) -> Iterator[list[Any]]:
-    """The values of a row group, so few rows at a time that they fit into BYTES_AT_A_TIME even if each value is as long
-    as all that is stored: what repeats is stored once.
+def _values(file: _File, leaf: int, group: int) -> Iterator[list[Any]]:
+    """Those of a row group, some at a time.
 
     Raises:
         ValueError: whatever pyarrow says of values that cannot be read.
     """
     try:
-        rows = max(1, min(ROWS_AT_A_TIME, BYTES_AT_A_TIME // max(1, _stored(file, leaf, group))))
-        for batch in file.iter_batches(rows, row_groups=[group], columns=[_leaves(file)[leaf]]):
-            yield batch[column].to_pylist()
+        yield from file.values(group, leaf)
     except Exception as error:  # pyarrow raises kinds of its own
         raise ValueError(f"cannot be read ({one_line(error)[:100] or type(error).__name__})") from None
 
 
-def _labels(file: Any, path: Path) -> list[str]:
-    column = _column(file, path, LABELS, "label")
+def _labels(file: _File) -> list[str]:
+    path, column = file.path, _column(file, LABELS, "label")
     leaf = _leaf(file, [column])
     if leaf is None:
         raise DataError(path, "row 0: several labels an image", "one class for each image")
     names, found, rows = _class_names(file, column), list[str](), file.metadata.num_rows
     known: dict[str, str] = {}  # a class's name is kept once
     try:
-        for value in _label_values(file, column, leaf, path):
+        for value in _label_values(file, leaf):
             label = _label(value, len(found), names, path)
             found.append(known.setdefault(label, label))
             if len(known) > MAX_CLASSES:
@@ -236,11 +281,9 @@ def _labels(file: Any, path: Path) -> list[str]:
     return found
 
 
-def _label_values(file: Any, column: str, leaf: int, path: Path) -> Iterator[Any]:
+def _label_values(file: _File, leaf: int) -> Iterator[Any]:
     for group in range(file.metadata.num_row_groups):
-        if (stored := _stored(file, leaf, group)) > BYTES_AT_A_TIME:
-            raise DataError(path, f"column {column}: {stored:,} bytes in a row group", "a column of classes")
-        for values in _values(file, column, leaf, group):
+        for values in _values(file, leaf, group):
             yield from values
 
 
@@ -258,7 +301,7 @@ def _label(value: Any, row: int, names: Sequence[str], path: Path) -> str:
     return label
 
 
-def _class_names(file: Any, column: str) -> list[str]:
+def _class_names(file: _File, column: str) -> list[str]:
     """What `datasets` writes of a ClassLabel into the schema; nothing where it wrote none."""
     try:
         facts = json.loads((file.schema_arrow.metadata or {})[b"huggingface"])

@@ -118,18 +118,20 @@ def _pixels_beside(path: Path) -> Pixels | None:
     values = values.get("pretrained_cfg", values)  # where timm has it
     if not (isinstance(values, dict) and all(isinstance(values.get(key), list) for key in ("mean", "std"))):
         return None
-    return _numbers(card, "mean", values["mean"], -math.inf), _numbers(card, "std", values["std"], 0.0)
+    mean, std = (_numbers(card, key, values[key]) for key in ("mean", "std"))
+    if min(std) <= 0:
+        raise RunError(card, "std is not above 0", "the file as it came with the weights")
+    return mean, std
 
 
-def _numbers(card: Path, key: str, values: list[Any], above: float) -> tuple[float, ...]:
+def _numbers(card: Path, key: str, values: list[Any]) -> tuple[float, ...]:
     """One number for each channel, or one for all."""
     try:
         found = tuple(float(value) for value in values)
     except (ValueError, TypeError, OverflowError):
         found = ()
-    if not 1 <= len(found) <= 3 or not all(above < value < math.inf for value in found):
-        kind = "finite numbers" if above else "finite numbers above 0"
-        raise RunError(card, f"{key} is not one to three {kind}", "the file as it came with the weights")
+    if not 1 <= len(found) <= 3 or not all(map(math.isfinite, found)):
+        raise RunError(card, f"{key} is not one to three finite numbers", "the file as it came with the weights")
     return found
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import nn
 
 from daybreak.core.config import Device, Recipe
-from daybreak.core.damaged import BROKEN_ARRAY
+from daybreak.core.damaged import BROKEN_ARRAY, arrays_in, texts_of
 from daybreak.core.device import compute_dtype, pick_device
 from daybreak.core.errors import RunError, UsageError
 from daybreak.core.files import (
@@ -197,8 +197,9 @@ class RunDirectory:
         if not path.exists():
             return None
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                return Predictions(arrays["logits"], arrays["logits_tta"], arrays["labels"], arrays["names"])
+            found = Predictions(*arrays_in(path, "logits", "logits_tta", "labels", "names"))
+            texts_of(found.names)  # raises where they are none
+            return found
         except (*BROKEN_ARRAY, KeyError) as error:
             raise RunError(path, f"cannot be read ({error})", "remove it; daybreak evaluate makes it again") from None
 

@@ -171,8 +171,7 @@ def prepare(
     size = side_of(recipe, dataset)
     if recipe.features:  # which are computed once, at one size
         size = side_at(recipe.resolution, 0.0, size)
-    clock, features = watch or Stopwatch(synchronizer(device)), None
-    forward: Callable[[Tensor], Tensor] = net
+    clock = watch or Stopwatch(synchronizer(device))
     before = clock.seconds("features")
     if not isinstance(recipe.model, OwnNet):
         stages = () if recipe.features else recipe.resolution
@@ -181,15 +180,17 @@ def prepare(
     with clock.timed("train"):
         labels_N = torch.from_numpy(np.array(dataset.train.labels_N)).to(device)
         weights_K = _weights(recipe, dataset, device)
+        features: Features | None = None
+        forward: Callable[[Tensor], Tensor] = net
         loader: Batches
         if recipe.features:
             if extensions.augment is not None:
                 why = "there are no images in a run on features"
                 raise UsageError("--augment", why, "leave it out, or --set features=0")
             parts = Cut(net, recipe.tune)
+            has_time = _has_time(recipe, None if resumes else budget, clock)
             with clock.timed("features"):
                 trunk = trunk_of(recipe, net, parts, dataset, size, device, dtype)
-                has_time = _has_time(recipe, None if resumes else budget, clock)
                 features = Features(trunk, dataset, recipe.features, has_time)
                 _fit_head(net, recipe, parts, features, labels_N, weights_K)
             recipe = recipe.model_copy(update={"features": len(features.views)})
@@ -200,13 +201,9 @@ def prepare(
             normalize = loader.normalize
         optimizer = build_optimizer(net, recipe, loader.batch_size, dtype)
         ema = _moving_average(net, recipe.ema)
-        horizon: Horizon = StepHorizon(loader)
-        if budget and not recipe.is_head_only:
-            # (A run that goes on may have to compute features again, which its cycle need not pay for.)
-            for_features = before if resumes and before else clock.seconds("features")
-            over_time = max(budget - for_features, LEAST_FOR_STEPS * budget)
-            over = _over_time(over_time, clock, synchronizer(device), team)
-            horizon = over if recipe.stretch else BoundedHorizon(StepHorizon(loader), over)
+        # (A run that goes on may have to compute features again, which its cycle need not pay for.)
+        for_features = before if resumes and before else clock.seconds("features")
+        horizon = _horizon(recipe, loader, budget, for_features, clock, team)
         team.align([*net.parameters(), *net.buffers()])  # processors differ in the last bits of what the data decides
     evaluated = ema.module if ema else net
     classifier = Classifier(evaluated, dataset.classes, size, normalize, device, dtype, recipe.mirrors)
@@ -305,15 +302,24 @@ def _weights(recipe: Recipe, dataset: Dataset, device: torch.device) -> Tensor |
     return torch.from_numpy(class_weights(dataset.train.labels_N, len(dataset.classes))).to(device)
 
 
-def _over_time(budget: float, clock: Stopwatch, wait: Callable[[], None], team: Team) -> TimeHorizon:
-    """The cycle over a time that is not for computing features. What is left off its clock is counted as paused. A step
-    is over when the device says so: the host would queue seconds of steps ahead, and then find one very long."""
+def _horizon(
+    recipe: Recipe, loader: Batches, budget: float | None, for_features: float, clock: Stopwatch, team: Team
+) -> Horizon:
+    """The cycle over the recipe's epochs, or over what features have left of a budget. What is left off its clock is
+    counted as paused. A step is over when the device says so: the host would queue seconds of steps ahead, and then
+    find one very long."""
+    steps = StepHorizon(loader)
+    if not budget or recipe.is_head_only:
+        return steps
+    left = max(budget - for_features, LEAST_FOR_STEPS * budget)
+    wait = synchronizer(loader.labels_N.device)
 
     def elapsed() -> float:
         wait()
         return clock.seconds("train") - clock.seconds("features")
 
-    return TimeHorizon(budget, team.clock(elapsed), lambda gap: clock.move(gap, "train", "paused"))
+    time = TimeHorizon(left, team.clock(elapsed), lambda gap: clock.move(gap, "train", "paused"))
+    return time if recipe.stretch else BoundedHorizon(steps, time)
 
 
 def initial_net(recipe: Recipe, dataset: Dataset, seed: int, factory: Factory | None = None) -> nn.Module:

@@ -236,11 +236,11 @@ def _undisturbed(device: torch.device, team: Team) -> Iterator[StopRequest]:
 
 
 def _check_length(run: RunDirectory, epochs: int | None, budget: float | None) -> None:
-    if budget and not run.recipe.is_stretched:
-        why = "its cycle is over epochs"
+    if budget and run.recipe.is_head_only:
+        why = "its head is trained for epochs; the budget was for the features"
         raise UsageError(f"--resume {run.path} --budget", why, "--epochs above what it had")
-    over_time = run.options.budget is not None and run.recipe.is_stretched
-    if (budget and not over_time) or (epochs and over_time):
+    over_time = run.options.budget is not None and not run.recipe.is_head_only
+    if (budget and not over_time) or (epochs and over_time and run.recipe.stretch):
         kind = "wall-clock time" if over_time else "epochs"
         raise UsageError(f"--resume {run.path}", f"its cycle is over {kind}", "--epochs or --budget, whichever it had")
 
