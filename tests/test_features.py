@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from image_sets import photographs
+from image_sets import photographs, write_npz
 from torch import nn
 
 import daybreak
@@ -569,22 +569,27 @@ def test_another_net_is_folded_too_and_what_has_no_stages_gets_a_head(digits: Da
 
 
 def test_a_budget_decides_how_deep_unless_the_call_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(depth, "MOST", 10**9)
+    monkeypatch.setattr(depth, "MOST", 1)  # so that a run ends long before its budget, on any machine
+    monkeypatch.setattr(depth, "MOST_STEPS", 1)
     monkeypatch.setattr(depth, "seconds_a_photo", lambda *_: (1e-6, 1e-6))
+    short = {"epochs": 1, "min_steps": 0}
+    data = str(write_npz(tmp_path / "set.npz", per_class=8))
     events: list[dict[str, Any]] = []
-    options: dict[str, Any] = {"recipe": "finetune", "device": "cpu", "report": False, "size": 32, "budget": 3}
+    options: dict[str, Any] = {"recipe": "finetune", "device": "cpu", "report": False, "size": 32, "budget": 600}
     small = {key: SETTINGS[key] for key in ("model.weights", "model.folded", "model.width", "precision", "batch_size")}
-    run = daybreak.train("digits", settings=small, out=tmp_path / "deep", on_event=events.append, **options)
+    run = daybreak.train(data, settings=small, out=tmp_path / "deep", on_event=events.append, **options)
     assert run.directory.recipe.tune == "stage6"
     assert any("stage6 and all above it learn" in event.get("why", "") for event in events)
     assert run.summary.steps >= 1
-    run = daybreak.train("digits", settings=small | {"tune": "head"}, out=tmp_path / "head", **options)
+    run = daybreak.train(data, settings=small | short | {"tune": "head"}, out=tmp_path / "head", **options)
     assert run.directory.recipe.tune == "head"
-    (tmp_path / "own.toml").write_text(to_toml(override(RECIPES["finetune"], small | {"tune": "stage7"})))
-    run = daybreak.train("digits", out=tmp_path / "own", **options | {"recipe": str(tmp_path / "own.toml")})
+    (tmp_path / "own.toml").write_text(
+        to_toml(override(RECIPES["finetune"], small | short | {"tune": "stage7", "stretch": False}))
+    )
+    run = daybreak.train(data, out=tmp_path / "own", **options | {"recipe": str(tmp_path / "own.toml")})
     assert run.directory.recipe.tune == "stage7"  # as its file says
-    monkeypatch.setattr(depth, "seconds_a_photo", lambda *_: (1.0, 1.0))
-    run = daybreak.train("digits", settings=small, out=tmp_path / "short", **options)
+    monkeypatch.setattr(depth, "seconds_a_photo", lambda *_: (1e3, 1e3))
+    run = daybreak.train(data, settings=small | short, out=tmp_path / "short", **options)
     assert (run.directory.recipe.tune, run.directory.recipe.features) == ("head", 4)
 
 
