@@ -67,17 +67,19 @@ def mistake() -> str:
 
 
 def fuzz() -> str:
-    """How many inputs each reader has seen, most first."""
-    folder = record_of("fuzz", "*.json")
-    rows = [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
+    """How many inputs each reader has seen, most first; of several series of one reader the newest."""
+    by_reader = {file.stem: file for file in sorted(RECORDS.glob("*_fuzz/*.json"))}
+    rows = [json.loads(file.read_text()) for _, file in sorted(by_reader.items())]
     rows.sort(key=lambda row: -row["inputs"])
     many = [row["reader"] for row in rows if row["inputs"] >= MILLION]
     fewer = [f"{row['reader']} ({row['inputs']:,})" for row in rows if row["inputs"] < MILLION]
     found = [row["reader"] for row in rows if row["finding"]]
+    processors = sorted({row["hardware"]["cpu"] for row in rows})
+    folders = sorted({f"`benchmarks/records/{file.parent.name}`" for file in by_reader.values()})
     lines = [f"A million inputs each, made from sound ones by what they reach in the code: {', '.join(many)}."]
     lines += [f"Fewer: {', '.join(fewer)}."] if fewer else []
     lines += [f"Failed: {', '.join(found)}." if found else "None of these failed, hung or took a gigabyte of memory."]
-    lines += [f"(`python benchmarks/fuzz.py`; {rows[0]['hardware']['cpu']}; `benchmarks/records/{folder.name}`)"]
+    lines += [f"(`python benchmarks/fuzz.py`; {', '.join(processors)}; {', '.join(folders)})"]
     return "\n".join(lines) + "\n"
 
 

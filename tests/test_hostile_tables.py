@@ -16,7 +16,7 @@ from test_data_parquet import IMAGES, SCHEMA
 from test_data_parquet import write as write_parquet
 
 from daybreak.core.errors import DataError
-from daybreak.data import arrays, open_dataset, parquet, table
+from daybreak.data import arrays, open_dataset, parquet_file, table
 from daybreak.data.cifar import read_cifar10
 from daybreak.data.folder import Folder
 from daybreak.data.layout import check_class_names, read_layout
@@ -182,12 +182,12 @@ def test_labels_are_bounded_by_what_is_stored_and_by_their_kinds(
 ) -> None:
     write_parquet(tmp_path / "set.parquet", range(12), ["a" * 90, "b" * 90, "c" * 90] * 4, schema=None)
     with monkeypatch.context() as patch:
-        patch.setattr(parquet, "unpacked_limit", lambda path: path.stat().st_size // 2)
+        patch.setattr(parquet_file, "unpacked_limit", lambda path: path.stat().st_size // 2)
         refused(
             tmp_path / "set.parquet", "unpacks to 12 files, [0-9]+ bytes: too much for its size; try: a plain folder"
         )
     with monkeypatch.context() as patch:
-        patch.setattr(parquet, "MAX_CLASSES", 2)
+        patch.setattr(parquet_file, "MAX_CLASSES", 2)
         refused(tmp_path / "set.parquet", "more than 2 labels that differ; try: a column of classes")
     assert len(open_dataset(tmp_path / "set.parquet").classes) == 3
 
@@ -202,12 +202,10 @@ def one_group(path: Path) -> Parquet:
 def test_images_of_a_row_group_are_read_a_few_at_a_time(
     rows: int, stored: int, largest: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parquet, "ROWS_AT_A_TIME", rows)
-    monkeypatch.setattr(parquet, "BYTES_AT_A_TIME", stored)
+    monkeypatch.setattr(parquet_file, "ROWS_AT_A_TIME", rows)
+    monkeypatch.setattr(parquet_file, "BYTES_AT_A_TIME", stored)
     found = one_group(tmp_path / "set.parquet")
-    leaf = parquet._leaf(found._files[0], ["image.bytes"])
-    assert leaf == 0
-    batches = list(parquet._values(found._files[0], leaf, 0))
+    batches = list(found._files[0].images(0))
     assert max(map(len, batches)) == largest
     assert [value for values in batches for value in values] == [{"bytes": encode(image)} for image in IMAGES]
     for row in (0, 1, 5, 4, 11, 0, 7):

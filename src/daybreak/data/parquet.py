@@ -5,8 +5,6 @@ the schema as `datasets` writes it. The part is what the file's name says. Needs
 """
 
 import io
-import json
-import mmap
 import re
 import threading
 from collections.abc import Collection, Iterator, Sequence
@@ -14,27 +12,20 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from daybreak.core.errors import DataError, one_line
-from daybreak.data.archives import MAX_MEMBERS, refuse_swelling, unpacked_limit
-from daybreak.data.arrays import MAX_CLASSES
+from daybreak.core.errors import DataError
+from daybreak.data.archives import MAX_MEMBERS
 from daybreak.data.dataset import TRAIN
 from daybreak.data.download import sha256_of
 from daybreak.data.entry import file_stamp
 from daybreak.data.layout import Layout, check_class_names
-from daybreak.data.pages import Chunk, chunks_of, unpacked
-from daybreak.data.table import IMAGE, LABEL, PARTS
+from daybreak.data.parquet_file import NO_BYTES, ParquetFile
+from daybreak.data.table import PARTS
 
 SUFFIX = ".parquet"
-LABELS = (*LABEL, "labels", "fine_label")
-IMAGES = (*IMAGE, "img")
-MAX_LABEL = 1000  # characters
-ROWS_AT_A_TIME, BYTES_AT_A_TIME = 64, 256 * 2**20
-NO_BYTES = "has no bytes in it, only a path or nothing"
 
 
 def parquet_files(folder: Path) -> list[Path]:
@@ -52,15 +43,10 @@ class Parquet:
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths, self._lock = paths, threading.Lock()
         self.stamp = self.stamp_now()
-        self._files = [_File(path) for path in paths]
-        counts = [file.metadata.num_rows for file in self._files]
-        for file, rows in zip(self._files, counts, strict=True):
-            stored = sum(_stored(file, group) for group in range(file.metadata.num_row_groups))
-            refuse_swelling(file.path, rows, stored, unpacked_limit(file.path))
-        if sum(counts) > MAX_MEMBERS:
+        self._files = [ParquetFile(path) for path in paths]
+        if sum(file.rows for file in self._files) > MAX_MEMBERS:
             raise DataError(paths[0], f"more than {MAX_MEMBERS:,} rows", "fewer files")
-        pairs = zip(paths, counts, strict=True)
-        self.names = [f"{path.stem}/{row}" for path, rows in pairs for row in range(rows)]
+        self.names = [f"{file.path.stem}/{row}" for file in self._files for row in range(file.rows)]
         self.names_in_hidden: list[str] = []
         self.folders: list[str] = []
         self._places = {path.stem: n for n, path in enumerate(paths)}
@@ -91,7 +77,7 @@ class Parquet:
             DataError: a label is missing, the files name other classes, or class names only look different.
         """
         named = self._named_classes
-        labels = [label for file in self._files for label in _labels(file)]
+        labels = [label for file in self._files for label in file.labels()]
         kept = [n for n, name in enumerate(self.names) if name not in left_out]
         classes = named or tuple(sorted({labels[n] for n in kept}))
         check_class_names(classes, self.paths[0])
@@ -111,7 +97,7 @@ class Parquet:
     @cached_property
     def _named_classes(self) -> tuple[str, ...]:
         """What the schemas name; nothing where they name no classes."""
-        first, *others = (_class_names(file, _column(file, LABELS, "label")) for file in self._files)
+        first, *others = (file.class_names for file in self._files)
         for path, names in zip(self.paths[1:], others, strict=True):
             if names != first:
                 why = f"its schema names other classes than {self.paths[0].name}, or in another order"
@@ -135,16 +121,11 @@ class Parquet:
         return place.values[row - place.first]
 
     def _start(self, file: int, row: int) -> "_Place":
-        metadata, first = self._files[file].metadata, 0
-        for group in range(metadata.num_row_groups):
-            end = first + metadata.row_group(group).num_rows
-            if row < end:
-                column = _column(self._files[file], IMAGES, "image")
-                leaf = _leaf(self._files[file], (column, f"{column}.bytes"))
-                if leaf is None:
-                    raise ValueError(NO_BYTES)
-                return _Place(file, first, end, [], _values(self._files[file], leaf, group))
-            first = end
+        first = 0
+        for group, rows in enumerate(self._files[file].groups):
+            if row < first + rows:
+                return _Place(file, first, first + rows, [], self._files[file].images(group))
+            first += rows
         raise ValueError("is in no row group")
 
 
@@ -158,157 +139,6 @@ class _Place:
     values: list[Any]
     batches: Iterator[list[Any]]
     why: str = "cannot be read, as its row group ends before it"  # where `batches` has no more
-
-
-class _File:
-    """A file that is mapped into memory. (Of one that is not, pyarrow takes memory for all images of a row group before
-    it gives out the first, or for as many bytes as a damaged page claims to have.)
-
-    Raises:
-        DataError: it cannot be read, or pyarrow is missing.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path, arrow = path, _pyarrow(path)
-        try:
-            with path.open("rb") as file:
-                self._memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            opened = arrow.parquet.ParquetFile(arrow.BufferReader(self._memory), pre_buffer=False)
-        except Exception as error:  # pyarrow raises kinds of its own
-            why = f"cannot be read as Parquet ({one_line(error)[:100]})"
-            raise DataError(path, why, "a whole file") from None
-        self.metadata, self.schema, self.schema_arrow = opened.metadata, opened.schema, opened.schema_arrow
-        self._opened = opened
-
-    def values(self, group: int, leaf: int) -> Iterator[list[Any]]:
-        """The values of a leaf in a row group, so few rows at a time that they fit into BYTES_AT_A_TIME even if each
-        value is as long as all that is stored: what repeats is stored once.
-
-        Raises:
-            ValueError, or what pyarrow raises: they cannot be read.
-        """
-        self._release()
-        stored, limit = unpacked(self._memory, self._chunks[group][leaf]), unpacked_limit(self.path)
-        if stored > limit:
-            raise ValueError(f"a column that unpacks to {stored:,} bytes: too much for its size")
-        rows, name = max(1, min(ROWS_AT_A_TIME, BYTES_AT_A_TIME // max(1, stored))), _leaves(self)[leaf]
-        for batch in self._opened.iter_batches(rows, row_groups=[group], columns=[name]):
-            yield batch[name.partition(".")[0]].to_pylist()
-            del batch
-            self._release()
-
-    @cached_property
-    def _chunks(self) -> list[list[Chunk]]:
-        return chunks_of(self._memory)
-
-    def _release(self) -> None:
-        """As `dataset.release`, and for the same reason. What is no longer in the file must not be asked for: the
-        system would end the process."""
-        if self._memory.size() < len(self._memory):
-            raise ValueError("it is shorter than it was")
-        if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
-            self._memory.madvise(mmap.MADV_DONTNEED)
-
-
-def _pyarrow(path: Path) -> ModuleType:
-    try:
-        import pyarrow.parquet
-    except ImportError:
-        raise DataError(path, "needs pyarrow, which is not installed", "pip install pyarrow") from None
-    return pyarrow
-
-
-def _column(file: _File, names: Sequence[str], what: str) -> str:
-    try:
-        there = list(dict.fromkeys(leaf.partition(".")[0] for leaf in _leaves(file)))
-    except UnicodeDecodeError:
-        raise DataError(file.path, "the name of a column is not UTF-8 text", "a whole file") from None
-    found = next((name for name in names if name in there), None)
-    if found is None:
-        columns = one_line(", ".join(there))[:100]
-        raise DataError(file.path, f"no column called {what} (found: {columns})", f"call it one of {', '.join(names)}")
-    return found
-
-
-def _leaves(file: _File) -> list[str]:
-    """The paths of what holds values: COLUMN, or COLUMN.FIELD in a structure."""
-    return [file.schema.column(n).path for n in range(len(file.schema))]
-
-
-def _leaf(file: _File, paths: Sequence[str]) -> int | None:
-    """The number of the first leaf of such a path that has one value a row; None where lists or other fields are."""
-    leaves = enumerate(_leaves(file))
-    return next((n for n, leaf in leaves if leaf in paths and not file.schema.column(n).max_repetition_level), None)
-
-
-def _stored(file: _File, group: int) -> int:
-    """Bytes of a row group before they are compressed, as the file's foot says. (What it says of a single column is not
-    asked for: where that is damaged, pyarrow ends the process.)"""
-    return int(file.metadata.row_group(group).total_byte_size)
-
-
-def _values(file: _File, leaf: int, group: int) -> Iterator[list[Any]]:
-    """Those of a row group, some at a time.
-
-    Raises:
-        ValueError: whatever pyarrow says of values that cannot be read.
-    """
-    try:
-        yield from file.values(group, leaf)
-    except Exception as error:  # pyarrow raises kinds of its own
-        raise ValueError(f"cannot be read ({one_line(error)[:100] or type(error).__name__})") from None
-
-
-def _labels(file: _File) -> list[str]:
-    path, column = file.path, _column(file, LABELS, "label")
-    leaf = _leaf(file, [column])
-    if leaf is None:
-        raise DataError(path, "row 0: several labels an image", "one class for each image")
-    names, found, rows = _class_names(file, column), list[str](), file.metadata.num_rows
-    known: dict[str, str] = {}  # a class's name is kept once
-    try:
-        for value in _label_values(file, leaf):
-            label = _label(value, len(found), names, path)
-            found.append(known.setdefault(label, label))
-            if len(known) > MAX_CLASSES:
-                raise DataError(path, f"more than {MAX_CLASSES:,} labels that differ", "a column of classes")
-            if len(found) > rows:
-                break
-    except (ValueError, IndexError) as error:  # IndexError: a row group without the column
-        raise DataError(path, f"column {column}: {error}", "a whole file") from None
-    if len(found) != rows:
-        raise DataError(path, f"{len(found):,} labels for {rows:,} rows", "a whole file")
-    return found
-
-
-def _label_values(file: _File, leaf: int) -> Iterator[Any]:
-    for group in range(file.metadata.num_row_groups):
-        for values in _values(file, leaf, group):
-            yield from values
-
-
-def _label(value: Any, row: int, names: Sequence[str], path: Path) -> str:
-    if value is None or value != value:  # NaN is how a table of pandas says that there is none
-        raise DataError(path, f"row {row}: no label", "one class for each image")
-    if names and not (isinstance(value, int) and 0 <= value < len(names)):
-        raise DataError(path, f"row {row}: label {value!r:.50} has no name among {len(names)}", "the schema's names")
-    try:
-        label = names[value] if names else value.decode() if isinstance(value, bytes) else str(value)
-    except UnicodeDecodeError:
-        raise DataError(path, f"row {row}: label {value!r:.50} is not UTF-8 text", "names or numbers") from None
-    if len(label) > MAX_LABEL:
-        raise DataError(path, f"row {row}: a label of {len(label):,} characters", "the name of a class")
-    return label
-
-
-def _class_names(file: _File, column: str) -> list[str]:
-    """What `datasets` writes of a ClassLabel into the schema; nothing where it wrote none."""
-    try:
-        facts = json.loads((file.schema_arrow.metadata or {})[b"huggingface"])
-        names = facts["info"]["features"][column]["names"]
-    except (KeyError, TypeError, ValueError, RecursionError):
-        return []
-    return [str(name) for name in names] if isinstance(names, list) else []
 
 
 def part_of(name: str) -> int:
