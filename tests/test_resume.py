@@ -33,7 +33,7 @@ Count = Callable[[str, object], None]
 SOAK = bool(os.environ.get("DAYBREAK_SOAK"))
 SLOW = pytest.mark.slow
 POINTS = range(1, STEPS + 1) if SOAK else (7, 20, *(pytest.param(step, marks=SLOW) for step in (1, 19, 21, 33, 39)))
-KILLS = (300,) if SOAK else (2, pytest.param(20, marks=SLOW))
+KILLS = (300,) if SOAK else (2, pytest.param(6, marks=SLOW))
 
 
 @pytest.fixture(
@@ -134,7 +134,7 @@ def wait_for_a_checkpoint(process: Any, run: Path, step: int) -> None:
 
 @pytest.mark.parametrize("kills", KILLS)
 def test_killed_at_any_moment_it_ends_the_same(kills: int, tmp_path: Path, record_property: Count) -> None:
-    """2 or 20 times here; `make soak` does 300."""
+    """2 or 6 times here; `make soak` does 300."""
     in_a_process(tmp_path / "warm").join()  # the server starts
     reference, rng, begun, midway = tmp_path / "reference", np.random.default_rng(0), time.monotonic(), 0
     in_a_process(reference).join()

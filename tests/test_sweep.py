@@ -249,17 +249,14 @@ def test_a_sweep_without_any_accuracy_says_why(tmp_path: Path) -> None:
 
 
 def test_several_seeds_count_by_their_mean(tmp_path: Path) -> None:
-    found = sweep(tmp_path / "out", None, {"batch_size": {"choices": [64]}}, sampler="grid", seeds=2, seed=5)
+    space = {"batch_size": {"choices": [64]}}
+    found = sweep(tmp_path / "out", None, space, sampler="grid", seeds=3, seed=5, epochs=1)
     values = found["best"]["values"]
-    assert len(set(values)) == 2
-    assert found["best"]["val_acc"] == sum(values) / 2
-    runs = [
-        db.train(
-            "digits", recipe=SMALL, seed=seed, validate=0.1, device="cpu", report=False, out=tmp_path / str(seed)
-        ).summary.val_acc
-        for seed in (5, 6)
-    ]
-    assert values == runs
+    assert len(set(values)) > 1  # after one epoch; on some processors two of them are the same
+    assert found["best"]["val_acc"] == pytest.approx(sum(values) / 3, rel=1e-12)
+    options: dict[str, Any] = {"recipe": SMALL, "epochs": 1, "validate": 0.1, "device": "cpu", "report": False}
+    runs = [db.train("digits", seed=seed, out=tmp_path / str(seed), **options) for seed in (5, 6, 7)]
+    assert values == [run.summary.val_acc for run in runs]
 
 
 def test_a_budget_bounds_each_trial(tmp_path: Path) -> None:
