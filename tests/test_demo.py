@@ -6,13 +6,14 @@ import sys
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from daybreak.cli import demo
 from daybreak.core.config import override
-from daybreak.core.errors import DataError
+from daybreak.core.errors import DataError, UsageError
 from daybreak.data import Dataset
 from daybreak.recipes import RECIPES
 
@@ -114,3 +115,23 @@ def test_published_pixels_come_first_and_a_download_last(
 def test_beside_its_jpeg_copy_the_lossless_archive_is_taken(cifar_zip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DAYBREAK_DATA_DIR", str(cifar_zip.parent))
     assert demo.reachable_data() == "cifar10"
+
+
+def test_a_machine_on_which_no_step_fits_gets_more_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    budgets: list[float | None] = []
+
+    def train(_: str, budget: float | None, **__: Any) -> str:
+        budgets.append(budget)
+        if budget is None or budget < needed:
+            raise UsageError(f"--budget {budget}s", "over before the first step", "a longer budget")
+        return "a run"
+
+    monkeypatch.setattr(demo.api, "train", train)
+    needed = 200.0
+    assert demo.trained("cifar10", 45.0) == "a run"
+    assert budgets == [45.0, demo.PATIENT]
+    needed = 1e9
+    for seconds in (45.0, None):
+        with pytest.raises(UsageError, match="over before the first step"):
+            demo.trained("cifar10", seconds)
+    assert budgets[2:] == [45.0, demo.PATIENT, None]  # and no further
