@@ -98,6 +98,7 @@ def test_an_error_comes_back_with_its_exit_code(module: str, tmp_path: Path) -> 
     with fanout.started(module, jobs) as workers:
         fanout.wait(workers, lambda: None, "again")
         error = workers.error()
+    assert all(process.stdin is not None and process.stdin.closed for process in workers._processes)
     assert str(error) == "photos: not there; try: another folder"
     assert error is not None
     assert error.exit_code == DataError.exit_code
