@@ -74,17 +74,8 @@ def main() -> None:
 
 
 def draw_map() -> None:
-    words = [
-        "-q",
-        "-n",
-        "2",
-        "-m",
-        "not slow",
-        "--cov=daybreak",
-        "--cov-context=test",
-        "--cov-report=",
-        f"--junitxml={TIMES}",
-    ]
+    words = ["-q", "-n", "2", "-m", "not slow", f"--junitxml={TIMES}"]
+    words += ["--cov=daybreak", "--cov-context=test", "--cov-report="]
     environment = os.environ | {"COVERAGE_FILE": str(MAP)}
     subprocess.run([sys.executable, "-m", "pytest", *words], cwd=ROOT, env=environment, check=False)
 

@@ -59,14 +59,14 @@ def demo() -> int:
 
 
 def trained(name: str, seconds: float | None = None) -> api.Run:
-    """Where the machine is so slow, or so busy, that no step fits into the seconds, it takes as long as it takes."""
+    """Where the machine is so slow, or so busy, that no step fits into the seconds, it is given PATIENT ones."""
     # Test images are seen once: averaging over six views of each takes as long as most of the training here.
     settings = {"tta": "none"} if seconds else {}
     with TrainingProgress(console, quiet=False) as on_event:
         try:
             return api.train(name, budget=seconds, settings=settings, on_event=on_event)
         except UsageError:  # which leaves nothing behind
-            if seconds is None or seconds >= PATIENT:
+            if seconds is None:
                 raise
             return api.train(name, budget=PATIENT, settings=settings, on_event=on_event)
 

@@ -1,4 +1,5 @@
-"""What reading damaged bytes raises: what the libraries mean to, and what escapes them where bytes make no sense."""
+"""What reading damaged bytes raises: what the libraries mean to, and what escapes them where bytes make no sense.
+Where they raise nothing, and hand out what is no array or no text, it is refused here."""
 
 import lzma
 import struct

@@ -11,9 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 MAGIC = b"PAR1"
-LARGEST = (
-    256 * 2**20
-)  # bytes of a page, once it is unpacked: writers aim at one megabyte, and a photo has less than ten
+LARGEST = 256 * 2**20  # bytes of a page, once it is unpacked; writers aim at one megabyte
 DEEPEST = 32  # structures within one another
 DATA, INDEX, DICTIONARY, DATA_V2 = range(4)
 # Of texts that are stored by what differs, pyarrow makes a list of all lengths first, as long as the page says: a few
