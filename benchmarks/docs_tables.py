@@ -83,6 +83,27 @@ def fuzz() -> str:
     return "\n".join(lines) + "\n"
 
 
+def mutants() -> str:
+    """How many changes of the code a test noticed: at first, and with the tests written since."""
+    folder = record_of("mutants", "mutants.jsonl")
+    judged = [json.loads(line) for line in (folder / "mutants.jsonl").read_text().splitlines()]
+    first, last = ({_mutant(row): row["outcome"] for row in rows} for rows in (judged[::-1], judged))
+    low, high = wilson_interval(sum(outcome == "killed" for outcome in first.values()), len(first))
+    equal = json.loads((folder / "equal.json").read_text())
+    unexplained = [name for name, outcome in last.items() if outcome != "killed" and name not in equal]
+    killed, since = (sum(outcome == "killed" for outcome in of.values()) for of in (first, last))
+    assert not unexplained, unexplained
+    return (
+        f"{killed} of {len(first)} ({100 * killed / len(first):.0f} %; 95 % of {100 * low:.0f} to {100 * high:.0f} %) were "
+        f"noticed by the tests as they were, {since} by those of now; the other {len(first) - since} change nothing that "
+        f"can be seen (`benchmarks/records/{folder.name}/equal.json` says why).\n"
+    )
+
+
+def _mutant(row: Row) -> str:
+    return "{module}:{line}:{column} {operator}".format(**row["mutant"])
+
+
 def stairs() -> str:
     """Step by step from a student's write-up to `sprint`: what changes, and what the run then reaches."""
     found = _stairs()

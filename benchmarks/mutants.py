@@ -3,11 +3,15 @@
     pip install cosmic-ray==8.7.0 pytest-cov==7.0.0
     python benchmarks/mutants.py map                      once: which quick test runs through which line (25 minutes)
     python benchmarks/mutants.py run --sample 300 --out benchmarks/records/DATE_mutants
+    python benchmarks/mutants.py map tests/test_metrics.py            then, for tests that are new: they are added
+    python benchmarks/mutants.py again --out benchmarks/records/DATE_mutants         and the survivors judged again
 
 One mutant of cosmic-ray at each of a random sample of places in core, runs and training/checkpoint.py. Those that
-change a type hint alone are left out. A mutant is killed when a test that runs through its line fails, or does not end;
+change a type hint alone are left out. A mutant is killed when a test that runs through its line fails;
 the quickest are asked first. Where none does, as when a module is imported, the tests that name the module are asked.
-mutants.jsonl has every mutant; those that are there are not repeated. Survivors are listed with their change.
+At the end the tests that killed are asked about the code as it is. mutants.jsonl has every judgement; mutants that are
+there are not judged twice. Survivors are listed with their change; equal.json says of those that no test could notice,
+why. The counts go into docs/reliability.md.
 """
 
 import argparse
@@ -25,14 +29,21 @@ from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import accumulate, chain
 from pathlib import Path
+from subprocess import run
 from typing import Any
 from xml.etree import ElementTree
+
+import torch
+
+from daybreak.core.device import describe_hardware, versions
+from daybreak.core.files import write_json
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "daybreak"
 ROOMS = ("core/*.py", "runs/*.py", "training/checkpoint.py")
-MAP, TIMES = ROOT / "runs" / "tests.coverage", ROOT / "runs" / "tests.xml"
+MAP, TIMES = ROOT / "runs" / "tests.coverage", "tests*.xml"  # the latter beside the map, more than one
 AT_FIRST, SECONDS = 25, 300  # tests, and what a mutant's tests may take together
 
 Row = dict[str, Any]
@@ -49,40 +60,67 @@ class Mutant:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("map", "run"))
+    parser.add_argument("what", choices=("map", "run", "again"))
+    parser.add_argument("tests", nargs="*", help="of map: files of tests to add to it")
     parser.add_argument("--sample", type=int, default=300, help="places")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     if arguments.what == "map":
-        draw_map()
+        draw_map(arguments.tests)
         return
     if arguments.out is None or not MAP.exists():
-        parser.error("run needs --out, and the map before it")
+        parser.error(f"{arguments.what} needs --out, and the map before it")
     arguments.out.mkdir(parents=True, exist_ok=True)
-    chosen = sample(arguments.sample, arguments.seed)
-    known = {tuple(row["mutant"].values()) for row in read(arguments.out)}
-    missing = [m for m in chosen if tuple(vars(m).values()) not in known]
+    known = read(arguments.out)
+    if arguments.what == "again":
+        missing = [Mutant(**row["mutant"]) for row in known if row["outcome"] != "killed"]
+    else:
+        judged_before = [Mutant(**row["mutant"]) for row in known]
+        missing = [m for m in sample(arguments.sample, arguments.seed) if m not in judged_before]
+    judge(missing, arguments.out, arguments.workers)
+    write_json(
+        arguments.out / "setting.json", {"hardware": describe_hardware(torch.device("cpu")), "versions": versions()}
+    )
+    print(summary(read(arguments.out)))
+    print(alone({row["by"] for row in read(arguments.out) if row["by"]}))
+
+
+def judge(mutants: list[Mutant], out: Path, workers: int) -> None:
     tests = TestsOfLines()
-    with ThreadPoolExecutor(arguments.workers) as pool:
-        for row in pool.map(lambda mutant: judged(mutant, tests), missing):
-            with (arguments.out / "mutants.jsonl").open("a") as file:
+    with ThreadPoolExecutor(workers) as pool:
+        for row in pool.map(lambda mutant: judged(mutant, tests), mutants):
+            with (out / "mutants.jsonl").open("a") as file:
                 file.write(json.dumps(row) + "\n")
             print(row["outcome"], row["mutant"]["module"], row["mutant"]["line"], flush=True)
-    print(summary(read(arguments.out)))
 
 
-def draw_map() -> None:
-    words = ["-q", "-n", "2", "-m", "not slow", f"--junitxml={TIMES}"]
-    words += ["--cov=daybreak", "--cov-context=test", "--cov-report="]
+def alone(names: set[str]) -> str:
+    """What the tests that killed say of the code as it is: one that fails has killed nothing."""
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *sorted(names)]
+    done = run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    lines = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    return "\n".join(["the tests that killed, on the code as it is:", *lines, *done.stdout.splitlines()[-1:]])
+
+
+def draw_map(tests: list[str]) -> None:
+    """Of all quick tests, or of some more."""
+    number = len(list(MAP.parent.glob(TIMES))) if tests else 0
+    if not tests:
+        for file in MAP.parent.glob(TIMES):
+            file.unlink()
+    words = ["-q", "-n", "2", "-m", "not slow", f"--junitxml={MAP.parent}/tests-{number}.xml", *tests]
+    words += ["--cov=daybreak", "--cov-context=test", "--cov-report=", *(["--cov-append"] if tests else [])]
     environment = os.environ | {"COVERAGE_FILE": str(MAP)}
-    subprocess.run([sys.executable, "-m", "pytest", *words], cwd=ROOT, env=environment, check=False)
+    run([sys.executable, "-m", "pytest", *words], cwd=ROOT, env=environment, check=False)
 
 
 def read(folder: Path) -> list[Row]:
+    """The last judgement of every mutant."""
     file = folder / "mutants.jsonl"
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    rows = map(json.loads, file.read_text().splitlines()) if file.exists() else ()
+    return list({tuple(row["mutant"].values()): row for row in rows}.values())
 
 
 def sample(places: int, seed: int) -> list[Mutant]:
@@ -148,7 +186,7 @@ def without_hints(text: str) -> str:
 
 
 class TestsOfLines:
-    """Which tests run through a line, the quickest first."""
+    """Which tests run through a line, the quickest first, as many as surely end in the time they have."""
 
     def __init__(self) -> None:
         from coverage import CoverageData  # type: ignore[import-not-found]
@@ -160,7 +198,12 @@ class TestsOfLines:
     def of(self, mutant: Mutant) -> list[str]:
         lines = self._data.contexts_by_lineno(str(PACKAGE / mutant.module))
         names = {context.partition("|")[0] for context in lines.get(first_line(mutant), []) if context}
-        return sorted(names & self._seconds.keys(), key=lambda name: self._seconds[name])
+        if not names:
+            files = naming(mutant)
+            names = {name for name in self._seconds if name.partition("::")[0] in files}
+        quickest = sorted(names & self._seconds.keys(), key=lambda name: self._seconds[name])
+        together = accumulate(self._seconds[name] for name in quickest)
+        return [name for name, seconds in zip(quickest, together, strict=True) if seconds < SECONDS / 2]
 
 
 def first_line(mutant: Mutant) -> int:
@@ -174,7 +217,7 @@ def _begin(statement: ast.stmt) -> int:
 
 
 def times() -> Iterator[tuple[str, float]]:
-    for case in ElementTree.parse(TIMES).iter("testcase"):
+    for case in chain.from_iterable(ElementTree.parse(file).iter("testcase") for file in MAP.parent.glob(TIMES)):
         yield f"{case.attrib['classname'].replace('.', '/')}.py::{case.attrib['name']}", float(case.attrib["time"])
 
 
@@ -182,13 +225,13 @@ def judged(mutant: Mutant, tests: TestsOfLines) -> Row:
     text = changed(mutant)
     before = (PACKAGE / mutant.module).read_text()
     diff = list(difflib.unified_diff(before.splitlines(), text.splitlines(), n=0, lineterm=""))[2:]
-    through = tests.of(mutant)
-    asked = [through[:AT_FIRST], through[AT_FIRST:]] if through else [naming(mutant)]
+    names = tests.of(mutant)
     with tempfile.TemporaryDirectory() as copy:
         shutil.copytree(PACKAGE, Path(copy) / "daybreak", ignore=shutil.ignore_patterns("__pycache__"))
         (Path(copy) / "daybreak" / mutant.module).write_text(text)
-        outcome = next((found for names in asked if names and (found := outcome_of(names, copy))), "survived")
-    return {"mutant": vars(mutant), "outcome": outcome, "tests": len(through), "diff": diff}
+        found = (outcome_of(some, copy) for some in (names[:AT_FIRST], names[AT_FIRST:]) if some)
+        outcome, by = next((pair for pair in found if pair[0]), ("survived", ""))
+    return {"mutant": vars(mutant), "outcome": outcome, "by": by, "tests": len(names), "diff": diff}
 
 
 def naming(mutant: Mutant) -> list[str]:
@@ -200,15 +243,20 @@ def naming(mutant: Mutant) -> list[str]:
     return [str(file.relative_to(ROOT)) for file in files if names.search(file.read_text())]
 
 
-def outcome_of(names: list[str], source: str) -> str:
-    """Empty where all tests pass."""
+def outcome_of(names: list[str], source: str) -> tuple[str, str]:
+    """And the test that failed; both are empty where all tests pass."""
     words = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *names]
-    environment = os.environ | {"PYTHONPATH": source, "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = os.environ | {"PYTHONPATH": source, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
     try:
-        done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, timeout=SECONDS, check=False)
+        done = run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False)
     except subprocess.TimeoutExpired:
-        return "does not end"
-    return "killed" if done.returncode in (1, 2) else "" if done.returncode == 0 else f"pytest ended {done.returncode}"
+        return "does not end", ""
+    if done.returncode == 0:
+        return "", ""
+    if "while loading conftest" in done.stdout + done.stderr:
+        return "killed", ""
+    failed = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", done.stdout, re.MULTILINE)
+    return ("killed", failed[1]) if failed else (f"pytest ended {done.returncode}", "")
 
 
 def odd(row: Row) -> bool:
