@@ -186,7 +186,8 @@ def without_hints(text: str) -> str:
 
 
 class TestsOfLines:
-    """Which tests run through a line, the quickest first, as many as surely end in the time they have."""
+    """Which tests run through a line, as many as surely end in the time they have. Those of the quickest files come
+    first: where one test of a file is slow, all of it may wait for what they share."""
 
     def __init__(self) -> None:
         from coverage import CoverageData  # type: ignore[import-not-found]
@@ -194,16 +195,23 @@ class TestsOfLines:
         self._data = CoverageData(basename=str(MAP))
         self._data.read()
         self._seconds = dict(times())
+        self._slowest: dict[str, float] = defaultdict(float)
+        for name, seconds in self._seconds.items():
+            self._slowest[file_of(name)] = max(self._slowest[file_of(name)], seconds)
 
     def of(self, mutant: Mutant) -> list[str]:
         lines = self._data.contexts_by_lineno(str(PACKAGE / mutant.module))
         names = {context.partition("|")[0] for context in lines.get(first_line(mutant), []) if context}
         if not names:
             files = naming(mutant)
-            names = {name for name in self._seconds if name.partition("::")[0] in files}
-        quickest = sorted(names & self._seconds.keys(), key=lambda name: self._seconds[name])
+            names = {name for name in self._seconds if file_of(name) in files}
+        quickest = sorted(names & self._seconds.keys(), key=lambda name: (self._slowest[file_of(name)], name))
         together = accumulate(self._seconds[name] for name in quickest)
         return [name for name, seconds in zip(quickest, together, strict=True) if seconds < SECONDS / 2]
+
+
+def file_of(test: str) -> str:
+    return test.partition("::")[0]
 
 
 def first_line(mutant: Mutant) -> int:

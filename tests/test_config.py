@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 import daybreak
-from daybreak.core.config import Expected, OneCycle, Recipe, Sgd, override, parse_settings, with_epochs
+from daybreak.core.config import Adam, Expected, OneCycle, Recipe, Sgd, override, parse_settings, with_epochs
 from daybreak.core.errors import UsageError, nearest
 from daybreak.core.sections import leaf_keys, validate
 from daybreak.recipes import RECIPES, get_recipe, to_toml
@@ -56,6 +56,7 @@ def test_overriding_reads_text_as_json_and_forgets_the_expected_result() -> None
 def test_another_optimizer_starts_from_its_own_defaults() -> None:
     changed = override(RECIPES["page"], {"optimizer.momentum": 0.8, "optimizer.name": "sgd"})
     assert changed.optimizer == Sgd(momentum=0.8)
+    assert override(changed, {"optimizer.name": "adam"}).optimizer == Adam()
     with pytest.raises(UsageError) as caught:
         override(RECIPES["page"], {"optimizer.name": "sgd", "optimizer.momentun": 0.8})
     assert caught.value.remedy == "'optimizer.momentum'"

@@ -256,6 +256,18 @@ def test_a_run_of_a_newer_version(run: Path, capsys: pytest.CaptureFixture[str])
     card.write_text(good)
 
 
+def test_a_recipe_of_a_newer_version(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = run / "config.json"
+    good = config.read_text()
+    known = json.loads(good)
+    config.write_text(json.dumps(known | {"recipe": known["recipe"] | {"colour": "red"}}))
+    line = refused(["predict", str(run), str(run / "image.png")], capsys)
+    config.write_text(good)
+    assert "config.json: " in line
+    assert "colour" in line
+    assert line.endswith("try: upgrade daybreak")
+
+
 def test_a_hundred_pickles_and_archives_run_nothing(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], record_property: Callable[[str, object], None]
 ) -> None:

@@ -189,6 +189,13 @@ def unsmoothed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("unsmoothed")
+def test_beyond_the_lowest_loss_nothing_is_steep() -> None:
+    """It only rises, and less and less."""
+    test = RangeTest(np.exp(np.arange(4.0)), np.array([1.0, 3.0, 4.0, 4.5]), diverged=True)
+    assert RULES["steepest"][0](test) == 0
+
+
+@pytest.mark.usefixtures("unsmoothed")
 def test_the_rules_by_hand() -> None:
     """Rates a factor of e apart, so that slopes are differences: -1, -2.5, -4, -2.05, -0.2, -0.175, 1.2, 2.45."""
     loss = np.array([10, 9, 5, 1, 0.9, 0.6, 0.55, 3.0])

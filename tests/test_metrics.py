@@ -105,6 +105,15 @@ def test_a_class_with_one_image_has_its_whole_share() -> None:
     assert found == [metrics.ClassScore("a", 1, 1.0, 1.0, 1.0), metrics.ClassScore("b", 0, 0.0, 0.0, 0.0)]
 
 
+def test_each_class_needs_its_name() -> None:
+    with pytest.raises(ValueError, match="longer"):
+        metrics.per_class(np.eye(3, dtype=int), ("a", "b"))
+
+
+def test_a_class_that_was_predicted_once_and_never_there_counts_in_macro_f1() -> None:
+    assert metrics.macro_f1(np.array([[3, 1, 0], [0, 0, 0], [0, 0, 0]])) == pytest.approx((6 / 7 + 0) / 2)
+
+
 def test_ten_mistakes_are_named() -> None:
     assert len(metrics.most_confused(np.ones((4, 4), int), tuple("abcd"))) == 10
 

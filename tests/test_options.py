@@ -48,6 +48,12 @@ def test_an_option_is_known_everywhere(name: str) -> None:
         assert name in own or text in (function.__doc__ or "")
 
 
+def test_what_is_not_asked_for_is_off_but_the_report() -> None:
+    switches = {name for name, value in vars(TrainOptions()).items() if isinstance(value, bool)}
+    assert switches == {"dawn_rule", "deterministic", "report", "skip_bad", "strict"}
+    assert [name for name in switches if getattr(TrainOptions(), name)] == ["report"]
+
+
 def test_options_are_frozen_and_of_one_kind() -> None:
     options = train_options(seed="3", budget="5m", settings=["a.b=1"], track=["mlflow"])
     assert (options.seed, options.budget, options.settings, options.track) == (3, 300.0, {"a.b": "1"}, ("mlflow",))
