@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -85,6 +86,15 @@ def test_a_damaged_best_is_not_used(tmp_path: Path) -> None:
 
 def test_there_never_was_one(tmp_path: Path) -> None:
     assert newest(tmp_path) == (None, [])
+
+
+def test_a_copy_made_by_hand_counts_as_what_it_is_a_copy_of(tmp_path: Path) -> None:
+    for step in (1, 2):
+        write(tmp_path, made(step))
+    shutil.copytree(tmp_path / "step-00000001", tmp_path / "step-00000001 copy 3")
+    found, damaged = newest(tmp_path)
+    assert found is not None
+    assert (found.facts["step"], damaged) == (2, [])
 
 
 @pytest.mark.parametrize("name", [TENSORS, FACTS, MANIFEST])

@@ -10,8 +10,10 @@ from pydantic import ValidationError
 import daybreak
 from daybreak.core.config import Adam, Expected, OneCycle, Recipe, Sgd, override, parse_settings, with_epochs
 from daybreak.core.errors import UsageError, nearest
+from daybreak.core.nets import net_config
 from daybreak.core.sections import leaf_keys, validate
 from daybreak.recipes import RECIPES, get_recipe, to_toml
+from daybreak.runs.old_format import net_of
 
 SOURCE = Path(daybreak.__file__).parent
 
@@ -219,3 +221,10 @@ def test_twenty_names_are_listed_and_no_more() -> None:
     names = [f"n{i}" for i in range(21)]
     assert nearest("zzzz", names[:20]) == f"one of {', '.join(names[:20])}"
     assert nearest("zzzz", names) == f"one of {', '.join(names[:20])}, …"
+
+
+@pytest.mark.parametrize("name", ["page", "sprint", "small", "resnet18"])
+def test_a_net_as_0_1_0_wrote_it(name: str) -> None:
+    """With the options of all nets, as they stood where none was set."""
+    written = {"name": name, "width": 1.0, "activation": "relu", "dropout": 0.0, "channels": [64, 256, 256]}
+    assert net_of(written | {"residual_from": "pool", "dilation": 1}) == net_config(name)

@@ -15,6 +15,7 @@ import pytest
 
 from daybreak.core import fanout
 from daybreak.core.errors import (
+    TARGET_MISSED_EXIT_CODE,
     BusyError,
     DataError,
     DaybreakError,
@@ -220,6 +221,11 @@ def test_every_kind_of_error_keeps_its_exit_code(kind: type[DaybreakError], code
     said = b"a line before\n" + json.dumps(kind("a", "b", "c").as_json()).encode() + b"\n"
     found = fanout._error_of(fanout._last_line(said)["error"])
     assert (found.exit_code, found.code, str(found)) == (code, kind.code, "a: b; try: c")
+
+
+def test_a_missed_target_has_an_exit_code_of_its_own() -> None:
+    assert TARGET_MISSED_EXIT_CODE == 8
+    assert 8 not in dict(KINDS).values()
 
 
 @pytest.mark.parametrize("said", [b"", b"no JSON\n", b"[1]\n", b"\xff\n"])

@@ -210,6 +210,7 @@ def test_the_rules_by_hand() -> None:
     [
         ([2, 1, 0.5, 0.51], "still falls at the highest rate"),
         ([2, 1, 0.5, 0.51, 0.52], "does not rise up to the highest rate"),
+        ([2, 1, *[0.5] * 300, 0.51], "does not rise up to the highest rate"),
         ([2, 1, 0.5, 0.51, 0.9], None),
         ([1.0, 1.01, 1.04], "hardly falls"),
         ([1.0, 1.02, 1.06], "rises from the lowest rate on"),
@@ -217,7 +218,7 @@ def test_the_rules_by_hand() -> None:
     ],
 )
 def test_the_limits_of_a_clear_answer(raw: list[float], reason: str | None) -> None:
-    doubt = RangeTest(LR[: len(raw)], np.array(raw, float), diverged=False).doubt
+    doubt = RangeTest(np.geomspace(1e-6, 10, len(raw)), np.array(raw, float), diverged=False).doubt
     assert doubt is None if reason is None else reason in str(doubt)
 
 
