@@ -3,12 +3,12 @@
     pip install cosmic-ray==8.7.0 pytest-cov==7.0.0
     python benchmarks/mutants.py map                      once: which quick test runs through which line (25 minutes)
     python benchmarks/mutants.py run --sample 300 --out benchmarks/records/DATE_mutants
-    python benchmarks/mutants.py map tests/test_metrics.py            then, for tests that are new: they are added
-    python benchmarks/mutants.py again --out benchmarks/records/DATE_mutants         and the survivors judged again
+    python benchmarks/mutants.py again --out benchmarks/records/DATE_mutants tests/test_metrics.py ...
 
 One mutant of cosmic-ray at each of a random sample of places in core, runs and training/checkpoint.py. Those that
-change a type hint alone are left out. A mutant is killed when a test that runs through its line fails;
-the quickest are asked first. Where none does, as when a module is imported, the tests that name the module are asked.
+change a type hint alone are left out. A mutant is killed when a test that runs through its line fails; the
+quickest are asked, for 150 s. Where none does, as when a module is imported, the tests that name the module are
+asked. `again` asks other tests about the survivors: those that were not asked for want of time, or are new.
 At the end the tests that killed are asked about the code as it is. mutants.jsonl has every judgement; mutants that are
 there are not judged twice. Survivors are listed with their change; equal.json says of those that no test could notice,
 why. The counts go into docs/reliability.md.
@@ -29,7 +29,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import accumulate, chain
+from itertools import accumulate
 from pathlib import Path
 from subprocess import run
 from typing import Any
@@ -43,8 +43,8 @@ from daybreak.core.files import write_json
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "daybreak"
 ROOMS = ("core/*.py", "runs/*.py", "training/checkpoint.py")
-MAP, TIMES = ROOT / "runs" / "tests.coverage", "tests*.xml"  # the latter beside the map, more than one
-AT_FIRST, SECONDS = 25, 300  # tests, and what a mutant's tests may take together
+MAP, TIMES = ROOT / "runs" / "tests.coverage", ROOT / "runs" / "tests.xml"
+AT_FIRST, ASKED_SECONDS, SECONDS = 25, 150, 600  # tests; what they took when the map was drawn; what they may take
 
 Row = dict[str, Any]
 
@@ -61,36 +61,36 @@ class Mutant:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("map", "run", "again"))
-    parser.add_argument("tests", nargs="*", help="of map: files of tests to add to it")
+    parser.add_argument("tests", nargs="*", help="of again: which to ask")
     parser.add_argument("--sample", type=int, default=300, help="places")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     if arguments.what == "map":
-        draw_map(arguments.tests)
+        draw_map()
         return
     if arguments.out is None or not MAP.exists():
         parser.error(f"{arguments.what} needs --out, and the map before it")
     arguments.out.mkdir(parents=True, exist_ok=True)
     known = read(arguments.out)
     if arguments.what == "again":
-        missing = [Mutant(**row["mutant"]) for row in known if row["outcome"] != "killed"]
+        missing = [Mutant(**row["mutant"]) for row in known if not is_noticed(row)]
     else:
         judged_before = [Mutant(**row["mutant"]) for row in known]
         missing = [m for m in sample(arguments.sample, arguments.seed) if m not in judged_before]
-    judge(missing, arguments.out, arguments.workers)
-    write_json(
-        arguments.out / "setting.json", {"hardware": describe_hardware(torch.device("cpu")), "versions": versions()}
-    )
+    judge(missing, arguments.tests, arguments.out, arguments.workers)
+    setting = {"hardware": describe_hardware(torch.device("cpu")), "versions": versions()}
+    write_json(arguments.out / "setting.json", setting)
     print(summary(read(arguments.out)))
     print(alone({row["by"] for row in read(arguments.out) if row["by"]}))
 
 
-def judge(mutants: list[Mutant], out: Path, workers: int) -> None:
-    tests = TestsOfLines()
+def judge(mutants: list[Mutant], tests: list[str], out: Path, workers: int) -> None:
+    """By these tests, or where there are none by those that run through a mutant's line."""
+    known = TestsOfLines()
     with ThreadPoolExecutor(workers) as pool:
-        for row in pool.map(lambda mutant: judged(mutant, tests), mutants):
+        for row in pool.map(lambda mutant: judged(mutant, tests or known.of(mutant)), mutants):
             with (out / "mutants.jsonl").open("a") as file:
                 file.write(json.dumps(row) + "\n")
             print(row["outcome"], row["mutant"]["module"], row["mutant"]["line"], flush=True)
@@ -104,14 +104,9 @@ def alone(names: set[str]) -> str:
     return "\n".join(["the tests that killed, on the code as it is:", *lines, *done.stdout.splitlines()[-1:]])
 
 
-def draw_map(tests: list[str]) -> None:
-    """Of all quick tests, or of some more."""
-    number = len(list(MAP.parent.glob(TIMES))) if tests else 0
-    if not tests:
-        for file in MAP.parent.glob(TIMES):
-            file.unlink()
-    words = ["-q", "-n", "2", "-m", "not slow", f"--junitxml={MAP.parent}/tests-{number}.xml", *tests]
-    words += ["--cov=daybreak", "--cov-context=test", "--cov-report=", *(["--cov-append"] if tests else [])]
+def draw_map() -> None:
+    words = ["-q", "-n", "2", "-m", "not slow", f"--junitxml={TIMES}"]
+    words += ["--cov=daybreak", "--cov-context=test", "--cov-report="]
     environment = os.environ | {"COVERAGE_FILE": str(MAP)}
     run([sys.executable, "-m", "pytest", *words], cwd=ROOT, env=environment, check=False)
 
@@ -207,7 +202,7 @@ class TestsOfLines:
             names = {name for name in self._seconds if file_of(name) in files}
         quickest = sorted(names & self._seconds.keys(), key=lambda name: (self._slowest[file_of(name)], name))
         together = accumulate(self._seconds[name] for name in quickest)
-        return [name for name, seconds in zip(quickest, together, strict=True) if seconds < SECONDS / 2]
+        return [name for name, seconds in zip(quickest, together, strict=True) if seconds < ASKED_SECONDS]
 
 
 def file_of(test: str) -> str:
@@ -225,21 +220,20 @@ def _begin(statement: ast.stmt) -> int:
 
 
 def times() -> Iterator[tuple[str, float]]:
-    for case in chain.from_iterable(ElementTree.parse(file).iter("testcase") for file in MAP.parent.glob(TIMES)):
+    for case in ElementTree.parse(TIMES).iter("testcase"):
         yield f"{case.attrib['classname'].replace('.', '/')}.py::{case.attrib['name']}", float(case.attrib["time"])
 
 
-def judged(mutant: Mutant, tests: TestsOfLines) -> Row:
+def judged(mutant: Mutant, tests: list[str]) -> Row:
     text = changed(mutant)
     before = (PACKAGE / mutant.module).read_text()
     diff = list(difflib.unified_diff(before.splitlines(), text.splitlines(), n=0, lineterm=""))[2:]
-    names = tests.of(mutant)
     with tempfile.TemporaryDirectory() as copy:
         shutil.copytree(PACKAGE, Path(copy) / "daybreak", ignore=shutil.ignore_patterns("__pycache__"))
         (Path(copy) / "daybreak" / mutant.module).write_text(text)
-        found = (outcome_of(some, copy) for some in (names[:AT_FIRST], names[AT_FIRST:]) if some)
+        found = (outcome_of(some, copy) for some in (tests[:AT_FIRST], tests[AT_FIRST:]) if some)
         outcome, by = next((pair for pair in found if pair[0]), ("survived", ""))
-    return {"mutant": vars(mutant), "outcome": outcome, "by": by, "tests": len(names), "diff": diff}
+    return {"mutant": vars(mutant), "outcome": outcome, "by": by, "tests": len(tests), "diff": diff}
 
 
 def naming(mutant: Mutant) -> list[str]:
@@ -267,17 +261,20 @@ def outcome_of(names: list[str], source: str) -> tuple[str, str]:
     return ("killed", failed[1]) if failed else (f"pytest ended {done.returncode}", "")
 
 
-def odd(row: Row) -> bool:
-    return row["outcome"] not in ("killed", "survived")
+def is_noticed(row: Row) -> bool:
+    """Also where the change has ended the test process itself."""
+    return row["outcome"] not in ("survived", "does not end")
+
+
+def place_of(row: Row) -> str:
+    return "{module}:{line}:{column} {operator}".format(**row["mutant"])
 
 
 def summary(rows: list[Row]) -> str:
-    survivors = [row for row in rows if row["outcome"] == "survived"]
-    noticed = [row for row in rows if row["outcome"] == "killed"]
-    lines = [f"{len(noticed)} of {len(rows)} mutants killed by a test"]
-    lines += [f"{row['mutant']['module']}:{row['mutant']['line']}: {row['outcome']}" for row in rows if odd(row)]
-    for row in survivors:
-        lines += [f"{row['mutant']['module']}:{row['mutant']['line']} ({row['tests']} tests)", *row["diff"][1:]]
+    lines = [f"{sum(map(is_noticed, rows))} of {len(rows)} mutants noticed by a test"]
+    for row in rows:
+        if not is_noticed(row):
+            lines += [f"{place_of(row)}: {row['outcome']} ({row['tests']} tests)", *row["diff"][1:]]
     return "\n".join(lines)
 
 

@@ -212,6 +212,7 @@ def test_the_rules_by_hand() -> None:
         ([2, 1, 0.5, 0.51, 0.52], "does not rise up to the highest rate"),
         ([2, 1, *[0.5] * 300, 0.51], "does not rise up to the highest rate"),
         ([2, 1, 0.5, 0.51, 0.9], None),
+        ([2, 1.8, 1.8, 10], None),
         ([1.0, 1.01, 1.04], "hardly falls"),
         ([1.0, 1.02, 1.06], "rises from the lowest rate on"),
         ([2, 1.94, 2.5], "hardly falls"),

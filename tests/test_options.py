@@ -54,6 +54,13 @@ def test_what_is_not_asked_for_is_off_but_the_report() -> None:
     assert [name for name in switches if getattr(TrainOptions(), name)] == ["report"]
 
 
+def test_defaults_that_were_typed_are_not_repeated() -> None:
+    """Typed, they are other objects than the defaults, and equal to them."""
+    typed = {"checkpoint_every": "1m", "keep": "last", "on_nonfinite": "stop", "device": "auto"}
+    options = replace(TrainOptions(data="digits"), **{name: "".join(list(text)) for name, text in typed.items()})
+    assert options.command() == ["daybreak", "train", "digits"]
+
+
 def test_options_are_frozen_and_of_one_kind() -> None:
     options = train_options(seed="3", budget="5m", settings=["a.b=1"], track=["mlflow"])
     assert (options.seed, options.budget, options.settings, options.track) == (3, 300.0, {"a.b": "1"}, ("mlflow",))
