@@ -6,6 +6,7 @@ from statistics import fmean
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from mutants import is_noticed, place_of
 from stairs import STEPS
 from tables import (
     RECORDS,
@@ -22,6 +23,7 @@ from tables import (
 )
 
 from daybreak.benchmarking.record import evidence
+from daybreak.core.metrics import wilson_interval
 from daybreak.report.figures import STYLE, TEST, TRAIN
 
 MILLION = 10**6
@@ -84,24 +86,23 @@ def fuzz() -> str:
 
 
 def mutants() -> str:
-    """How many changes of the code a test noticed: at first, and with the tests written since."""
+    """How many changes of the code a test noticed: those asked first, and all."""
     folder = record_of("mutants", "mutants.jsonl")
     judged = [json.loads(line) for line in (folder / "mutants.jsonl").read_text().splitlines()]
-    first, last = ({_mutant(row): row["outcome"] for row in rows} for rows in (judged[::-1], judged))
-    low, high = wilson_interval(sum(outcome == "killed" for outcome in first.values()), len(first))
-    equal = json.loads((folder / "equal.json").read_text())
-    unexplained = [name for name, outcome in last.items() if outcome != "killed" and name not in equal]
-    killed, since = (sum(outcome == "killed" for outcome in of.values()) for of in (first, last))
-    assert not unexplained, unexplained
+    first, last = ({place_of(row): is_noticed(row) for row in order} for order in (judged[::-1], judged))
+    reasons = json.loads((folder / "equal.json").read_text())
+    survivors = {place for place, noticed in last.items() if not noticed}
+    assert survivors == reasons.keys(), survivors ^ reasons.keys()
+    at_once, noticed = sum(first.values()), sum(last.values())
+    cpu = json.loads((folder / "setting.json").read_text())["hardware"]["cpu"]
+    counted = len(last) - len(reasons)
+    low, high = wilson_interval(at_once, counted)
     return (
-        f"{killed} of {len(first)} ({100 * killed / len(first):.0f} %; 95 % of {100 * low:.0f} to {100 * high:.0f} %) were "
-        f"noticed by the tests as they were, {since} by those of now; the other {len(first) - since} change nothing that "
-        f"can be seen (`benchmarks/records/{folder.name}/equal.json` says why).\n"
+        f"{len(last)} places at random: {len(reasons)} changes make no difference that a test could see "
+        f"(`equal.json` says why). Of the other {counted}, {at_once} were noticed by the tests asked first "
+        f"(95 % interval: {100 * low:.0f} to {100 * high:.0f} %), {noticed} with further ones and those written since.\n"
+        f"(`python benchmarks/mutants.py`; {cpu}; `benchmarks/records/{folder.name}`)\n"
     )
-
-
-def _mutant(row: Row) -> str:
-    return "{module}:{line}:{column} {operator}".format(**row["mutant"])
 
 
 def stairs() -> str:

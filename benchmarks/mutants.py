@@ -3,7 +3,7 @@
     pip install cosmic-ray==8.7.0 pytest-cov==7.0.0
     python benchmarks/mutants.py map                      once: which quick test runs through which line (25 minutes)
     python benchmarks/mutants.py run --sample 300 --out benchmarks/records/DATE_mutants
-    python benchmarks/mutants.py again --out benchmarks/records/DATE_mutants tests/test_metrics.py ...
+    python benchmarks/mutants.py again tests/test_metrics.py ... --out benchmarks/records/DATE_mutants
 
 One mutant of cosmic-ray at each of a random sample of places in core, runs and training/checkpoint.py. Those that
 change a type hint alone are left out. A mutant is killed when a test that runs through its line fails; the
@@ -98,9 +98,10 @@ def judge(mutants: list[Mutant], tests: list[str], out: Path, workers: int) -> N
 
 def alone(names: set[str]) -> str:
     """What the tests that killed say of the code as it is: one that fails has killed nothing."""
-    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *sorted(names)]
+    functions = {name.partition("[")[0] for name in names}
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *sorted(functions)]
     done = run(words, cwd=ROOT, capture_output=True, text=True, check=False)
-    lines = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    lines = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith(("FAILED", "ERROR"))]
     return "\n".join(["the tests that killed, on the code as it is:", *lines, *done.stdout.splitlines()[-1:]])
 
 

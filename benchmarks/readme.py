@@ -12,7 +12,7 @@ from pathlib import Path
 import matplotlib as mpl
 import tables
 from anchor import KEPT, PLAIN
-from docs_tables import fuzz, mistake, nets, stairs, stairs_figure
+from docs_tables import fuzz, mistake, mutants, nets, stairs, stairs_figure
 from matplotlib.figure import Figure
 from peer_results import best
 from peers import TOLERANCE
@@ -61,6 +61,7 @@ def blocks() -> list[tuple[Path, re.Pattern[str], str]]:
         (ROOT / "docs" / "one-cycle.md", "mistake"): mistake(),
         (ROOT / "docs" / "photos.md", "photo-peers"): photo_peers(),
         (ROOT / "docs" / "reliability.md", "fuzz"): fuzz(),
+        (ROOT / "docs" / "reliability.md", "mutants"): mutants(),
         (ROOT / "docs" / "stairs.md", "stairs"): stairs(),
     }
     return [(file, between(name), text) for (file, name), text in texts.items()]

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.special import softmax
 from sklearn import metrics as sk
 
 from daybreak.core import metrics
@@ -96,8 +97,11 @@ def test_cross_fitting_never_looks_at_the_images_it_changes() -> None:
 
 
 def test_there_are_fifteen_bins() -> None:
+    """Labels as likely as the logits say: where all were too sure, the error would be the same for any bins."""
+    rng = np.random.default_rng(0)
+    labels = np.array([rng.choice(6, p=softmax(logits)) for logits in LOGITS])
     for figure in (metrics.reliability, metrics.expected_calibration_error, metrics.chance_calibration_error):
-        assert figure(LOGITS, LABELS) == figure(LOGITS, LABELS, 15)
+        assert figure(LOGITS, labels) == figure(LOGITS, labels, 15) != figure(LOGITS, labels, 16)
 
 
 def test_a_class_with_one_image_has_its_whole_share() -> None:

@@ -80,7 +80,6 @@ def text_of(page: Path) -> str:
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", page.read_text(encoding="utf-8")))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(get_command(cli.app).commands))  # type: ignore[attr-defined]
 def test_every_command_has_a_page_with_its_options(name: str, site: Path) -> None:
     command = get_command(cli.app).commands[name]  # type: ignore[attr-defined]
@@ -94,7 +93,6 @@ def test_every_command_has_a_page_with_its_options(name: str, site: Path) -> Non
     assert f'href="commands/{name}.html"' in (site / "commands.html").read_text(encoding="utf-8")
 
 
-@pytest.mark.slow
 def test_every_function_is_there_with_what_it_takes(site: Path) -> None:
     page = site / "api.html"
     for function in ("train", "resume", "find_lr", "load", "samples", "compare", "inspect"):
@@ -104,7 +102,6 @@ def test_every_function_is_there_with_what_it_takes(site: Path) -> None:
     assert text in text_of(page)
 
 
-@pytest.mark.slow
 def test_every_page_of_the_docs_can_be_reached(site: Path) -> None:
     start = (site / "index.html").read_text(encoding="utf-8")
     pages = [page.stem for page in DOCS.glob("*.md") if page.stem != "index"]
@@ -115,7 +112,6 @@ def test_every_page_of_the_docs_can_be_reached(site: Path) -> None:
     assert set(pages) - linked == set()
 
 
-@pytest.mark.slow
 def test_pages_load_nothing_from_elsewhere(site: Path) -> None:
     for page in site.rglob("*.html"):
         html = page.read_text(encoding="utf-8")
@@ -123,7 +119,6 @@ def test_pages_load_nothing_from_elsewhere(site: Path) -> None:
         assert not [a or b for a, b in loaded if (a or b).startswith(("http", "//"))], page
 
 
-@pytest.mark.slow
 def test_search_and_themes_work_from_a_file(site: Path, browser: Browser) -> None:
     """Without a server and the network: an option is found on its command's page, and the theme can be switched."""
     context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme="light")

@@ -15,7 +15,6 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
