@@ -17,6 +17,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from families import with_large_ones_slow
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -103,7 +104,7 @@ def large_digits() -> Dataset:
     return open_dataset("digits", size=16)
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", with_large_ones_slow(NETS))
 def test_every_net_of_the_family_answers_the_same_as_a_graph(name: str, large_digits: Dataset, tmp_path: Path) -> None:
     """After some steps of training: norms that do nothing would hide what folding does wrong."""
     length = {"steps": 8, "batch_size": 32, "precision": "float32", "schedule.max_lr": 0.01}

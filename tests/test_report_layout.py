@@ -66,13 +66,12 @@ def trained(data: Dataset, folder: Path, recipe: str, **settings: Any) -> RunDir
 RUNS: tuple[Callable[[Path, pytest.FixtureRequest], RunDirectory], ...] = (
     of_digits, of_cifar10, of_a_hundred_classes, of_photos,
 )  # fmt: skip
+MARKS = {of_cifar10: pytest.mark.cifar, of_a_hundred_classes: pytest.mark.slow}
 
 
 @pytest.fixture(
     scope="module",
-    params=[
-        pytest.param(make, id=make.__name__[3:], marks=pytest.mark.cifar if make is of_cifar10 else ()) for make in RUNS
-    ],
+    params=[pytest.param(make, id=make.__name__[3:], marks=MARKS.get(make, ())) for make in RUNS],
 )
 def report(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_report(request.param(tmp_path_factory.mktemp("runs"), request))

@@ -114,6 +114,7 @@ def test_two_processes_share_a_sweep_through_a_server(storage: str, tmp_path: Pa
     check(results([worker(tmp_path, storage, number, 4) for number in range(2)]), 4, [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("storage", ["postgresql"], indirect=True)
 def test_a_killed_workers_trial_is_run_by_the_other(storage: str, tmp_path: Path) -> None:
     first = worker(tmp_path, storage, 0, 3, "--set", "epochs=12")
