@@ -100,7 +100,7 @@ def mutants() -> str:
     return (
         f"{len(last)} places at random: {len(reasons)} changes make no difference that a test could see "
         f"(`equal.json` says why). Of the other {counted}, {at_once} were noticed by the tests asked first "
-        f"(95 % interval: {100 * low:.0f} to {100 * high:.0f} %), {noticed} with more of them and those written since.\n"
+        f"(95 % interval: {100 * low:.0f} to {100 * high:.0f} %), {noticed} with more and with new ones.\n"
         f"(`python benchmarks/mutants.py`; {cpu}; `benchmarks/records/{folder.name}`)\n"
     )
 
