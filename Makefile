@@ -18,7 +18,7 @@ STARTED := $(shell date +%s)
 demo: $(READY)  ## Train on CIFAR-10 (or on digits where it cannot be had) and write a report.
 	@DAYBREAK_DEMO_STARTED=$(STARTED) $(BIN)/python -m daybreak.cli.demo
 
-test: $(READY_TO_WORK)  ## Test the whole product in twelve to twenty minutes on two cores; needs a Chromium, PostgreSQL and Redis.
+test: $(READY_TO_WORK)  ## Test the whole product in 12 to 25 minutes on two cores; needs a Chromium, PostgreSQL and Redis.
 	$(PYTEST) -m "not slow"
 
 test-slow: $(READY_TO_WORK)  ## The tests that `make test` leaves out: more repetitions, real sizes.

@@ -79,9 +79,9 @@ def main() -> None:
     else:
         judged_before = [Mutant(**row["mutant"]) for row in known]
         missing = [m for m in sample(arguments.sample, arguments.seed) if m not in judged_before]
-    judge(missing, arguments.tests, arguments.out, arguments.workers)
     setting = {"hardware": describe_hardware(torch.device("cpu")), "versions": versions()}
     write_json(arguments.out / "setting.json", setting)
+    judge(missing, arguments.tests, arguments.out, arguments.workers)
     print(summary(read(arguments.out)))
     print(alone({row["by"] for row in read(arguments.out) if row["by"]}))
 
@@ -247,7 +247,8 @@ def naming(mutant: Mutant) -> list[str]:
 
 
 def outcome_of(names: list[str], source: str) -> tuple[str, str]:
-    """And the test that failed; both are empty where all tests pass."""
+    """And the test that failed; both are empty where all tests pass. Where pytest could not ask them, nothing is known:
+    that ends the series."""
     words = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *names]
     environment = os.environ | {"PYTHONPATH": source, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
     try:
@@ -259,7 +260,11 @@ def outcome_of(names: list[str], source: str) -> tuple[str, str]:
     if "while loading conftest" in done.stdout + done.stderr:
         return "killed", ""
     failed = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", done.stdout, re.MULTILINE)
-    return ("killed", failed[1]) if failed else (f"pytest ended {done.returncode}", "")
+    if failed:
+        return "killed", failed[1]
+    if done.returncode > 0:
+        raise SystemExit(f"pytest ended with {done.returncode}: {' '.join((done.stdout + done.stderr).split())[-300:]}")
+    return f"pytest ended {done.returncode}", ""
 
 
 def is_noticed(row: Row) -> bool:

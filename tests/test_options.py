@@ -57,7 +57,7 @@ def test_what_is_not_asked_for_is_off_but_the_report() -> None:
 def test_defaults_that_were_typed_are_not_repeated() -> None:
     """Typed, they are other objects than the defaults, and equal to them."""
     typed = {"checkpoint_every": "1m", "keep": "last", "on_nonfinite": "stop", "device": "auto"}
-    options = replace(TrainOptions(data="digits"), **{name: "".join(list(text)) for name, text in typed.items()})
+    options = replace(TrainOptions(data="digits"), **{name: "".join(text) for name, text in typed.items()})
     assert options.command() == ["daybreak", "train", "digits"]
 
 
