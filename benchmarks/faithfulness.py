@@ -1,6 +1,7 @@
 """Are the maps of a run faithful? Deletion, insertion and ROAD on its test images, the pointing game on drawn shapes.
 
-    python benchmarks/faithfulness.py runs/RUN --out benchmarks/records/DATE_faithfulness
+    daybreak train cifar10 --recipe sprint --out runs/sprint
+    python benchmarks/faithfulness.py runs/sprint --out benchmarks/records/DATE_faithfulness
 
 Every method at every stage, beside maps of random numbers at the same resolution, each mean with its deviation over
 three draws of test images. The pointing game trains the run's own recipe on shapes whose places are known
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from tables import between
+from tables import between, hardware
 
 from daybreak.benchmarking.record import spread
 from daybreak.core.config import Recipe, override
@@ -57,6 +58,7 @@ def main() -> None:
     rows = [score_row(run, method, layer) for layer, method in asked(run)]
     record = {
         "recipe": run.recipe.name,
+        "seed": run.summary["seed"],
         "dataset": run.summary["dataset"],
         "test_acc": run.summary["test_acc"],
         "images": IMAGES,
@@ -69,8 +71,8 @@ def main() -> None:
     }
     arguments.out.mkdir(parents=True, exist_ok=True)
     write_json(arguments.out / "faithfulness.json", record)
-    DOCS.write_text(BLOCK.sub(lambda m: m[1] + table(record) + m[2], DOCS.read_text()))
-    print(table(record))
+    DOCS.write_text(BLOCK.sub(lambda m: m[1] + table(record, arguments.out.name) + m[2], DOCS.read_text()))
+    print(table(record, arguments.out.name))
 
 
 def asked(run: RunDirectory) -> list[tuple[str, str]]:
@@ -136,9 +138,10 @@ def maps_of(
     return np.stack([m.values_HW for m in explain(classifier, images_NHWC, target_N[:, None], options)])
 
 
-def table(record: Row) -> str:
-    """The record as Markdown."""
-    facts = f"`{record['recipe']}` on {record['dataset']} ({100 * record['test_acc']:.2f} % with one view), "
+def table(record: Row, name: str) -> str:
+    """The record as Markdown; `name`: its folder's."""
+    facts = f"`{record['recipe']}` on {record['dataset']}, seed {record['seed']} "
+    facts += f"({100 * record['test_acc']:.2f} % with one view), "
     facts += f"{record['seeds']} samples of {record['images']} test images, predicted class; mean ± standard deviation:"
     head = ["| stage | map | deletion ↓ | insertion ↑ | ROAD ↑ |", "| --- " * 5 + "|"]
     lines = [
@@ -156,7 +159,8 @@ def table(record: Row) -> str:
             for r in record["pointing"]
         ),
     ]
-    return "\n".join([facts + "\n", *head, *lines, *pointing]) + "\n"
+    where = f"\n{hardware(record['hardware'])}; record `benchmarks/records/{name}`."
+    return "\n".join([facts + "\n", *head, *lines, *pointing, where]) + "\n"
 
 
 def shown(figure: Row, factor: float = 1) -> str:

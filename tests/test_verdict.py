@@ -15,16 +15,19 @@ from typer.main import get_command
 from daybreak import cli
 from daybreak.core import metrics
 from daybreak.data.duplicates import Duplicate
+from daybreak.evaluation.evaluation import Evaluation
 from daybreak.explain.ranking import AT_THE_LAST, BEFORE_THE_LAST, can_mask, most_faithful
 from daybreak.report import sections, verdict
+from daybreak.report.cards import cards
 from daybreak.report.html import short_name
 from daybreak.report.matrix import by_confusion
 from daybreak.report.next_step import next_step
 from daybreak.report.verdict import Finding, Name
 from daybreak.runs.directory import RunDirectory
+from daybreak.runs.predictions import Predictions
 
 ROOT = Path(__file__).parents[1]
-RECORD = ROOT / "benchmarks" / "records" / "2026-11-22_faithfulness" / "faithfulness.json"
+RECORD = ROOT / "benchmarks" / "records" / "2026-11-28_faithfulness" / "faithfulness.json"
 
 
 # -- the numbers -----------------------------------------------------------------------------------------------------
@@ -382,3 +385,13 @@ def test_recipes_with_cutout_get_another_step(run: RunDirectory) -> None:
     path.write_text(json.dumps(config))
     step = next_step(RunDirectory.open(run.path), fault("overfitted"), leaks=False, suspects=0)
     assert step.command.startswith("daybreak explain")
+
+
+@pytest.mark.parametrize(("tta", "mirrors", "views"), [("full", True, 6), ("full", False, 3), ("flip", True, 2)])
+def test_a_card_says_over_how_many_views_it_averages(tta: str, mirrors: bool, views: int) -> None:
+    logits, labels = calibrated(50)
+    predictions = Predictions(logits, logits, labels, np.array([f"{n}.png" for n in range(50)]))
+    evaluation = Evaluation(predictions, ("a", "b", "c", "d"), "none", "data", (), mirrors)
+    summary = {"test_acc_tta": 0.5, "tta": tta, "target_met": None, "train_seconds": 1.0, "params": 1}
+    labels_of = [card.label for card in cards(evaluation, summary | {"images_per_second": 1.0, "epochs": 1.0})]
+    assert f"averaged over {views} views" in labels_of

@@ -1,7 +1,7 @@
 """The cards at the top of the report: six or eight numbers, so that they fill their rows at every width."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from daybreak.core import metrics
@@ -40,8 +40,8 @@ def cards(evaluation: Evaluation, summary: Mapping[str, Any]) -> list[Card]:
 def _optional(evaluation: Evaluation, summary: Mapping[str, Any]) -> list[Card]:
     found = []
     if summary["test_acc_tta"] is not None and summary["tta"] != "none":
-        views = "6 views" if summary["tta"] == "full" else "2 views"
-        found.append(Card(percent(summary["test_acc_tta"], 2), f"averaged over {views}"))
+        views = replace(evaluation, tta=summary["tta"]).views
+        found.append(Card(percent(summary["test_acc_tta"], 2), f"averaged over {views} views"))
     if not evaluation.is_even:
         found.append(Card(percent(evaluation.balanced_accuracy, 2), "balanced accuracy"))
     if len(evaluation.classes) > 5:
