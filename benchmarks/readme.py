@@ -114,7 +114,7 @@ def steps_sentence() -> str:
     ours = " and ".join(f"{n} of `{run}`" for run, n in equal["recipe_runs"].items())
     accuracies = hardware(read_record(tables.RECORDS / equal["record"])["hardware"])
     return (
-        f"To the mean accuracy of {PLAIN} (Jordan 2024), a method built for speed, it takes\n"
+        f"To the mean accuracy of {PLAIN} (Jordan 2024), a method built for speed, it takes an estimated\n"
         f"{equal['ratio']:.2f} of its time ({100 * equal['accuracy']:.2f} % on {found['dataset']}; "
         f"{hardware(found['hardware'])}; steps of both [in turn]({place(folder)});\n"
         f"accuracies of {equal['anchor_runs']} of its runs and {ours} on an {accuracies}).\n"
@@ -154,7 +154,7 @@ def against_anchor(folder: Path) -> str:
     both = equal["train and evaluate"]["ratio"]
     and_both = "" if both is None else f", {both:.2f} with the evaluation of the finished net on either clock"
     if equal["train"]["ratio"] is None:
-        verdict = "None of them brackets its accuracy, so there is no time to equal accuracy yet."
+        verdict = "None of them brackets its accuracy, so this series has no time to equal accuracy."
     else:
         verdict = (
             f"On the line through them its accuracy takes {equal['train']['seconds']:.0f} s, "
@@ -243,7 +243,7 @@ def off_budget(record: Row) -> str:
         return f"All of them trained to within {100 * TOLERANCE:.0f} % of the budget."
     return (
         "A peer decides before it starts how many steps fit, so it can end early or late. These have runs more than "
-        f"{100 * TOLERANCE:.0f} % off the budget and are not compared at equal time: {listed}."
+        f"{100 * TOLERANCE:.0f} % off the budget; their leads are at unequal times: {listed}."
     )
 
 

@@ -1,17 +1,20 @@
 """One cycle against its rivals at equal length, each at its own best rate.
 
     python benchmarks/rivals.py cifar10 --out benchmarks/records/DATE_rivals
+    python benchmarks/rivals.py cifar10 --out REPEATED --only "step decay" --peaks benchmarks/records/DATE_rivals
 
 For every schedule and length a grid of peak rates is tried on seeds 0 and 1, on a tenth of the training images that is
 held out; it grows by factors of two until its best is not at its end. That rate is then trained on the whole training
 part with fresh seeds, the same for all schedules, and evaluated on the test part, which so chooses nothing. A line each
 in trials.jsonl; trials that are there are not repeated. Table and figure go into docs/one-cycle.md. With two workers
 each has one thread, and times say nothing. (An epoch takes such a worker 15 s: two hours in all, so begin it first.)
+The second command repeats a row, beside the reference, at the rates that a record chose.
 """
 
 import argparse
 import multiprocessing
 import os
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
@@ -64,14 +67,20 @@ def main() -> None:
     parser.add_argument("data")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--only", nargs="+", choices=list(RIVALS), help="beside the reference; prints their rows")
+    parser.add_argument("--peaks", type=Path, help="a record whose peak rates are taken; by default they are searched")
     arguments = parser.parse_args()
     folder = open_record(arguments.out, setting_of(open_dataset(arguments.data)))
     context = multiprocessing.get_context("spawn")
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1") if arguments.workers > 1 else {}
-    contests = [(name, epochs) for epochs in LENGTHS for name in RIVALS]
+    rivals = [name for name in RIVALS if not arguments.only or name in (REFERENCE, *arguments.only)]
+    contests = [(name, epochs) for epochs in LENGTHS for name in rivals]
     with ProcessPoolExecutor(arguments.workers, context) as pool:
-        choices = [pool.submit(best_peak, folder, arguments.data, *contest) for contest in contests]
-        peaks = [choice.result() for choice in choices]
+        if arguments.peaks:
+            peaks = [peak_of(read(arguments.peaks), *contest) for contest in contests]
+        else:
+            choices = [pool.submit(best_peak, folder, arguments.data, *contest) for contest in contests]
+            peaks = [choice.result() for choice in choices]
         # Seed by seed, so that a series cut short has fewer seeds of every schedule and not fewer schedules.
         trials = [
             pool.submit(try_fresh, folder, arguments.data, *contest, peak, seed)
@@ -80,6 +89,9 @@ def main() -> None:
         ]
         for trial in as_completed(trials):
             trial.result()
+    if arguments.only:
+        print(table(folder, rivals))
+        return
     write_text(DOCS, BLOCK.sub(lambda m: m[1] + table(folder) + m[2], DOCS.read_text()))
     write_text(FIGURE, svg(draw(folder)))
 
@@ -100,6 +112,11 @@ def best_peak(folder: Path, data: str, rival: str, epochs: int) -> float:
 
 def try_fresh(folder: Path, data: str, rival: str, epochs: int, peak: float, seed: int) -> None:
     run_once(folder, fresh_name(rival, epochs), with_rate(recipe(rival, epochs), peak), open_dataset(data), seed)
+
+
+def peak_of(rows: list[Row], rival: str, epochs: int) -> float:
+    """The peak at which a record has the fresh seeds of a schedule of a length."""
+    return float(trials_of(rows, rival, epochs)[0]["recipe"]["schedule"]["max_lr"])
 
 
 def beyond(found: dict[float, float]) -> float | None:
@@ -134,22 +151,22 @@ def ahead_of_reference(rows: list[Row], rival: str, epochs: int) -> Row:
     return lead(mine, other, mine.keys() & other.keys())
 
 
-def visible(rows: list[Row], epochs: int) -> float:
+def visible(rows: list[Row], epochs: int, rivals: Iterable[str] = RIVALS) -> float:
     """Half the width of a usual 95 % interval of such a difference: what the series can tell apart."""
-    found = [ahead_of_reference(rows, name, epochs)["ci95"] for name in RIVALS if name != REFERENCE]
+    found = [ahead_of_reference(rows, name, epochs)["ci95"] for name in rivals if name != REFERENCE]
     return median((high - low) / 2 for low, high in found)
 
 
-def table(folder: Path) -> str:
+def table(folder: Path, rivals: Sequence[str] = tuple(RIVALS)) -> str:
     """A row a schedule; for each length its best peak, its accuracy, and its lead over the reference."""
     rows = read(folder)
     heads = [f"{lasting(n)}: peak | test accuracy | minus one cycle" for n in LENGTHS]
     lines = [f"| schedule | {' | '.join(heads)} | failed |", "| --- " * (2 + 3 * len(LENGTHS)) + "|"]
-    for name in RIVALS:
+    for name in rivals:
         mine = [row for row in rows if row["name"].startswith(f"{name};")]
         cells = [cell for epochs in LENGTHS for cell in cells_of(rows, name, epochs)]
         lines.append(f"| {name} | {' | '.join(cells)} | {failed(mine)} |")
-    sees = ", ".join(f"{visible(rows, n):.1f} points after {lasting(n)}" for n in LENGTHS)
+    sees = ", ".join(f"{visible(rows, n, rivals):.1f} points after {lasting(n)}" for n in LENGTHS)
     seeds = {row["seed"] for row in rows} - set(CHOSEN_ON)
     words = (
         f"Test accuracy: mean and standard deviation of {len(seeds)} seeds that chose nothing. Differences: seed by "
@@ -166,7 +183,7 @@ def cells_of(rows: list[Row], name: str, epochs: int) -> tuple[str, str, str]:
     trials, ahead = trials_of(rows, name, epochs), ahead_of_reference(rows, name, epochs)
     low, high = ahead["ci95"]
     lead = "" if name == REFERENCE else f"{ahead['mean']:+.2f} ({low:+.2f} to {high:+.2f})"
-    return f"{trials[0]['recipe']['schedule']['max_lr']:g}", per_cent(accuracy_of(trials)), lead
+    return f"{peak_of(trials, name, epochs):g}", per_cent(accuracy_of(trials)), lead
 
 
 def draw(folder: Path) -> Figure:

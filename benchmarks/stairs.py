@@ -74,10 +74,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--runs", type=int, default=2)
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--only", nargs="+", choices=[step.name for step in STEPS], help="of the steps")
     arguments = parser.parse_args()
+    asked = [recipe for recipe in recipes() if not arguments.only or recipe.name in arguments.only]
     with tempfile.TemporaryDirectory() as folder:
-        paths = [Path(folder) / f"{recipe.name}.toml" for recipe in recipes()]
-        for path, recipe in zip(paths, recipes(), strict=True):
+        paths = [Path(folder) / f"{recipe.name}.toml" for recipe in asked]
+        for path, recipe in zip(paths, asked, strict=True):
             path.write_text(to_toml(recipe), encoding="utf-8")
         record = bench(
             arguments.data, [str(path) for path in paths], runs=arguments.runs, out=arguments.out,

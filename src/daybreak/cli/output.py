@@ -189,7 +189,7 @@ def recipes(listed: Iterable["Recipe"]) -> None:
 
 
 def _where_measured(e: "Expected | None") -> str:
-    return "not measured yet" if e is None else f"measured on {e.dataset}, {e.hardware}"
+    return "without a standard data set to measure on" if e is None else f"measured on {e.dataset}, {e.hardware}"
 
 
 def _measured(recipe: "Recipe") -> tuple[str, str, str]:
