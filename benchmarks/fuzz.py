@@ -173,7 +173,7 @@ def data_readers(folder: Path) -> dict[str, Reader]:
     def batch(data: bytes) -> None:
         path = Path("data_batch_1")
         try:
-            found = cifar._InertUnpickler(io.BytesIO(data)).load()
+            found = cifar._InertUnpickler(io.BytesIO(data), encoding="bytes").load()
         except DataError:
             raise
         except Exception as error:  # as where members are read

@@ -157,9 +157,9 @@ def whole_run(dataset: Dataset) -> dict[str, float]:
     session = prepare(override(get_recipe("sprint"), {"epochs": 1}), dataset, 0, CPU)
     seconds, make = {"prepare": 0.0, "batch": 0.0}, session.loader.batch
 
-    def timed_batch(step: int, progress: float) -> Any:
+    def timed_batch(step: int, progress: float, *rows: slice) -> Any:
         is_first = step == 0 or size_at(session, step) != size_at(session, step - 1)
-        taken, batch = timed(lambda: make(step, progress))
+        taken, batch = timed(lambda: make(step, progress, *rows))
         seconds["prepare" if is_first else "batch"] += taken
         return batch
 

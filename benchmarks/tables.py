@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from daybreak.benchmarking.record import read_record, settings
+from daybreak.core.config import LENGTH
 from daybreak.recipes import RECIPES
 from daybreak.runs.old_format import recipe_of
 
@@ -96,7 +97,7 @@ def command(row: Row) -> str:
     name = row["config"]["name"]
     then = recipe_of(row["config"]).model_dump(mode="json")  # keys that are newer have their defaults
     now = RECIPES[name].model_dump(mode="json") if name in RECIPES else {}
-    lengths = {"epochs", "steps", "min_steps"} if options else set()
+    lengths = set(LENGTH) if options else set()
     is_still = {k: v for k, v in settings(now).items() if k not in lengths} == {
         k: v for k, v in settings(then).items() if k not in lengths
     }

@@ -28,8 +28,8 @@ from daybreak.core.device import compute_dtype, describe_hardware, kept_memory, 
 from daybreak.core.files import write_json
 from daybreak.core.speed import measure_speed
 from daybreak.data import Dataset, open_dataset
+from daybreak.models.minimal import Minimal
 from daybreak.models.winograd.convolve import winograd
-from daybreak.models.winograd.minimal import Minimal
 from daybreak.recipes import get_recipe
 from daybreak.training.compilation import choose_convolutions
 from daybreak.training.session import Session, prepare

@@ -41,7 +41,7 @@ def layers() -> list[list[str]]:
 
 def apart_from_training() -> set[str]:
     """The rooms that may not import training."""
-    (contract,) = (c for c in _contracts() if c["type"] == "forbidden")
+    (contract,) = (c for c in _contracts() if c.get("forbidden_modules") == ["daybreak.training"])
     return {room.removeprefix("daybreak.") for room in contract["source_modules"]}
 
 

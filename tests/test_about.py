@@ -228,6 +228,8 @@ def test_a_containers_limits_count(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "memory.max").write_text("1000000000\n")
     (tmp_path / "memory.current").write_text("400000000\n")
     assert machine.memory_bytes() == (10**9, 6 * 10**8)
+    (tmp_path / "memory.stat").write_text("anon 90000000\nfile 310000000\ninactive_file 300000000\n")
+    assert machine.memory_bytes() == (10**9, 9 * 10**8)  # files that were read are let go of
 
 
 def test_extras_come_from_the_packages_own_requirements() -> None:

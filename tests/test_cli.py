@@ -273,6 +273,8 @@ def test_other_data_is_matched_by_class_name(trained: Path, tmp_path: Path, caps
     assert found["test_acc"] > 0.8
     stored = json.loads((trained / "summary.json").read_text())
     assert found["test_loss"] != stored["test_loss"]  # one evaluation, not two
+    assert found["recall"] == {score["name"]: score["recall"] for score in found["per_class"]} != stored["recall"]
+    assert found["val_acc"] is None
 
 
 def test_other_data_with_other_classes_is_refused(

@@ -266,6 +266,15 @@ def test_class_names_that_only_look_different_are_refused(tmp_path: Path, pair: 
     assert ascii(pair[0]) in message
 
 
+@pytest.mark.parametrize("pair", [("Train", "train"), ("test", "TEST")])
+def test_two_folders_for_one_part_are_refused(tmp_path: Path, pair: tuple[str, str]):
+    one, other = pair
+    files = {f"{folder}/{name}/1.png": encode(pixels(1)[0]) for folder in (*pair, "train") for name in ("ant", "bee")}
+    message = fails(write_zip(tmp_path / "set.zip", files), "are one part")
+    assert f"{one}/" in message
+    assert f"{other}/" in message
+
+
 def test_strays_and_strangers_are_named(tmp_path: Path):
     files = sample_files()
     fails(write_folder(tmp_path / "a", files | {"train/x.png": b""}), "outside the class folders: train/x.png")

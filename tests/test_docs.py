@@ -242,6 +242,12 @@ def test_the_table_of_rivals_compares_seed_by_seed(monkeypatch: pytest.MonkeyPat
     assert "0.0 points after 4 epochs" in rivals.table(tmp_path)
     assert "deviation of 8 seeds that chose nothing" in rivals.table(tmp_path)
     assert len(rivals.draw(tmp_path).axes) == 1 + len(rivals.RIVALS)
+    assert rivals.peak_of(rows, "step decay", 4) == 0.004
+    some = rivals.table(tmp_path, (rivals.REFERENCE, "step decay")).splitlines()
+    assert [line for line in some if line.startswith("| one") or line.startswith("| step")] == [
+        lines[rivals.REFERENCE],
+        lines["step decay"],
+    ]
 
 
 def test_the_best_of_a_grid_is_evaluated_on_fresh_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,7 +289,7 @@ def test_the_table_of_faithfulness_is_its_record(monkeypatch: pytest.MonkeyPatch
     (path,) = (ROOT / "benchmarks" / "records").glob("*/faithfulness.json")
     record = json.loads(path.read_text())
     assert found is not None
-    assert found[0] == found[1] + faithfulness.table(record) + found[2]
+    assert found[0] == found[1] + faithfulness.table(record, path.parent.name) + found[2]
     methods = {row["method"] for row in record["faithfulness"]}
     assert {"random", "grad-cam", "hires-cam", "layer-cam", "grad-cam++", "eigen-cam", "score-cam"} == methods
     assert record["recipe"] == "sprint"

@@ -27,7 +27,7 @@ from daybreak.models.cut import Cut, stages_to_tune
 from daybreak.models.lite import LiteNet
 from daybreak.recipes import RECIPES, to_toml
 from daybreak.runs.transforms import Normalizer
-from daybreak.training import depth, features, finish, recipe_choice, session
+from daybreak.training import depth, features, finish, progress, recipe_choice, session
 from daybreak.training.callbacks import Callback, Epoch
 from daybreak.training.compilation import made_up_images
 from daybreak.training.extensions import Given
@@ -474,7 +474,7 @@ def test_where_features_took_the_budget_a_cycle_is_left(digits: Dataset) -> None
     watch = Stopwatch(spent={"train": 50.0, "features": 50.0})
     made = prepare(recipe(**DEEPER), digits, 0, CPU, budget=20.0, watch=watch)
     assert isinstance(made.horizon, TimeHorizon)
-    assert made.horizon.budget == session.LEAST_FOR_STEPS * 20
+    assert made.horizon.budget == progress.LEAST_FOR_STEPS * 20
 
 
 # -- how deep ----------------------------------------------------------------------------------------------------------

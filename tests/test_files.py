@@ -18,6 +18,7 @@ from daybreak.core.files import (
     free_name,
     is_leftover,
     make_folder,
+    remove_leftovers,
     storage_errors,
     truncate,
     whole_file,
@@ -123,6 +124,21 @@ def test_a_folder_that_somebody_has_just_made_is_no_error(tmp_path: Path, monkey
     make_folder(tmp_path)
     monkeypatch.undo()
     assert tmp_path.is_dir()
+
+
+@pytest.mark.parametrize("life", ["", "-0badcafe"])
+def test_what_a_killed_writer_of_our_own_number_left_is_in_nobodys_way(tmp_path: Path, life: str) -> None:
+    """In a container every life of a program can have the number 1."""
+    left = tmp_path / f".step-1.{os.getpid()}{life}.tmp"
+    left.mkdir()
+    with whole_folder(tmp_path / "step-1") as folder:
+        (folder / "a.txt").write_text("whole")
+        (ours,) = [path for path in tmp_path.iterdir() if path != left]
+        assert not is_leftover(ours)
+    assert (tmp_path / "step-1" / "a.txt").read_text() == "whole"
+    assert is_leftover(left, "step-1")
+    remove_leftovers(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-1"]
 
 
 def test_what_a_killed_start_left_is_no_run(tmp_path: Path) -> None:

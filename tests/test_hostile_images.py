@@ -269,7 +269,8 @@ def test_sixteen_bits_are_scaled_strip_by_strip(monkeypatch: pytest.MonkeyPatch)
 
 def test_of_a_folder_only_files_are_classified(tmp_path: Path) -> None:
     """A pipe would never end, and a folder may be called anything; a link to nothing is named when it is read."""
-    write_folder(tmp_path / "set", {"b.png": OTHER, "folder.png/c.png": OTHER})
+    hidden = {".e.png": OTHER, ".Trash-1000/files/f.png": OTHER, "folder.png/.cache/g.png": OTHER}
+    write_folder(tmp_path / "set", {"b.png": OTHER, "folder.png/c.png": OTHER} | hidden)
     os.mkfifo(tmp_path / "set" / "a.png")
     (tmp_path / "set" / "d.png").symlink_to("none")
     found = find_images([tmp_path / "set"])
@@ -278,6 +279,7 @@ def test_of_a_folder_only_files_are_classified(tmp_path: Path) -> None:
         "d.png",
         "folder.png/c.png",
     ]
+    assert len(find_images([tmp_path / "set" / ".Trash-1000"])) == 1  # asked for by name
     with pytest.raises(DataError, match=r"d\.png: cannot be read \(No such file"):
         read_images(found, DecodeSpec(8, 3))
 

@@ -123,8 +123,8 @@ def test_where_the_system_has_no_flag_for_it_links_are_refused_too(
 
 
 def test_a_temporary_name_that_is_a_link_is_not_written_through(victim: Path, tmp_path: Path) -> None:
-    """Numbers of processes can be guessed: in a container they are small."""
-    (tmp_path / f".a.txt.{os.getpid()}.tmp").symlink_to(victim)
+    """Of a number that one has to know, as names are harder to guess than they were."""
+    (tmp_path / f".a.txt.{os.getpid()}-{files.LIFE}.tmp").symlink_to(victim)
     path = write_text(tmp_path / "a.txt", "new")
     assert (victim.read_text(), path.read_text(), path.is_symlink()) == (SECRET, "new", False)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a.txt", "victim"]

@@ -3,6 +3,7 @@
 import json
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ from daybreak.core.errors import UsageError
 from daybreak.core.lr_curve import RULES, LrFindResult, RangeTest
 from daybreak.data import Dataset
 from daybreak.recipes import RECIPES
+from daybreak.training import recipe_choice
+from daybreak.training.extensions import Extensions
 from daybreak.training.lr_finder import lr_find, range_test
 from daybreak.training.session import Session, prepare
 from daybreak.training.state import capture
@@ -231,6 +234,21 @@ def test_the_smoothing_is_over_three_steps_and_noise_counts_threefold() -> None:
     clear, noisy = (RangeTest(LR, textbook() + size * noise, True).doubt for size in (0.43, 0.6))
     assert clear is None
     assert "too noisy" in str(noisy)
+
+
+def test_a_range_test_sees_what_training_will(digits: Dataset) -> None:
+    """Somebody's own augmentation too."""
+    seen = []
+
+    def dark(images: torch.Tensor, labels: torch.Tensor, _: torch.Generator) -> Any:
+        seen.append(len(images))
+        return 0 * images, labels
+
+    recipe = override(RECIPES["small"], {"model.width": 0.1, "precision": "float32"})
+    lr_find(recipe, digits, seeds=[0], steps=12, device="cpu", extensions=Extensions(augment=dark))
+    assert seen == 12 * [recipe.batch_size]
+    recipe_choice._time_steps(prepare(recipe, digits, 0, CPU, extensions=Extensions(augment=dark)), 0.0, lambda: None)
+    assert len(seen) == 13
 
 
 @pytest.mark.parametrize(("factor", "doubt"), [(29.5, None), (30.6, "seeds suggest rates 31 times apart")])

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.main import get_command
 
@@ -74,8 +74,14 @@ def test_options_are_frozen_and_of_one_kind() -> None:
         ({"epoch": 3}, "epoch: train has no such option; try: 'epochs'"),
         ({"epochs": 0}, "--epochs 0: Input should be greater than or equal to 1"),
         ({"seed": -1}, "--seed -1: "),
+        ({"seed": 2**63}, f"--seed {2**63}: Input should be less than {2**63}"),
         ({"device": "gpu"}, "--device gpu: not a choice; try: one of auto, cpu, cuda, mps"),
         ({"keep": "first"}, "--keep first: not a choice; try: one of last, best"),
+        ({"balance": "fair"}, "--balance fair: not a choice; try: one of none, weights, sampling, auto"),
+        ({"budget": [1]}, "--budget [1]: not a duration"),
+        ({"checkpoint_every": {}}, "--checkpoint-every {}: "),
+        ({"settings": None}, "--set None: not of the form key=value"),
+        ({"settings": "a.b=1"}, "--set a.b=1: not of the form key=value"),
         ({"target": 94}, "--target 94: not an accuracy"),
         ({"target": 0}, "--target 0: not an accuracy"),
         ({"lr": 0.0}, "--lr 0.0: not a learning rate"),
@@ -99,6 +105,23 @@ def test_what_cannot_be_meant_is_refused_by_name(values: dict[str, Any], message
     with pytest.raises(UsageError) as caught:
         train_options(**values)
     assert str(caught.value).startswith(message)
+
+
+ODD = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.binary(), st.lists(st.integers(), max_size=2),
+    st.dictionaries(st.integers(), st.text(), max_size=2), st.builds(object),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+@settings(deadline=None, max_examples=50)
+@given(value=ODD)
+def test_whatever_an_option_is_given_it_is_taken_or_refused_in_a_line(name: str, value: Any) -> None:
+    try:
+        options = train_options(**{name: value})
+    except UsageError:
+        return
+    assert isinstance(options, TrainOptions)
 
 
 NAMES = st.from_regex(r"[a-z][a-z.]{0,8}", fullmatch=True)

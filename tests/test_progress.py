@@ -1,6 +1,7 @@
 """Progress over steps and over wall-clock time."""
 
 import re
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -83,6 +84,40 @@ def test_a_step_far_longer_than_those_before_it_is_a_gap() -> None:
     assert found == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8])
 
 
+def test_a_machine_that_has_slowed_down_for_good_does_not_stand_still() -> None:
+    """As by swapping: the first slow step could be a pause, from the second on they count."""
+    clock, left_off, step = Clock(), [], 0
+
+    def leave_off(seconds: float) -> None:
+        left_off.append(seconds)
+        clock.now -= seconds
+
+    horizon = TimeHorizon(300.0, clock, leave_off)
+    while not horizon.is_done(step):
+        step += 1
+        clock.now += 0.6 if step <= 50 else 7.0
+    assert left_off == pytest.approx([6.4])
+    assert clock.now == pytest.approx(300.0, abs=3.5)
+
+
+def test_a_pause_between_two_steps_is_seen_by_no_schedule() -> None:
+    """While a checkpoint is written, say: the next step asks for its rate first."""
+    clock = Clock()
+
+    def leave_off(seconds: float) -> None:
+        clock.now -= seconds
+
+    horizon = TimeHorizon(100.0, clock, leave_off)
+    for step in range(1, 6):
+        clock.now += 1.0
+        assert not horizon.is_done(step)
+    clock.now += 3600.0
+    assert horizon.progress(5) == pytest.approx(0.06)  # a step's worth of it stays
+    clock.now += 1.0
+    assert not horizon.is_done(6)
+    assert horizon.progress(6) == pytest.approx(0.07)
+
+
 @pytest.mark.parametrize("slow", [[1.0, 1.0, 9.9], [60.0], [0.1, 0.1, 0.1, 4.9], [1.0, 300.0]])
 def test_a_slow_step_is_no_gap(slow: list[float]) -> None:
     """Not far longer, the first, not long, or with too few before it to know."""
@@ -111,6 +146,9 @@ def test_a_stopped_process_does_not_jump_to_the_end(tmp_path: Path, monkeypatch:
     assert summary["train_seconds"] == pytest.approx(10.0, abs=0.2)
     assert summary["paused_seconds"] == pytest.approx(59.9)
     assert "training stood still for 60 s, which the budget leaves off" in summary["notes"]
+    rows = run.directory.metrics("step")
+    for key, most in (("progress", 0.03), ("train_seconds", 0.3)):
+        assert max(b[key] - a[key] for a, b in pairwise(rows)) < most
 
 
 def test_time_spent_before_the_first_step_counts() -> None:

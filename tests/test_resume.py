@@ -269,7 +269,8 @@ def test_a_finished_run_gets_the_report_that_a_kill_prevented(run: Path) -> None
     assert content(run) == kept
 
 
-def test_what_was_exported_goes_with_the_weights(run: Path) -> None:
+def test_what_was_exported_is_set_aside_with_the_weights(run: Path) -> None:
+    """Under another name: somebody may have edited it."""
     for name in ("bundle-onnx", "mine"):
         (run / name).mkdir()
         (run / name / "model.onnx").write_bytes(b"old")
@@ -278,7 +279,12 @@ def test_what_was_exported_goes_with_the_weights(run: Path) -> None:
     assert (run / "bundle-onnx").exists()  # nothing was trained
     go_on(str(run), epochs=3)
     assert not (run / "bundle-onnx").exists()
+    assert (run / "outdated-bundle-onnx" / "model.onnx").read_bytes() == b"old"
     assert (run / "mine").exists()  # no bundle
+    (run / "bundle-onnx").mkdir()
+    (run / "bundle-onnx" / "bundle.json").write_text("{}")
+    go_on(str(run), epochs=4)
+    assert {path.name for path in run.glob("outdated-*")} == {"outdated-bundle-onnx", "outdated-bundle-onnx-2"}
 
 
 def test_a_finished_run_is_extended(run: Path) -> None:

@@ -11,6 +11,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 from image_sets import photographs
@@ -197,6 +198,19 @@ def test_the_recipe_repeats_the_best_trial_exactly(swept: dict[str, Any], tmp_pa
     summary = db.load(tmp_path / "run").directory.summary
     assert summary["val_acc"] == swept["best"]["val_acc"]
     assert summary["test_acc"] is not None
+
+
+def test_the_command_repeats_a_trial_that_took_uneven_classes_as_they_are(tmp_path: Path) -> None:
+    """Left to itself the training that repeats it would even them out."""
+    digits = db.open_dataset("digits")
+    x, y = digits.train.images_NHWC[:, :, :, 0], digits.train.labels_N
+    kept = (y > 0) | (np.cumsum(y == 0) <= 20)
+    np.savez(tmp_path / "uneven.npz", x_train=x[kept], y_train=y[kept], x_test=x[:50], y_test=y[:50])
+    found = settle(asked(data=str(tmp_path / "uneven.npz"), recipe="small"))
+    assert "--balance none" in " ".join(found.repeats(tmp_path / "best.toml", "none").command())
+    assert "--balance" not in " ".join(found.repeats(tmp_path / "best.toml", "weights").command())
+    even = settle(asked())
+    assert "--balance" not in " ".join(even.repeats(tmp_path / "best.toml", "none").command())
 
 
 def test_it_goes_on_where_it_stopped_and_one_worker_finds_the_same_again(swept: dict[str, Any], tmp_path: Path) -> None:

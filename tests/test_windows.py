@@ -109,10 +109,11 @@ def test_no_signal_is_sent_to_learn_whether_a_process_runs(monkeypatch: pytest.M
     asked: list[int] = []
     monkeypatch.setattr(psutil, "pid_exists", lambda process: bool(asked.append(process)))
     monkeypatch.setattr(os, "kill", lambda *_: pytest.fail("os.kill was called"))
-    assert is_leftover(Path(f".config.json.{os.getpid()}.tmp"))
-    assert asked == [os.getpid()]
+    other = os.getppid()
+    assert is_leftover(Path(f".config.json.{other}.tmp"))
+    assert asked == [other]
     monkeypatch.undo()
-    assert not is_leftover(Path(f".config.json.{os.getpid()}.tmp"))
+    assert not is_leftover(Path(f".config.json.{other}.tmp"))
     assert is_leftover(Path(f".config.json.{10**30}.tmp"))
 
 

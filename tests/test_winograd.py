@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from daybreak.models.minimal import KNOWN, Minimal, min_products
 from daybreak.models.native.build import library
 from daybreak.models.winograd import convolve, native, plain
 from daybreak.models.winograd import whole as one_loop
 from daybreak.models.winograd.convolve import winograd
 from daybreak.models.winograd.fixed import fixed_weights
-from daybreak.models.winograd.minimal import KNOWN, Minimal, min_products
 
 SIDES = (2, 4, 6)
 # Relative error of a value in float32 and bfloat16 by m: twice what was measured (benchmarks/winograd.py points).
@@ -235,7 +235,7 @@ NO_COMPILER = """
 import torch
 from daybreak.models.native.build import library
 from daybreak.models.winograd import convolve, native, plain
-from daybreak.models.winograd.minimal import KNOWN
+from daybreak.models.minimal import KNOWN
 x = torch.randn(2, 8, 8, 8)
 assert library() is None and convolve.transforms_for(KNOWN[4], x) is plain
 y = convolve.winograd(x, torch.ones(8, 8, 3, 3), KNOWN[4])

@@ -4,7 +4,7 @@
     run = db.train("cifar10", recipe="sprint")
 
 Names are imported when they are first used, so that `daybreak --help` and worker processes start at once. For the same
-reason no module may have the name of a function in here (hence `training`, `inspection`, `benchmarking`, `sweeping`):
+reason no module may have the name of a function in here (hence `training`, `benchmarking`, `sweeping`):
 importing it would hide the function.
 """
 

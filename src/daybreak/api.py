@@ -1,4 +1,4 @@
-"""What `import daybreak` offers, but for `bench`. The command line calls these functions."""
+"""What `import daybreak` offers, but for `bench` and `sweep`. The command line calls these functions."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext

@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from daybreak.core.device import can_keep_memory, compute_dtype, describe_hardware, pick_device, versions
@@ -130,7 +131,7 @@ def describe_machine() -> Machine:
     return Machine(
         **{name: hardware[name] for name in ("platform", "cpu", "cpu_capability", "cores", "threads")},
         usable_cores=usable_cores(),
-        load=os.getloadavg()[0],
+        load=psutil.getloadavg()[0],
         memory_bytes=total,
         available_bytes=available,
         keeps_memory=can_keep_memory(),

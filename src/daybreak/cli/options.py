@@ -128,9 +128,3 @@ def choice(option: str, value: str, allowed: tuple[str, ...]) -> Any:
     if value not in allowed:
         raise UsageError(f"{option} {value}", "not a valid value", f"one of {', '.join(allowed)}")
     return value
-
-
-def is_given(context: typer.Context, name: str) -> bool:
-    """Whether an option was given on the command line."""
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"

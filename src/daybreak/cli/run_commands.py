@@ -62,6 +62,7 @@ def evaluate(
     summary = loaded.directory.summary
     met = None if summary["target"] is None else evaluation.accuracy >= summary["target"]
     facts = summary | {"run": str(run)} | evaluation.as_json() | {"target_met": met}
+    facts |= {} if data is None else {"val_acc": None}  # which is of the run's own data
     print_result(facts, as_json, lambda: output.evaluation(evaluation))
 
 

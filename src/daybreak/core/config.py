@@ -21,6 +21,7 @@ OnNonfinite = Literal["stop", "skip"]
 Compile = Literal["auto", "always", "never"]
 Balance = Literal["none", "weights", "sampling"]
 
+LENGTH = ("epochs", "steps", "min_steps")  # of a recipe: what `--resume` can change
 MAX_EPOCHS, MAX_STEPS = 10**6, 10**9  # more is a slip of the finger: years of training
 
 

@@ -9,6 +9,7 @@ import errno
 import json
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from daybreak.core.errors import StorageError
 FREE_SPACE = "free space, or another disk"
 WINDOWS = os.name == "nt"
 NO_LINK: int = getattr(os, "O_NOFOLLOW", 0)  # Windows has no such flag
+LIFE = secrets.token_hex(4)  # beside our number, which in a container may have been that of a killed writer too
 
 
 @contextmanager
@@ -162,9 +164,9 @@ def open_unlinked(path: Path | str, flags: int, mode: int = 0o666) -> int:
     return os.open(path, flags | NO_LINK, mode)
 
 
-def free_name(path: Path) -> Path:
-    """Where something damaged can be set aside: damaged-NAME beside it, or with -2, -3 and so on at its end."""
-    names = [path.with_name(f"damaged-{path.name}{suffix}") for suffix in ("", *(f"-{n}" for n in range(2, 1000)))]
+def free_name(path: Path, why: str = "damaged") -> Path:
+    """Where something can be set aside: WHY-NAME beside it, or with -2, -3 and so on at its end."""
+    names = [path.with_name(f"{why}-{path.name}{suffix}") for suffix in ("", *(f"-{n}" for n in range(2, 1000)))]
     return next(name for name in names if not name.exists())
 
 
@@ -204,8 +206,11 @@ def is_leftover(path: Path, name: str | None = None) -> bool:
     Args:
         name: the final name it was meant for; by default any.
     """
-    match = re.fullmatch(r"\.(.+)\.(\d+)\.tmp", path.name)
-    return match is not None and name in (None, match[1]) and not _is_running(int(match[2]))
+    match = re.fullmatch(r"\.(.+)\.(\d+)(?:-([0-9a-f]+))?\.tmp", path.name)
+    if match is None or name not in (None, match[1]):
+        return False
+    process = int(match[2])
+    return match[3] != LIFE if process == os.getpid() else not _is_running(process)
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -223,7 +228,7 @@ def _is_running(process: int) -> bool:
 
 
 def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    return path.with_name(f".{path.name}.{os.getpid()}-{LIFE}.tmp")
 
 
 def _put_in_place(temporary: Path, path: Path) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import platformdirs
+import psutil
 
 from daybreak.core.errors import UsageError
 
@@ -40,13 +41,14 @@ def usable_cores() -> int:
 
 def memory_bytes() -> tuple[int, int]:
     """Total memory and what is available to this process, in bytes, within the container's limit where there is one."""
-    page = os.sysconf("SC_PAGE_SIZE")
-    total = os.sysconf("SC_PHYS_PAGES") * page
-    available = _available() or total
+    memory = psutil.virtual_memory()
+    total, available = memory.total, _available() or memory.available
     limit, *_ = _words(CGROUP / "memory.max") or ["max"]
     if limit != "max" and int(limit) < total:
         used = int(_words(CGROUP / "memory.current")[0])
-        total, available = int(limit), min(available, int(limit) - used)
+        files = _words(CGROUP / "memory.stat")  # what was read or written lately, and is let go of when memory is short
+        idle = dict(zip(files[::2], files[1::2], strict=False)).get("inactive_file", 0)
+        total, available = int(limit), min(available, int(limit) - used + int(idle))
     return total, max(0, available)
 
 

@@ -97,7 +97,6 @@ class OtherNetConfig(NetConfig):
 
 
 OWN: tuple[type[OwnNet], ...] = (FamilyConfig, PageConfig, SprintConfig, LiteConfig)
-OWN_NAMES = tuple(name for kind in OWN for name in get_args(kind.model_fields["name"].annotation))
 
 
 def kind_of(value: Any) -> str:

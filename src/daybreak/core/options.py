@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
 from daybreak.core.clock import Every, check_budget, parse_seconds
-from daybreak.core.config import MAX_EPOCHS, Balance, Compile, Device, OnNonfinite, parse_settings
+from daybreak.core.config import LENGTH, MAX_EPOCHS, Balance, Compile, Device, OnNonfinite, parse_settings
 from daybreak.core.errors import UsageError, nearest
 from daybreak.core.machine import parse_bytes
 
@@ -47,7 +47,9 @@ class Cli:
 
 
 def _seconds(value: Any) -> Any:
-    seconds = parse_seconds(value, "--budget") if isinstance(value, str) else value
+    seconds = parse_seconds(value, "--budget") if isinstance(value, str) else _number(value)
+    if value is not None and seconds is None:
+        raise UsageError(f"--budget {value}", "not a duration", "a duration such as 90s, 5m or 1h")
     if seconds is not None:
         check_budget(seconds)
     return seconds
@@ -71,9 +73,10 @@ def _bytes(value: Any) -> Any:
     return None if value is None else parse_bytes(str(value), "--memory")
 
 
-def _interval(value: str) -> str:
-    Every.parse(value)
-    return value
+def _interval(value: Any) -> str:
+    text = str(value)
+    Every.parse(text)
+    return text
 
 
 def _number(value: Any) -> float | None:
@@ -84,7 +87,11 @@ def _number(value: Any) -> float | None:
 
 
 def _pairs(value: Any) -> Any:
-    return dict(value) if isinstance(value, Mapping) else parse_settings(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    if not isinstance(value, list | tuple) or not all(isinstance(pair, str) for pair in value):
+        raise UsageError(f"--set {value}", "not of the form key=value", "--set schedule.max_lr=0.1")
+    return parse_settings(list(value))
 
 
 def _text(value: Any) -> Any:
@@ -92,7 +99,7 @@ def _text(value: Any) -> Any:
 
 
 Text = Annotated[str | None, BeforeValidator(_text)]
-Seed = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]  # as the files of a run have room for
 
 
 @dataclass(
@@ -293,7 +300,7 @@ def lengthened(options: TrainOptions, epochs: int | None, budget: float | None) 
     """The options with another length, whatever they said about it."""
     if epochs is None and budget is None:
         return options
-    settings = {key: value for key, value in options.settings.items() if key not in ("epochs", "steps", "min_steps")}
+    settings = {key: value for key, value in options.settings.items() if key not in LENGTH}
     return dataclasses.replace(options, epochs=epochs, budget=budget, settings=settings)
 
 
@@ -304,8 +311,13 @@ def _refusal(error: ValidationError) -> UsageError:
         return UsageError(name, "train has no such option", nearest(name, OPTIONS))
     what = f"{flag_of(name)} {first['input']}"
     if first["type"] == "literal_error":
-        return UsageError(what, "not a choice", f"one of {', '.join(get_args(OPTIONS[name].annotation))}")
+        return UsageError(what, "not a choice", f"one of {', '.join(_words(OPTIONS[name].annotation))}")
     return UsageError(what, first["msg"].removeprefix("Value error, "), f"see {flag_of(name)} in daybreak train --help")
+
+
+def _words(annotation: Any) -> list[str]:
+    """The words of a Literal, or of a union of them."""
+    return [word for part in get_args(annotation) for word in (_words(part) or [str(part)])]
 
 
 F = TypeVar("F", bound=Callable[..., Any])

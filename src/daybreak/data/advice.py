@@ -52,13 +52,17 @@ def _labels(conflicts: int) -> Iterator[str]:
         yield f"{plural(conflicts, 'picture')} under two labels: decide for one, or --strict refuses such data"
 
 
+def is_uneven(counts_K: np.ndarray) -> bool:
+    """Whether classes of so many training images are of very unequal size."""
+    return bool(counts_K.max() >= IMBALANCED * max(counts_K.min(), 1))
+
+
 def _classes(dataset: Dataset) -> Iterator[str]:
     counts_K = np.bincount(dataset.train.labels_N, minlength=len(dataset.classes))
-    fewest, most = int(counts_K.min()), int(counts_K.max())
-    if most >= IMBALANCED * max(fewest, 1):
+    if is_uneven(counts_K):
         yield (
-            f"the largest class has {most:,} training images, the smallest {fewest:,}: training evens them out "
-            "(--balance), and balanced accuracy says more than accuracy"
+            f"the largest class has {counts_K.max():,} training images, the smallest {counts_K.min():,}: training "
+            "evens them out (--balance), and balanced accuracy says more than accuracy"
         )
 
 

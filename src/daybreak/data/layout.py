@@ -162,6 +162,10 @@ def _parts(
 ) -> tuple[dict[int, PathParts], tuple[str, ...]]:
     """The folder of each part that is there, by its code, the training folder first; and the notes to show."""
     found = {folder[-1].lower(): folder for folder in tree.below(root)}
+    twice = [folder for folder in tree.below(root) if folder != found[folder[-1].lower()]]
+    if twice and twice[0][-1].lower() in part_names.all():
+        names = f"{twice[0][-1]}/ and {found[twice[0][-1].lower()][-1]}/"
+        raise DataError(where, f"{names} are one part", "one folder for each part")
     train = found.get("train")
     if train is None or not tree.below(train):  # a class may be called "train"
         if found and set(found) <= set(part_names.all()) - {"train"}:

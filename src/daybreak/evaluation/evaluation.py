@@ -135,6 +135,7 @@ class Evaluation:
             "ece": self.ece,
             "balanced_acc": self.balanced_accuracy,
             "macro_f1": self.macro_f1,
+            "recall": {score.name: score.recall for score in self.per_class},
             "classes": list(self.classes),
             "per_class": [asdict(score) for score in self.per_class],
             "confusion": self.confusion.tolist(),

@@ -55,7 +55,7 @@ def find_images(images: Sequence[str | Path]) -> list[str]:
     for image in images:
         path = Path(image)
         if str(image) != STDIN and path.is_dir():
-            files += [str(p) for p in sorted(path.rglob("*")) if _is_image(p)]
+            files += [str(p) for p in sorted(path.rglob("*")) if _is_image(p) and not _is_hidden(p, path)]
         else:
             files.append(str(image))
     if not files:
@@ -65,9 +65,14 @@ def find_images(images: Sequence[str | Path]) -> list[str]:
     return files
 
 
+def _is_hidden(path: Path, folder: Path) -> bool:
+    """Whether it, or a folder between, has a name that begins with a dot, as a bin has: training omits them, too."""
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+
 def _is_image(path: Path) -> bool:
     """By its name; a pipe would never end. (What a link leads to and is not there is left for reading to name.)"""
-    is_named_so = path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    is_named_so = path.suffix.lower() in IMAGE_SUFFIXES
     return is_named_so and (os.path.isfile(path) or not os.path.exists(path))
 
 

@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from daybreak.core.errors import UsageError, nearest
+from daybreak.models.mode import evaluating
 from daybreak.models.registry import stages_of
 from daybreak.runs.classifier import autocast, images_a_forward
 
@@ -177,18 +178,15 @@ def _captured(net: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tenso
 @contextmanager
 def _untouched(net: nn.Module) -> Iterator[None]:
     """Evaluation mode without parameter gradients during the block; both are restored afterwards."""
-    training = {module: module.training for module in net.modules()}
     trainable = [p for p in net.parameters() if p.requires_grad]
-    net.eval()
     for p in trainable:
         p.requires_grad_(False)
     try:
-        yield
+        with evaluating(net):
+            yield
     finally:
         for p in trainable:
             p.requires_grad_(True)
-        for module, mode in training.items():
-            module.training = mode
 
 
 # -- the methods: activations and gradients (N, K, h, w) to maps (N, h, w) --------------------------------------------

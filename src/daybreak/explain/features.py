@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from daybreak.data.picture import enlarged
 from daybreak.explain.cam import activations_of, check_layers
 from daybreak.models.anatomy.trace import Field, stage_fields
+from daybreak.models.mode import evaluating
 from daybreak.models.registry import stages_of
 from daybreak.models.winograd.fixed import fixed_weights
 from daybreak.runs.classifier import Classifier, images_a_forward
@@ -57,22 +58,18 @@ def observe(classifier: Classifier, images_NHWC: np.ndarray, layer: str) -> Obse
         UsageError: a stage has no such name.
     """
     net, (layer,) = classifier.net, check_layers(classifier.net, [layer])
-    batch, training = images_a_forward(classifier.size, classifier.device), classifier.net.training
+    batch = images_a_forward(classifier.size, classifier.device)
     embeddings, peaks, cells, width = [], [], [], 1
-    net.eval()
-    try:
-        with _kept_inputs(_heads(net)) as inputs, _kept_outputs(stages_of(net)[layer]) as outputs:
-            for start in range(0, len(images_NHWC), batch):
-                logits_BK = classifier.forward(classifier.prepare(images_NHWC[start : start + batch]))
-                embeddings.append((inputs[-1] if inputs else logits_BK).float().flatten(1).cpu())
-                inputs.clear()
-                stage = outputs.pop().float()
-                peak, cell = stage.flatten(2).max(2)
-                peaks.append(peak.cpu())
-                cells.append(cell.cpu())
-                width = stage.shape[3]
-    finally:
-        net.train(training)
+    with evaluating(net), _kept_inputs(_heads(net)) as inputs, _kept_outputs(stages_of(net)[layer]) as outputs:
+        for start in range(0, len(images_NHWC), batch):
+            logits_BK = classifier.forward(classifier.prepare(images_NHWC[start : start + batch]))
+            embeddings.append((inputs[-1] if inputs else logits_BK).float().flatten(1).cpu())
+            inputs.clear()
+            stage = outputs.pop().float()
+            peak, cell = stage.flatten(2).max(2)
+            peaks.append(peak.cpu())
+            cells.append(cell.cpu())
+            width = stage.shape[3]
     return Observed(torch.cat(embeddings).numpy(), torch.cat(peaks).numpy(), torch.cat(cells).numpy(), width)
 
 

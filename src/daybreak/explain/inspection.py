@@ -19,7 +19,7 @@ class Stage:
 
     Attributes:
         seen: its theoretical receptive field.
-        counts_HW: how much each pixel counts for the middle unit, at most 1; see `models.effective`.
+        counts_HW: how much each pixel counts for the middle unit, at most 1; see `models.anatomy.effective`.
         effective_side: side in px of a square as large as the field that counts.
     """
 

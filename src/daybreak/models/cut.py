@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from daybreak.core.errors import UsageError, nearest
+from daybreak.models.mode import evaluating
 
 HEAD = "head"
 Pixels = tuple[tuple[float, ...], tuple[float, ...]]  # mean and deviation, see `pixels_of`
@@ -88,14 +89,12 @@ def _is_whole(net: nn.Module, below: nn.Module, head: nn.Module) -> bool:
     """Whether the two parts do what the net does, on one image of noise."""
     first = next((p for p in net.parameters() if p.dim() == 4), torch.zeros(1, 3, 1, 1))
     image = torch.randn(1, first.shape[1], 64, 64, generator=torch.Generator().manual_seed(0)).to(first)
-    training = net.training
     try:
-        features = below.eval()(image)
-        return features.dim() == 2 and torch.allclose(head(features), net.eval()(image), atol=1e-4, rtol=1e-4)
+        with evaluating(net):
+            features = below.eval()(image)
+            return features.dim() == 2 and torch.allclose(head(features), net(image), atol=1e-4, rtol=1e-4)
     except RuntimeError:  # whatever the net does not like about the image
         return False
-    finally:
-        net.train(training)
 
 
 def pixels_of(net: nn.Module) -> Pixels | None:

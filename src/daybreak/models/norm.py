@@ -13,9 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from daybreak.models.native.build import TYPES, call, is_written_down, takes
+from daybreak.models.native.build import TYPES, call, channels_last, is_written_down, takes
 from daybreak.models.synced_norm import SyncedNorm2d, Total, note_batch, whole_moments
-from daybreak.models.winograd.whole import channels_last
 
 ACTS: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.SiLU: "silu"}
 

@@ -24,6 +24,7 @@ from daybreak.models.anatomy.stages import stage_names
 from daybreak.models.foreign import ForeignNet
 from daybreak.models.inception import InceptionNet
 from daybreak.models.lite import LiteNet
+from daybreak.models.mode import evaluating
 from daybreak.models.page import PageNet
 from daybreak.models.resnet import PreactResNet, ResNet, ResNeXt
 from daybreak.models.sprint import SprintNet
@@ -116,10 +117,9 @@ def check_net(net: nn.Module, sizes: set[int], in_channels: int, num_classes: in
     Raises:
         UsageError: the net cannot take them, or does not answer with logits (N, K).
     """
-    training, device = net.training, next((p.device for p in net.parameters()), torch.device("cpu"))
+    device = next((p.device for p in net.parameters()), torch.device("cpu"))
     name = getattr(net, "name", type(net).__name__)
-    net.eval()
-    try:
+    with evaluating(net):
         for size in sorted(sizes):
             try:
                 shape = tuple(net(torch.zeros(2, in_channels, size, size, device=device)).shape)
@@ -129,5 +129,3 @@ def check_net(net: nn.Module, sizes: set[int], in_channels: int, num_classes: in
             if len(shape) != 2 or shape[0] != 2 or num_classes not in (None, shape[1]):
                 why = f"maps two images to {shape}, not to logits {(2, num_classes or 'K')}"
                 raise UsageError(f"model.name {name}", why, "a net with one output for each class")
-    finally:
-        net.train(training)

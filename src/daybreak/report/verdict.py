@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from daybreak.core import metrics
-from daybreak.data.advice import IMBALANCED, SMALLEST_FOR_NEAR_COPIES
+from daybreak.data.advice import SMALLEST_FOR_NEAR_COPIES, is_uneven
 from daybreak.data.files import plural
 
 Level = Literal["good", "note", "warning"]
@@ -185,7 +185,7 @@ _CALIBRATION_ERRORS = metrics.expected_calibration_error, metrics.chance_calibra
 def balance(train_K: np.ndarray, classes: Sequence[str], balanced_accuracy: float) -> Finding | None:
     """Classes of very unequal size."""
     small, large = int(train_K.argmin()), int(train_K.argmax())
-    if train_K[large] < IMBALANCED * max(train_K[small], 1):
+    if not is_uneven(train_K):
         return None
     words = (
         "Unequal classes: ", Name(classes[large]), f" has {plural(int(train_K[large]), 'training image')}, ",

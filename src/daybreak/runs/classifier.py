@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from daybreak.core.config import Tta
 from daybreak.core.errors import UsageError
 from daybreak.data.dataset import Split, images_a_block, release
+from daybreak.models.mode import evaluating
 from daybreak.models.winograd.fixed import fixed_weights
 from daybreak.runs.predictions import Predictions
 from daybreak.runs.transforms import Normalizer, pad_reflect, resize, scale_pixels
@@ -51,11 +52,10 @@ class Classifier:
     @fixed_weights()
     def plain_and_averaged(self, images_NHWC: np.ndarray, tta: Tta) -> tuple[np.ndarray, np.ndarray]:
         """Logits of uint8 images (N, H, W, C) as they are, and averaged over their views: both (N, K), float32."""
-        training, batch = self.net.training, images_a_forward(self.size, self.device)
+        batch = images_a_forward(self.size, self.device)
         # Taken first: results kept one by one between large maps would leave holes in memory that no map fits in.
         found_2NK = torch.empty(2, len(images_NHWC), len(self.classes), device=self.device)
-        self.net.eval()
-        try:
+        with evaluating(self.net):
             for n, start in enumerate(range(0, len(images_NHWC), batch)):
                 images = self.prepare(images_NHWC[start : start + batch])
                 views = [(w, self.forward(view)) for w, view in tta_views(images, tta, self.mirrors)]
@@ -63,8 +63,6 @@ class Classifier:
                 found_2NK[1, start : start + batch] = torch.stack([w * logits for w, logits in views]).sum(0)
                 if n % RELEASED == RELEASED - 1:
                     release(images_NHWC)
-        finally:
-            self.net.train(training)
         plain_NK, averaged_NK = found_2NK.cpu().numpy()
         return plain_NK, averaged_NK
 

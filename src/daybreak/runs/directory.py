@@ -1,6 +1,5 @@
 """The run directory: written and read here only. Its files: docs/run-directory.md."""
 
-import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -18,6 +17,7 @@ from daybreak.core.damaged import BROKEN_ARRAY, arrays_in, texts_of
 from daybreak.core.device import compute_dtype, pick_device
 from daybreak.core.errors import RunError, UsageError
 from daybreak.core.files import (
+    free_name,
     is_leftover,
     make_folder,
     remove_leftovers,
@@ -41,6 +41,8 @@ from daybreak.runs.predictions import Predictions
 from daybreak.runs.reading import read_json
 from daybreak.runs.schemas import Config, Summary, read_as
 from daybreak.runs.transforms import Normalizer
+
+OUTDATED = "outdated"  # begins the name of what was exported from other weights
 
 
 class RunDirectory:
@@ -248,13 +250,15 @@ class RunDirectory:
             np.savez_compressed(file, **asdict(predictions), indices=np.arange(len(predictions.labels)))
 
     def remove_results(self) -> None:
-        """Remove the results of weights that are about to be replaced."""
+        """Remove the results of weights that are about to be replaced. What was exported, and perhaps edited, is kept
+        under another name."""
         for name in ("summary.json", "predictions.npz", "report.html"):
             with storage_errors(self.path / name):
                 (self.path / name).unlink(missing_ok=True)
-        for bundle in self.path.glob("*/bundle.json"):  # what `daybreak export` made of them
-            with storage_errors(bundle.parent):
-                shutil.rmtree(bundle.parent)
+        for bundle in [file.parent for file in self.path.glob("*/bundle.json")]:
+            if not bundle.name.startswith(f"{OUTDATED}-"):
+                with storage_errors(bundle):
+                    bundle.rename(free_name(bundle, OUTDATED))
         found = self.suspects() or {}
         if "test" in found:  # those of the training part come from the nets of a cross-validation
             own = ("test", "test_balanced_acc", "validation", "validation_balanced_acc")

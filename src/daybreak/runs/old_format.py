@@ -35,7 +35,7 @@ def net_of(values: Mapping[str, Any]) -> NetConfig:
     return net_config(**kept)
 
 
-def recipe_of(values: Mapping[str, Any], source: str = "config.json") -> Recipe:
+def recipe_of(values: Mapping[str, Any]) -> Recipe:
     """A recipe from its plain values, as any version wrote them, without what it was expected to reach: no setting.
 
     Raises:
@@ -44,7 +44,7 @@ def recipe_of(values: Mapping[str, Any], source: str = "config.json") -> Recipe:
     kept = {key: value for key, value in values.items() if key != "expected"}
     if isinstance(kept.get("model"), Mapping) and "name" in kept["model"]:
         kept["model"] = net_of(kept["model"]).model_dump()
-    return validate(Recipe, kept, source)
+    return validate(Recipe, kept, "config.json")
 
 
 def options_of(config: Mapping[str, Any]) -> TrainOptions:

@@ -92,7 +92,7 @@ def _row(setting: Setting, place: Place) -> Row:
 
 def _facts(setting: Setting, rows: list[Row], best: Row, recipe: Path, storage: str) -> dict[str, Any]:
     asked = setting.asked
-    repeat = shlex.join(setting.repeats(recipe).command())
+    repeat = shlex.join(setting.repeats(recipe, with_settings(setting.base, best["settings"]).balance).command())
     return {
         "study": setting.study,
         "best": {key: best[key] for key in ("trial", "val_acc", "values", "settings", "threads", "device")},

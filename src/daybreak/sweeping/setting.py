@@ -6,22 +6,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+import numpy as np
 from pydantic_core import to_jsonable_python
 
 from daybreak.core.clock import check_budget
-from daybreak.core.config import Device, Recipe
+from daybreak.core.config import Balance, Device, Recipe
 from daybreak.core.device import pick_device
 from daybreak.core.errors import UsageError, nearest
 from daybreak.core.options import TrainOptions, train_options
 from daybreak.data import Dataset, open_dataset
+from daybreak.data.advice import is_uneven
 from daybreak.recipes import get_recipe
 from daybreak.sweeping.space import Space, read_space
 from daybreak.training import recipe_choice
 from daybreak.training.balance import balance_for
 
-Sampler = Literal["tpe", "cmaes", "random", "grid"]
 SAMPLERS: tuple[str, ...] = ("tpe", "cmaes", "random", "grid")
 HELD_OUT = 0.1  # of the training images, where the data has no validation part
 
@@ -123,11 +124,17 @@ class Setting:
             seed=seed, budget=self.asked.budget, device=self.asked.device, checkpoint_every="never", report=False
         )
 
-    def repeats(self, recipe: Path) -> TrainOptions:
-        """The training that repeats the best trial, with the test part."""
+    def repeats(self, recipe: Path, balance: Balance) -> TrainOptions:
+        """The training that repeats the best trial, with the test part.
+
+        Args:
+            balance: the trial's, which is said where a training left to itself would even classes out.
+        """
         request = self.dataset.request
+        is_said = balance == "none" and is_uneven(np.bincount(self.dataset.train.labels_N))
         return TrainOptions(
             data=request.data, recipe=str(recipe), seed=self.asked.seed, budget=self.asked.budget,
+            balance="none" if is_said else "auto",
             validate=request.validate, split_seed=request.split_seed, size=self.asked.size, skip_bad=request.skip_bad,
         )  # fmt: skip
 

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 POSTGRESQL, REDIS = ("postgresql", "postgres"), ("redis", "rediss")
 KNOWN = "a file, postgresql://USER@HOST/DATABASE or redis://HOST"
-VARIABLE = "DAYBREAK_STORAGE"  # where a password may stand that is not for the list of processes
 GO_ON = "the same command once it can be reached: nothing that was finished is lost"
 
 

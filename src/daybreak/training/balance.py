@@ -5,7 +5,7 @@ import numpy as np
 from daybreak.core.config import Recipe, override
 from daybreak.core.errors import UsageError
 from daybreak.core.options import TrainOptions
-from daybreak.data.advice import IMBALANCED
+from daybreak.data.advice import is_uneven
 from daybreak.data.dataset import Dataset, Labels
 
 HOW = {"weights": "all classes weigh alike in the loss", "sampling": "each is shown equally often"}
@@ -27,11 +27,11 @@ def balance_for(recipe: Recipe, dataset: Dataset, options: TrainOptions) -> tupl
     if options.balance != "auto":
         return override(recipe, {"balance": options.balance}), None
     counts_K = np.bincount(dataset.train.labels_N, minlength=len(dataset.classes))
-    fewest, most = int(counts_K.min()), int(counts_K.max())
-    if recipe.balance != "none" or most < IMBALANCED * fewest:
+    if recipe.balance != "none" or not is_uneven(counts_K):
         return recipe, None
     how = "weights" if options.loss is None else "sampling"
-    why = f"classes have {fewest} to {most:,} training images: {HOW[how]} (--balance none: as they are)"
+    counts = f"{counts_K.min()} to {counts_K.max():,}"
+    why = f"classes have {counts} training images: {HOW[how]} (--balance none: as they are)"
     return override(recipe, {"balance": how}), why
 
 

@@ -3,16 +3,16 @@
 On CPUs a compiled step is slower than an eager one: the gradient of max-pooling becomes a scatter (benchmarks/LOG.md).
 """
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from itertools import pairwise
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from daybreak.core.config import Compile
 from daybreak.core.errors import one_line
 from daybreak.models.layers import Conv3x3
+from daybreak.models.mode import evaluating
 from daybreak.models.winograd.choice import DIRECT
 from daybreak.runs.classifier import autocast, images_a_forward
 from daybreak.runs.transforms import scale_pixels
@@ -42,7 +42,7 @@ def choose_convolutions(session: Session) -> None:
     has_a_choice = any(isinstance(module, Conv3x3) for module in session.net.modules())
     if session.device.type != "cpu" or session.convolutions.wanted == DIRECT or not has_a_choice:
         return
-    with session.watch.timed("compile"), _evaluating(session.net), autocast(session.device, session.dtype):
+    with session.watch.timed("compile"), evaluating(session.net), autocast(session.device, session.dtype):
         for progress in phases(session) if session.features is None else ():
             session.net(made_up_images(session, progress))
         size = session.classifier.size  # at which it will be evaluated, in batches of another size
@@ -50,17 +50,6 @@ def choose_convolutions(session: Session) -> None:
         session.net(torch.zeros(images_a_forward(size, session.device), channels, size, size))
     # What one process measured holds for all: their sums then have the bits of a run that goes on with its choices.
     session.convolutions.chosen = session.team.say(lambda: session.convolutions.chosen)
-
-
-@contextmanager
-def _evaluating(net: nn.Module) -> Iterator[None]:
-    """In evaluation mode a forward pass changes nothing."""
-    training = net.training
-    net.eval()
-    try:
-        yield
-    finally:
-        net.train(training)
 
 
 def compile_net(session: Session, backend: str = "inductor") -> dict[str, str]:

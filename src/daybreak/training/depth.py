@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from daybreak.core.clock import Stopwatch
-from daybreak.core.config import Recipe, Stage, override
+from daybreak.core.config import LENGTH, Recipe, Stage, override
 from daybreak.core.device import compute_dtype, kept_memory, synchronizer
 from daybreak.data.dataset import Dataset
 from daybreak.models.cut import Cut
@@ -31,7 +31,6 @@ from daybreak.training.session import initial_net, side_of, trunk_of
 # is the best.
 CHOICES = ((1.0, 1 / 3, 7.0), (1.0, 1.0, 4.0), (5 / 7, 1.0, 3.0))
 MOST, MOST_STEPS = 24, 1000  # epochs and steps, whichever is longer; fewer steps were not tried
-LENGTH = {"epochs", "steps", "min_steps", "stretch"}  # what says how long a run is
 TIMED, PHOTOS = 2, 16  # rounds, after one that is not timed, and photos in each on a CPU
 
 
@@ -67,7 +66,7 @@ def for_depth(
         views = Store(trunks[scale], dataset.train, dataset.fingerprint, recipe.features).missing()
         epochs = (left / scale**2 - views * below) / above
         if epochs >= enough:
-            is_ample = epochs > most and not LENGTH & set(settings)
+            is_ample = epochs > most and not {*LENGTH, "stretch"} & set(settings)
             length = {"epochs": most, "min_steps": 0, "steps": None, "stretch": False} if is_ample else {}
             found = recipe.model_copy(update={"resolution": _whole(scale)} | length)
             is_set = any(key.startswith("schedule.") for key in settings)

@@ -170,9 +170,10 @@ def train_epoch(loop: Loop) -> Row:
         step, remark = _step_or_skip(session, progress, loop.options.on_nonfinite)
         session.step += 1
         session.sizes[size] += 1
+        is_over = session.horizon.is_done(session.step)  # first, as it leaves off what was no training
         position = {"step": session.step, "progress": session.progress, "lr": step.lr, "momentum": step.momentum}
         position |= {"size": size, "train_seconds": session.watch.seconds("train")} | remark
-        is_end = session.step % steps_per_epoch == 0 or session.horizon.is_done(session.step)
+        is_end = is_over or session.step % steps_per_epoch == 0
         loop.log.add(position, step.loss, progress, is_end)
         if is_end or stop.signal:
             return loop.log.last

@@ -39,6 +39,7 @@ def lr_find(
     lowest: float | None = None,
     highest: float | None = None,
     device: str = "auto",
+    memory: int | None = None,
     extensions: Extensions = Extensions(),
     on_event: OnEvent = lambda event: None,
 ) -> LrFindResult:
@@ -49,11 +50,12 @@ def lr_find(
         steps: of a test, at most.
         on_event: called after every step with `{"event": "range", "test", "tests", "steps", "work"}` and, once a few
             steps have been timed, `"seconds"`: how long all tests take at most.
+        memory: bytes that the training images may take, see `training.images`.
         lowest, highest: rates of the first parameter group; the others climb in proportion. By default four to six
             powers of ten, after the kind of optimizer.
 
     Raises:
-        UsageError: the range is empty, or there are too few steps to smooth.
+        UsageError: the range is empty, there are too few steps to smooth, or the loss diverges within ten steps.
     """
     low, high = RANGES[type(recipe.optimizer)]
     low, high = low if lowest is None else lowest, high if highest is None else highest
@@ -65,7 +67,7 @@ def lr_find(
     with left_as_found(), plain_torch(), kept_memory():
         tests = [
             range_test(
-                prepare(recipe, dataset, seed, where, extensions=extensions), low, high, steps,
+                prepare(recipe, dataset, seed, where, extensions=extensions, memory=memory), low, high, steps,
                 _told(on_event, number, len(seeds), steps),
             )
             for number, seed in enumerate(seeds, 1)
@@ -111,7 +113,7 @@ def range_test(
         for step, rate in enumerate(rates):
             session.optimizer.set_rate(float(rate))
             try:
-                loss = train_step(session, *session.loader.batch(session.step + step, 0.0)).item()
+                loss = train_step(session, *session.batch(0.0, session.step + step)).item()
             except BadStepError:
                 break
             if not np.isfinite(loss) or loss > DIVERGED * min([loss, *losses]):
@@ -119,7 +121,7 @@ def range_test(
             losses.append(loss)
             after_step(len(losses))
     if len(losses) < 10:
-        raise UsageError(f"rates {low:g} to {high:g}", "the loss diverges at the first of them", "a lower range")
+        raise UsageError(f"rates {low:g} to {high:g}", "the loss diverges within ten steps", "a lower range")
     return RangeTest(rates[: len(losses)], np.array(losses), diverged=len(losses) < steps)
 
 

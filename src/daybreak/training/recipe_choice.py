@@ -58,41 +58,49 @@ def recipe_for(
         recipe: a name, a file or an object; None where budget, target or data decide.
     """
     settings = net_settings(options) | options.settings
-    with left_as_found(), plain_torch(), repeatable(options.deterministic):
-        if recipe is None and options.epochs is None and (options.budget or options.target):
-            if options.budget:
-                where = pick_device(options.device)
-                recipe, why = for_budget(
-                    options.budget, dataset, options.seed, where, watch, net=options.net, extensions=extensions,
-                    compiles=options.compile,
-                )  # fmt: skip
-            else:
-                recipe, why = for_target(options.target or 0.0, dataset)
+
+    def told(recipe: Recipe, why: str | None) -> Recipe:
+        if why:
             on_event({"event": "choice", "recipe": recipe.name, "why": why})
+        return recipe
+
+    with left_as_found(), plain_torch(), repeatable(options.deterministic):
+        if recipe is None and options.epochs is None and options.budget:
+            found = for_budget(
+                options.budget, dataset, options.seed, pick_device(options.device), watch, net=options.net,
+                extensions=extensions, compiles=options.compile, memory=options.memory,
+            )  # fmt: skip
+            recipe = told(*found)
+        elif recipe is None and options.epochs is None and options.target:
+            recipe = told(*for_target(options.target, dataset))
         chosen = named_or_default(recipe, dataset, options.epochs, settings)
         if options.weights is not None and not isinstance(chosen.model, OwnNet | LibraryNetConfig):
             why = f"{chosen.model.name} comes from outside and brings its own weights"
             raise UsageError("--weights", why, "leave it out, or --net with a net of daybreak's or timm's")
-        chosen, evened = balance_for(chosen, dataset, options)
-        if evened:
-            on_event({"event": "choice", "recipe": chosen.name, "why": evened})
+        chosen = told(*balance_for(chosen, dataset, options))
         by_name = isinstance(recipe, str) and recipe in RECIPES  # a file or an object says itself how deep
         says_how_deep = not by_name or {"tune", "features", "resolution"} & settings.keys()
         if options.budget and chosen.features and not chosen.is_head_only and not says_how_deep:
             where = pick_device(options.device)
-            chosen, why = for_depth(chosen, dataset, options.budget, options.seed, where, watch, settings)
-            on_event({"event": "choice", "recipe": chosen.name, "why": why})
-        if options.lr is None:
-            return chosen
-        if options.lr != "auto":
-            return with_rate(chosen, options.lr)
-        with watch.timed("train"):
-            tested = chosen.model_copy(update={"features": min(1, chosen.features)})  # a budget may allow no more
-            found = lr_find(tested, dataset, seeds=[options.seed], device=options.device, extensions=extensions)
-    kept = f"range test: no clear answer ({found.doubt}); keeping {chosen.schedule.max_lr:g}"
-    why = kept if found.doubt else f"range test: one cycle up to {found.lr_max:.3g}"
-    on_event({"event": "choice", "recipe": chosen.name, "why": why})
-    return chosen if found.doubt else with_rate(chosen, found.lr_max)
+            where = pick_device(options.device)
+            chosen = told(*for_depth(chosen, dataset, options.budget, options.seed, where, watch, settings))
+        if options.lr == "auto":
+            return told(*_range_tested(chosen, dataset, options, watch, extensions))
+        return chosen if options.lr is None else with_rate(chosen, options.lr)
+
+
+def _range_tested(
+    recipe: Recipe, dataset: Dataset, options: TrainOptions, watch: Stopwatch, extensions: Extensions
+) -> tuple[Recipe, str]:
+    """The recipe with the peak that a range test finds, if it has a clear answer; and what to tell."""
+    with watch.timed("train"):
+        tested = recipe.model_copy(update={"features": min(1, recipe.features)})  # a budget may allow no more
+        found = lr_find(
+            tested, dataset, seeds=[options.seed], device=options.device, memory=options.memory, extensions=extensions
+        )
+    if found.doubt:
+        return recipe, f"range test: no clear answer ({found.doubt}); keeping {recipe.schedule.max_lr:g}"
+    return with_rate(recipe, found.lr_max), f"range test: one cycle up to {found.lr_max:.3g}"
 
 
 def net_settings(options: TrainOptions) -> dict[str, Any]:
@@ -156,8 +164,8 @@ def for_photos(data: str | Path, options: TrainOptions) -> ForPhotos | None:
     what does not go with it."""
     is_about_another = any(key.startswith(("model.", "augment.", "resolution")) for key in options.settings)
     has_another = options.net not in (None, *SHA256) or options.weights not in (None, "imagenet")
-    is_small = options.size is not None and options.size < PHOTO_SIDE
-    if options.recipe or options.augment or is_about_another or has_another or is_small:
+    asks_for_few_pixels = options.size is not None and options.size < PHOTO_SIDE
+    if options.recipe or options.augment or is_about_another or has_another or asks_for_few_pixels:
         return None
     side = photo_side(data)
     if side is None or side < PHOTO_SIDE:
@@ -238,6 +246,7 @@ def for_budget(
     net: str | None = None,
     extensions: Extensions = Extensions(),
     compiles: Compile = "auto",
+    memory: int | None = None,
 ) -> tuple[Recipe, str]:
     """The rung of the ladder that takes about this long on this machine; its cycle is then stretched to fit exactly.
 
@@ -246,13 +255,14 @@ def for_budget(
         watch: what runs here is timed on it, as in training: steps as `train`, compiling as `compile`.
         net: in place of the ladder's own.
         compiles: whether the steps will be compiled, on CUDA.
+        memory: bytes that the training images may take, see `training.images`.
     """
     if is_small(dataset):
         return RECIPES["small"], "recipe small, for little data"
     timed = override(LADDER[0], {"model.name": net} if net else {})
     if compiles == "auto":
         compiles = "always" if budget >= PAYS_FROM_SECONDS else "never"
-    seconds_at = step_seconds(timed, dataset, seed, device, watch, extensions, compiles)
+    seconds_at = step_seconds(timed, dataset, seed, device, watch, extensions, compiles, memory)
     rungs = {r.name: override(r, {"model.name": net}) if net else r for r in LADDER}
     base = _work(timed, dataset, extensions)
     work = {name: _work(r, dataset, extensions) / base for name, r in rungs.items()}
@@ -280,12 +290,13 @@ def step_seconds(
     watch: Stopwatch,
     extensions: Extensions = Extensions(),
     compiles: Compile = "auto",
+    memory: int | None = None,
 ) -> Callable[[int], float]:
     """Seconds a step as a function of the image side: linear in the pixels, from a few steps of a net thrown away,
     compiled where training would compile it."""
     wait = synchronizer(device)
     with kept_memory():
-        session = prepare(recipe, dataset, seed, device, watch=watch, extensions=extensions)
+        session = prepare(recipe, dataset, seed, device, watch=watch, extensions=extensions, memory=memory)
         make_ready(session, compiles)
         with watch.timed("train"):
             points = [(session.loader.size_at(at) ** 2, _time_steps(session, at, wait)) for at in (0.0, 1.0)]
@@ -296,7 +307,7 @@ def step_seconds(
 def _time_steps(session: Session, progress: float, wait: Callable[[], None]) -> float:
     """Seconds a step at this progress; the first step is not timed."""
     session.optimizer.set_progress(progress)
-    batch = session.loader.batch(0, progress)
+    batch = session.batch(progress, 0)
     train_step(session, *batch)
     wait()
     begun = time.perf_counter()

@@ -21,6 +21,7 @@ from daybreak.data.dataset import Dataset, Split
 from daybreak.models.cut import Cut, pixels_of
 from daybreak.models.groups import Sample
 from daybreak.models.layers import use_convolutions
+from daybreak.models.mode import evaluating
 from daybreak.models.pretrained import pretrain
 from daybreak.models.registry import SMALLEST_SIZE, build_net, check_net, place
 from daybreak.models.synced_norm import synchronize_norms
@@ -34,12 +35,11 @@ from daybreak.training.images import training_images
 from daybreak.training.loader import Batches, Loader, side_at
 from daybreak.training.optim import ScheduledOptimizer, build_optimizer
 from daybreak.training.probe import MOST, fit_linear
-from daybreak.training.progress import BoundedHorizon, Horizon, StepHorizon, TimeHorizon
+from daybreak.training.progress import Horizon, horizon_of
 from daybreak.training.team import Team
 
 NO_EXTENSIONS, ALONE = Extensions(), Team()
 FOR_VIEWS = {True: 0.85, False: 0.4}  # of a budget, by whether the head alone learns; the rest is for what learns
-LEAST_FOR_STEPS = 0.05  # of a budget; where features alone took it, the run takes longer
 
 Phase = tuple[torch.Size, torch.dtype, torch.Size, torch.dtype, int]  # see `step.phase_of`
 
@@ -93,13 +93,18 @@ class Session:
     def progress(self) -> float:
         return self.horizon.progress(self.step)
 
-    def batch(self, progress: float) -> tuple[Tensor, Tensor]:
-        """Images (B, C, H, W) and labels (B,) of the step to come, augmented: this process's part of the batch."""
+    def batch(self, progress: float, step: int | None = None) -> tuple[Tensor, Tensor]:
+        """Images (B, C, H, W) and labels (B,) of a step, augmented: this process's part of the batch.
+
+        Args:
+            step: by default the one to come.
+        """
+        step = self.step if step is None else step
         if self.extensions.augment is None:
-            return self.loader.batch(self.step, progress, self.team.rows(self.loader.batch_size))
+            return self.loader.batch(step, progress, self.team.rows(self.loader.batch_size))
         # Somebody's own may mix images, so it gets all of them, in every process.
-        whole = self.loader.batch(self.step, progress)
-        images_BCHW, labels_B = self.extensions.augment(*whole, batch_generator(self.seed, self.step))
+        whole = self.loader.batch(step, progress)
+        images_BCHW, labels_B = self.extensions.augment(*whole, batch_generator(self.seed, step))
         rows = self.team.rows(len(images_BCHW))
         return images_BCHW[rows], labels_B[rows]
 
@@ -125,11 +130,8 @@ class Session:
             return self.team.gathered(replace(self.classifier, size=size).logits(part.images_NHWC[mine]), count)
         net, view = self.classifier.net, self.features.plain(name, part)
         above, index_M = Cut(net, self.recipe.tune).logits, np.arange(len(view))[index_M]
-        training = net.training
-        net.eval()
-        with autocast(self.device, self.dtype):
+        with evaluating(net), autocast(self.device, self.dtype):
             found = on_features(above, view, index_M, self.device)
-        net.train(training)
         return found.cpu().numpy()
 
 
@@ -162,21 +164,13 @@ def prepare(
     Raises:
         UsageError: the net cannot take the images, does not answer with logits, or cannot be trained by a team.
     """
-    dtype = compute_dtype(recipe.precision, device)
-    net = place(initial_net(recipe, dataset, seed, extensions.net), device)
+    if recipe.features and extensions.augment is not None:
+        raise UsageError("--augment", "there are no images in a run on features", "leave it out, or --set features=0")
+    dtype, size = compute_dtype(recipe.precision, device), _seen_size(recipe, dataset)
     convolutions = convolutions or Convolutions(recipe.convolution)
-    use_convolutions(net, convolutions)
-    if team.size > 1:
-        synchronize_norms(net, team.total)
-    size = side_of(recipe, dataset)
-    if recipe.features:  # which are computed once, at one size
-        size = side_at(recipe.resolution, 0.0, size)
+    net = _ready_net(recipe, dataset, seed, device, size, extensions.net, convolutions, team)
     clock = watch or Stopwatch(synchronizer(device))
     before = clock.seconds("features")
-    if not isinstance(recipe.model, OwnNet):
-        stages = () if recipe.features else recipe.resolution
-        sizes = {size, *(side_at(stages, stage.until - 1e-9, size) for stage in stages)}
-        check_net(net, sizes, dataset.decode.channels, len(dataset.classes))
     with clock.timed("train"):
         labels_N = torch.from_numpy(np.array(dataset.train.labels_N)).to(device)
         weights_K = _weights(recipe, dataset, device)
@@ -184,11 +178,7 @@ def prepare(
         forward: Callable[[Tensor], Tensor] = net
         loader: Batches
         if recipe.features:
-            if extensions.augment is not None:
-                why = "there are no images in a run on features"
-                raise UsageError("--augment", why, "leave it out, or --set features=0")
-            parts = Cut(net, recipe.tune)
-            has_time = _has_time(recipe, None if resumes else budget, clock)
+            parts, has_time = Cut(net, recipe.tune), _has_time(recipe, None if resumes else budget, clock)
             with clock.timed("features"):
                 trunk = trunk_of(recipe, net, parts, dataset, size, device, dtype)
                 features = Features(trunk, dataset, recipe.features, has_time)
@@ -203,7 +193,7 @@ def prepare(
         ema = _moving_average(net, recipe.ema)
         # (A run that goes on may have to compute features again, which its cycle need not pay for.)
         for_features = before if resumes and before else clock.seconds("features")
-        horizon = _horizon(recipe, loader, budget, for_features, clock, team)
+        horizon = horizon_of(recipe, loader, budget, for_features, clock, team)
         team.align([*net.parameters(), *net.buffers()])  # processors differ in the last bits of what the data decides
     evaluated = ema.module if ema else net
     classifier = Classifier(evaluated, dataset.classes, size, normalize, device, dtype, recipe.mirrors)
@@ -212,6 +202,35 @@ def prepare(
         ema=ema, optimizer=optimizer, loader=loader, horizon=horizon, classifier=classifier, convolutions=convolutions,
         extensions=extensions, weights_K=weights_K, features=features, team=team,
     )  # fmt: skip
+
+
+def _ready_net(
+    recipe: Recipe,
+    dataset: Dataset,
+    seed: int,
+    device: torch.device,
+    size: int,
+    factory: Factory | None,
+    convolutions: Convolutions,
+    team: Team,
+) -> nn.Module:
+    """The net where it will be trained, with its convolutions and, in a team, its norms; one from elsewhere has shown
+    that it takes all sizes of the run."""
+    net = place(initial_net(recipe, dataset, seed, factory), device)
+    use_convolutions(net, convolutions)
+    if team.size > 1:
+        synchronize_norms(net, team.total)
+    if not isinstance(recipe.model, OwnNet):
+        stages = () if recipe.features else recipe.resolution
+        sizes = {size, *(side_at(stages, stage.until - 1e-9, size) for stage in stages)}
+        check_net(net, sizes, dataset.decode.channels, len(dataset.classes))
+    return net
+
+
+def _seen_size(recipe: Recipe, dataset: Dataset) -> int:
+    """The full size; of features, which are computed once, the one size there is."""
+    size = side_of(recipe, dataset)
+    return side_at(recipe.resolution, 0.0, size) if recipe.features else size
 
 
 def side_of(recipe: Recipe, dataset: Dataset) -> int:
@@ -276,10 +295,8 @@ def _fit_head(
     if recipe.is_head_only and not hasattr(net, "fit_features"):
         return
     index_M = spread(len(labels_N), MOST)
-    view, training = features.views[0], net.training
-    net.eval()
-    features_MD = on_features(parts.features, view, index_M, labels_N.device)
-    net.train(training)
+    with evaluating(net):
+        features_MD = on_features(parts.features, features.views[0], index_M, labels_N.device)
     if hasattr(net, "fit_features"):
         features_MD = net.fit_features(features_MD)  # type: ignore[operator]
     if not recipe.is_head_only:
@@ -300,26 +317,6 @@ def _weights(recipe: Recipe, dataset: Dataset, device: torch.device) -> Tensor |
     if recipe.balance != "weights":
         return None
     return torch.from_numpy(class_weights(dataset.train.labels_N, len(dataset.classes))).to(device)
-
-
-def _horizon(
-    recipe: Recipe, loader: Batches, budget: float | None, for_features: float, clock: Stopwatch, team: Team
-) -> Horizon:
-    """The cycle over the recipe's epochs, or over what features have left of a budget. What is left off its clock is
-    counted as paused. A step is over when the device says so: the host would queue seconds of steps ahead, and then
-    find one very long."""
-    steps = StepHorizon(loader)
-    if not budget or recipe.is_head_only:
-        return steps
-    left = max(budget - for_features, LEAST_FOR_STEPS * budget)
-    wait = synchronizer(loader.labels_N.device)
-
-    def elapsed() -> float:
-        wait()
-        return clock.seconds("train") - clock.seconds("features")
-
-    time = TimeHorizon(left, team.clock(elapsed), lambda gap: clock.move(gap, "train", "paused"))
-    return time if recipe.stretch else BoundedHorizon(steps, time)
 
 
 def initial_net(recipe: Recipe, dataset: Dataset, seed: int, factory: Factory | None = None) -> nn.Module:

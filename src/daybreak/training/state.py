@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from daybreak.core.config import LENGTH
 from daybreak.core.device import describe_hardware, versions
 from daybreak.core.errors import NonFiniteError, RunError
 from daybreak.core.files import to_json
@@ -32,8 +33,6 @@ EXACT_ON = (
     "device", "gpu", "cpu", "cpu_capability", "threads", "processes",
     "torch", "numpy", "compute_dtype", "loops", "steps",
 )  # fmt: skip
-
-LENGTH = ("epochs", "steps", "min_steps")  # of a recipe: what `--resume` can change
 
 
 class Saver:

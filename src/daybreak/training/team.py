@@ -82,6 +82,9 @@ class Team:
         """A clock that says the same in all processes between two steps: the time of the slowest."""
         return elapsed
 
+    def turn_back(self, seconds: float) -> None:
+        """Take seconds out of what that clock says, where it does not read the one they were taken out of."""
+
 
 class Processes(Team):
     """Those that a launcher started, in this process's view."""
@@ -157,6 +160,9 @@ class Processes(Team):
         self._elapsed = elapsed
         self._agreed_seconds = self.longest(elapsed())
         return lambda: self._agreed_seconds
+
+    def turn_back(self, seconds: float) -> None:
+        self._agreed_seconds -= seconds
 
 
 class _AgreedStop(StopRequest):

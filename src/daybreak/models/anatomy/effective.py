@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from daybreak.models.mode import evaluating
 from daybreak.models.registry import stages_of
 
 PIXELS = 16 * 32**2  # of noise images, over which the gradient is averaged
@@ -27,14 +28,12 @@ def effective_fields(net: nn.Module, image_size: int, in_channels: int, seed: in
     device = next(net.parameters()).device
     images, generator = max(1, PIXELS // image_size**2), torch.Generator().manual_seed(seed)
     noise = torch.randn(images, in_channels, image_size, image_size, generator=generator)
-    images_NCHW, training = noise.to(device).requires_grad_(), net.training
-    net.eval()
+    images_NCHW = noise.to(device).requires_grad_()
     try:
-        with torch.enable_grad():
+        with evaluating(net), torch.enable_grad():
             net(images_NCHW)
             return {name: _counts(out, images_NCHW) for name, out in outputs.items()}
     finally:
-        net.train(training)
         for hook in hooks:
             hook.remove()
 

@@ -6,14 +6,15 @@ looked at; where many do, those before each next convolution are taken.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from itertools import product
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+
+from daybreak.models.mode import evaluating
 
 PROBE_SIZES = (64, 32, 28, 16, 96, 128, 224)  # px: some nets take images of one size only
 MAX_STAGES = 8
@@ -52,7 +53,7 @@ def maps_among(net: nn.Module, names: Iterable[str], in_channels: int, image_siz
     handles = [net.get_submodule(name).register_forward_hook(note(name)) for name in names]
     first = next(net.parameters(), torch.zeros(1))
     try:
-        with _evaluating(net), torch.no_grad():
+        with evaluating(net), torch.no_grad():
             net(torch.zeros(1, in_channels, image_size, image_size, device=first.device, dtype=first.dtype))
     finally:
         for handle in handles:
@@ -99,15 +100,3 @@ def _thinned(names: list[str]) -> list[str]:
     step = max(1.0, len(names) / MAX_STAGES)
     chosen = sorted({len(names) - 1 - int(n * step) for n in range(min(len(names), MAX_STAGES))})
     return [names[at] for at in chosen]
-
-
-@contextmanager
-def _evaluating(net: nn.Module) -> Iterator[None]:
-    """Evaluation mode during the block; afterwards every module is in its own mode again."""
-    training = {module: module.training for module in net.modules()}
-    net.eval()
-    try:
-        yield
-    finally:
-        for module, mode in training.items():
-            module.training = mode

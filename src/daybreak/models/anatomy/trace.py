@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 from daybreak.core.errors import UsageError, one_line
 from daybreak.models.anatomy.stages import stage_names
 from daybreak.models.layers import GlobalMaxPool, GlobalMeanPool, Scale, Standardize
+from daybreak.models.mode import evaluating
 
 _LEAVES = (GlobalMaxPool, GlobalMeanPool, Scale, Standardize)
 _JOINS = {operator.add: "add", operator.iadd: "add", torch.add: "add", torch.cat: "concatenate"}
@@ -84,15 +85,10 @@ def trace(net: nn.Module, image_size: int, in_channels: int) -> list[Layer]:
     Raises:
         UsageError: the net cannot be traced, because what it does depends on the values in its tensors, say.
     """
-    training = net.training
-    net.eval()
-    try:
+    with evaluating(net), torch.no_grad():
         tracer = _traced(net)
-        with torch.no_grad():
-            device = next((p.device for p in net.parameters()), torch.device("cpu"))
-            tracer.run(torch.zeros(1, in_channels, image_size, image_size, device=device))
-    finally:
-        net.train(training)
+        device = next((p.device for p in net.parameters()), torch.device("cpu"))
+        tracer.run(torch.zeros(1, in_channels, image_size, image_size, device=device))
     return tracer.layers
 
 

@@ -1,4 +1,4 @@
 """The few loops that PyTorch has none for, in C, and their compiling on first use. All of them have a plain twin.
 
-Stands on core. From outside: `library`.
+Stands on core and models.minimal. From outside: `library`.
 """

@@ -23,7 +23,7 @@ from torch import Tensor
 from daybreak.core.errors import StorageError
 from daybreak.core.files import whole_file
 from daybreak.core.machine import cache_dir, processor
-from daybreak.models.winograd.minimal import KNOWN, Matrix, Minimal
+from daybreak.models.minimal import KNOWN, Matrix, Minimal
 
 SOURCES = ("winograd.c", "norm.c")
 INCLUDED = (
@@ -33,6 +33,11 @@ FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-shared", "-fPIC", "-fop
 PATIENCE_SECONDS = 120
 TYPES = {torch.float32: "float", torch.bfloat16: "bfloat16"}
 PLACE = "DAYBREAK_NATIVE"  # a folder, or 0 for none
+
+
+def channels_last(x_NCHW: Tensor) -> Tensor:
+    """The same values as (N, H, W, C), contiguous: how native loops read them."""
+    return x_NCHW.permute(0, 2, 3, 1).contiguous()
 
 
 def takes(x: Tensor) -> bool:

@@ -22,9 +22,9 @@ from daybreak.core.errors import StorageError
 from daybreak.core.files import make_folder, write_json
 from daybreak.core.locks import locked
 from daybreak.core.machine import cache_dir, processor
+from daybreak.models.minimal import KNOWN, Minimal, min_products
 from daybreak.models.native.build import is_written_down, library, library_path
 from daybreak.models.winograd.convolve import winograd
-from daybreak.models.winograd.minimal import KNOWN, Minimal, min_products
 from daybreak.models.winograd.whole import can_be_whole
 
 Wanted = Literal["auto", "direct", "winograd"]

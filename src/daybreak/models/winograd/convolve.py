@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from daybreak.models.native.build import takes
+from daybreak.models.minimal import KNOWN, Minimal
+from daybreak.models.native.build import channels_last, takes
 from daybreak.models.winograd import native, plain
 from daybreak.models.winograd.fixed import transformed
-from daybreak.models.winograd.minimal import KNOWN, Minimal
-from daybreak.models.winograd.whole import Whole, can_be_whole, channels_last, outputs
+from daybreak.models.winograd.whole import Whole, can_be_whole, outputs
 
 BLOCK = 2_000_000  # elements of V and M together that are worked on at a time, by a CPU
 

@@ -4,8 +4,8 @@ import ctypes
 
 from torch import Tensor
 
+from daybreak.models.minimal import KNOWN, Minimal
 from daybreak.models.native.build import TYPES, call
-from daybreak.models.winograd.minimal import KNOWN, Minimal
 from daybreak.models.winograd.plain import Pool
 
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from daybreak.models.winograd.minimal import Matrix, Minimal
+from daybreak.models.minimal import Matrix, Minimal
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from daybreak.models.native.build import call, lanes, takes
+from daybreak.models.minimal import KNOWN, Minimal
+from daybreak.models.native.build import call, channels_last, lanes, takes
 from daybreak.models.winograd import plain
 from daybreak.models.winograd.fixed import transformed
-from daybreak.models.winograd.minimal import KNOWN, Minimal
 from daybreak.models.winograd.plain import Pool
 
 ROOM = 200_000  # numbers that a thread works on at a time: 0.8 MB, of the 1 or 2 MB that a core has
@@ -64,11 +64,6 @@ def can_be_whole(kind: Minimal, x: Tensor, weight: Tensor) -> bool:
     """Whether the native loop is there for these points, device and number format, and the filters are small enough."""
     fits = kind.side**2 * weight.shape[0] * weight.shape[1] <= MAX_FILTERS
     return fits and kind in KNOWN.values() and x.dtype == weight.dtype == torch.float32 and takes(x)
-
-
-def channels_last(x_NCHW: Tensor) -> Tensor:
-    """The same values as (N, H, W, C), contiguous."""
-    return x_NCHW.permute(0, 2, 3, 1).contiguous()
 
 
 def outputs(x_BHWC: Tensor, channels: int, pools: bool) -> tuple[Tensor, Pool | None]:
