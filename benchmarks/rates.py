@@ -15,7 +15,7 @@ from pathlib import Path
 
 from held_out import without_test
 from series import open_record, setting_of
-from tables import between
+from tables import between, second_run
 from trials import Row, about, accuracy_of, by_name, by_seed, lead, per_cent, read, run_once
 
 from daybreak.core.config import Recipe, override
@@ -117,7 +117,8 @@ def table(folder: Path) -> str:
         lr = json.loads((folder / f"lr-find-{recipe}.json").read_text())["lr_max"]
         grid = ", ".join(f"{rate}: {per_cent(value)}" for rate, value in mine.items())
         lines.append(f"| `{recipe}` | {grid} | {lr:.3g} | {per_cent(found)} | {to_the_best(recipe, rows)} |")
-    return "\n".join([*lines, "", about(folder)]) + "\n"
+    singles = [group[0]["train_seconds"] for group in by_name(rows).values() if len(group) == 1]
+    return "\n".join([*lines, "", *filter(None, [about(folder), second_run(singles)])]) + "\n"
 
 
 if __name__ == "__main__":

@@ -240,14 +240,15 @@ def test_a_range_test_sees_what_training_will(digits: Dataset) -> None:
     """Somebody's own augmentation too."""
     seen = []
 
-    def dark(images: torch.Tensor, labels: torch.Tensor, _: torch.Generator) -> Any:
+    def noted(images: torch.Tensor, labels: torch.Tensor, _: torch.Generator) -> Any:
         seen.append(len(images))
-        return 0 * images, labels
+        return images, labels
 
     recipe = override(RECIPES["small"], {"model.width": 0.1, "precision": "float32"})
-    lr_find(recipe, digits, seeds=[0], steps=12, device="cpu", extensions=Extensions(augment=dark))
+    extensions = Extensions(augment=noted)
+    lr_find(recipe, digits, seeds=[0], steps=12, highest=0.1, device="cpu", extensions=extensions)
     assert seen == 12 * [recipe.batch_size]
-    recipe_choice._time_steps(prepare(recipe, digits, 0, CPU, extensions=Extensions(augment=dark)), 0.0, lambda: None)
+    recipe_choice._time_steps(prepare(recipe, digits, 0, CPU, extensions=extensions), 0.0, lambda: None)
     assert len(seen) == 13
 
 
