@@ -295,6 +295,33 @@ def test_the_table_of_faithfulness_is_its_record(monkeypatch: pytest.MonkeyPatch
     assert record["recipe"] == "sprint"
 
 
+def test_the_rows_that_were_repeated_are_their_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As drawn and as they came out; what the schedule reached then and again has intervals that overlap."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    repeats, rivals = importlib.import_module("repeats"), importlib.import_module("rivals")
+    (folder,) = (path.parent for path in (ROOT / "benchmarks" / "records").glob("*_repeats/draw.json"))
+    found = repeats.BLOCK.search(repeats.DOCS.read_text())
+    assert found is not None
+    assert found[0] == found[1] + repeats.table(folder) + found[2]
+    then, again = (rivals.read(path) for path in (repeats.record_of("rivals", "trials.jsonl"), folder / "rivals"))
+    for epochs in rivals.LENGTHS:
+        (low, high), (least, most) = (
+            rivals.accuracy_of(rivals.trials_of(rows, "one rate all the way", epochs))["ci95"] for rows in (then, again)
+        )
+        assert low <= most
+        assert least <= high
+
+
+def test_rows_to_repeat_are_drawn_from_all_that_have_an_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    repeats = importlib.import_module("repeats")
+    one, same, other = (repeats.drawn(seed) for seed in ("a", "a", "b"))
+    assert one == same != other
+    assert sorted(one) == sorted(other)
+    assert {block for _, block, _ in one} >= {"results", "stairs", "rivals", "rates", "faithfulness", "labels", "peers"}
+    assert not [row for _, block, row in one if block == "repeats" or row.startswith("| ---")]
+
+
 def test_the_table_of_label_errors_is_its_record(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     label_errors = importlib.import_module("label_errors")

@@ -248,6 +248,11 @@ def find_lr(
         settings: dotted recipe keys to override.
         out: a folder for `lr-find.json`, `lr-find.svg` and `lr-find.png`.
         on_event: called with progress; see `daybreak.training.lr_finder.lr_find`.
+
+    Raises:
+        UsageError: recipe, settings or range make no sense, or the loss diverges within ten steps.
+        DataError: the data cannot be had.
+        StorageError: `out` cannot be written.
     """
     told = recipe_choice.for_photos(data, TrainOptions(settings=dict(settings or {}))) if recipe is None else None
     recipe = told.recipe if told else recipe
@@ -271,13 +276,22 @@ def load(path: str | Path, net: str | nn.Module | Factory | None = None) -> Run:
     Args:
         net: what made the run's net, where that is neither daybreak's nor an installed package's: nothing that a run
             directory names is imported unless you name it too.
+
+    Raises:
+        RunError: there is no run at this path, or it is damaged.
+        UsageError: `net` cannot be imported.
     """
     return Run(RunDirectory.open(path, Given(net).extensions().net))
 
 
 def samples(data: str | Path | Dataset, recipe: str | Recipe | None = None, n: int = 12, seed: int = 0) -> Gallery:
     """Training images as pictures, for a notebook: a few of every class, or with a recipe as its augmentation shows
-    them to the net."""
+    them to the net.
+
+    Raises:
+        DataError: the data cannot be had.
+        UsageError: there is no such recipe.
+    """
     dataset = data if isinstance(data, Dataset) else open_dataset(data)
     if recipe is None:
         return notebook.of_dataset(dataset)

@@ -33,6 +33,9 @@ class Run:
     Attributes:
         path: the run directory.
         directory: its files, typed.
+
+    All methods raise RunError where a file of the run that they need is missing or damaged, DataError where its images
+    cannot be had any more, and UsageError for an argument that makes no sense.
     """
 
     def __init__(self, directory: RunDirectory) -> None:

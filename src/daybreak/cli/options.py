@@ -3,12 +3,13 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 import typer
 from rich.console import Console
 from typer.core import TyperCommand, TyperOption
 
+from daybreak.core.config import Compile, Device
 from daybreak.core.errors import UsageError
 from daybreak.core.options import DATA as DATA_PANEL
 from daybreak.core.options import OUTPUT
@@ -100,8 +101,7 @@ TtaOption = Annotated[
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe; repeatable.")
 ]
-DEVICES = ("auto", "cpu", "cuda", "mps")
-COMPILE = ("auto", "always", "never")
+DEVICES, COMPILE = get_args(Device), get_args(Compile)
 
 
 def announce(work: str, quiet: bool = False) -> None:

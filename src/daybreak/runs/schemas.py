@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from daybreak.core.config import Convolution
 from daybreak.core.errors import RunError
 from daybreak.core.sections import Fraction, Text
 from daybreak.runs.reading import COPY, read_json
@@ -39,7 +40,7 @@ class _Data(_File):
 
 
 class _Convolutions(_File):
-    wanted: Literal["auto", "direct", "winograd"]
+    wanted: Convolution
     chosen: dict[str, str]
 
 

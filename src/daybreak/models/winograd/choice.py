@@ -12,12 +12,13 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from daybreak.core.config import Convolution
 from daybreak.core.errors import StorageError
 from daybreak.core.files import make_folder, write_json
 from daybreak.core.locks import locked
@@ -27,8 +28,7 @@ from daybreak.models.native.build import is_written_down, library, library_path
 from daybreak.models.winograd.convolve import winograd
 from daybreak.models.winograd.whole import can_be_whole
 
-Wanted = Literal["auto", "direct", "winograd"]
-DIRECT: Wanted = "direct"
+DIRECT: Convolution = "direct"
 # F(6×6) loses too many of bfloat16's eight bits: 5 % of a value, where F(4×4) loses 1.4.
 SIDES = {torch.float32: (4, 6, 2), torch.bfloat16: (4, 2)}
 MIN_TILES = 128  # of a batch; below, transforming the filters costs more than it saves
@@ -63,7 +63,7 @@ class Convolutions:
         chosen: by layer shape, as `256→256 at 8×8`: "direct" or the name of a `Way`. It grows as shapes are met.
     """
 
-    def __init__(self, wanted: Wanted = "direct", chosen: Mapping[str, str] | None = None) -> None:
+    def __init__(self, wanted: Convolution = "direct", chosen: Mapping[str, str] | None = None) -> None:
         self.wanted, self.chosen = wanted, dict(chosen or {})
 
     @classmethod
