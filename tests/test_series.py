@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from daybreak.data import Dataset
 from daybreak.recipes import get_recipe
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -79,3 +80,10 @@ def test_time_to_equal_accuracy_is_read_off_the_line_through_the_recipes(tmp_pat
     assert found["anchor_runs"] == 2
     del runs["long"]
     assert anchor_steps.at_equal_accuracy(runs, tmp_path)["ratio"] is None  # nothing of ours is as good
+
+
+def test_the_shares_of_a_run_are_measured(digits: Dataset) -> None:
+    """What `parts.py` puts in the place of the loader's batches is called as those are."""
+    found = script("parts").whole_run(digits)
+    assert 0 < found["augmentation_share"] < 1
+    assert 0 < found["logging_share"] < 1
