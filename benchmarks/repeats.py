@@ -12,17 +12,14 @@ import argparse
 import json
 import random
 import re
-import sys
 from pathlib import Path
 
+import faithfulness
 import label_errors
 import rivals
 from tables import ROOT, between, hardware, record_of
 
 from daybreak.core.files import write_text
-
-sys.path.append(str(ROOT / "tests"))  # for faithfulness
-import faithfulness
 
 DOCS = ROOT / "docs" / "measuring.md"
 BLOCK = between("repeats")

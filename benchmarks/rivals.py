@@ -19,7 +19,6 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import get_args
 
 import matplotlib as mpl
 import numpy as np
@@ -29,7 +28,7 @@ from series import open_record, setting_of
 from tables import between
 from trials import Row, about, accuracy_of, by_seed, failed, lead, per_cent, read, run_once
 
-from daybreak.core.config import Precision, Recipe, override
+from daybreak.core.config import Recipe, override
 from daybreak.core.files import write_text
 from daybreak.data import open_dataset
 from daybreak.recipes import get_recipe
@@ -70,18 +69,13 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--only", nargs="+", choices=list(RIVALS), help="beside the reference; prints their rows")
     parser.add_argument("--peaks", type=Path, help="a record whose peak rates are taken; by default they are searched")
-    parser.add_argument("--lengths", nargs="+", type=int, choices=LENGTHS, default=LENGTHS, help="with --only")
-    parser.add_argument(
-        "--precision", choices=get_args(Precision), default="auto", help="auto: as the processor has it"
-    )
     arguments = parser.parse_args()
     folder = open_record(arguments.out, setting_of(open_dataset(arguments.data)))
     context = multiprocessing.get_context("spawn")
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1") if arguments.workers > 1 else {}
     rivals = [name for name in RIVALS if not arguments.only or name in (REFERENCE, *arguments.only)]
-    contests = [(name, epochs) for epochs in arguments.lengths for name in rivals]
-    compute = partial(SMALL_PAGE.update, precision=arguments.precision)
-    with ProcessPoolExecutor(arguments.workers, context, compute) as pool:
+    contests = [(name, epochs) for epochs in LENGTHS for name in rivals]
+    with ProcessPoolExecutor(arguments.workers, context) as pool:
         if arguments.peaks:
             peaks = [peak_of(read(arguments.peaks), *contest) for contest in contests]
         else:
@@ -96,8 +90,7 @@ def main() -> None:
         for trial in as_completed(trials):
             trial.result()
     if arguments.only:
-        for name in rivals:
-            print(name, *(cell for epochs in arguments.lengths for cell in cells_of(read(folder), name, epochs)))
+        print(table(folder, rivals))
         return
     write_text(DOCS, BLOCK.sub(lambda m: m[1] + table(folder) + m[2], DOCS.read_text()))
     write_text(FIGURE, svg(draw(folder)))
